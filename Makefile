@@ -1,0 +1,31 @@
+# Every target sets up what it needs in .venv, once, and again only when pyproject.toml has changed.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: lab demo test notebooks lint
+
+lab: .venv/ready  ## open JupyterLab at the first notebook
+	$(BIN)/jupyter lab notebooks/00-start-here.ipynb
+
+demo: .venv/ready  ## run the first notebook without a browser and print its final table
+	@$(BIN)/python tools/notebooks.py demo notebooks/00-start-here.ipynb
+
+test: .venv/ready-to-test lint  ## run the whole test suite
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: .venv/ready-to-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+notebooks: .venv/ready-to-test  ## run all notebooks and commit-ready their outputs
+	$(BIN)/python tools/notebooks.py refresh notebooks/*.ipynb
+	$(BIN)/ruff format -q notebooks
+
+.venv/ready: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	touch $@
+
+.venv/ready-to-test: .venv/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	touch $@

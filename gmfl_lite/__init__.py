@@ -1,0 +1,49 @@
+"""Generalized meta federated learning, to learn from and to explore.
+
+Agents with private data train one shared initial model w so that each does well after ν gradient steps on its own data:
+
+    min_w (1/n) Σ_i f_i(w_i⁽ᵛ⁾),   w_i⁽⁰⁾ = w,   w_i⁽ʲ⁾ = w_i⁽ʲ⁻¹⁾ − α ∇f_i(w_i⁽ʲ⁻¹⁾)
+
+(Jamali, Saber, Bae, arXiv 2504.21327, 2025). ν = 0 is FedAvg, ν = 1 is Per-FedAvg.
+
+>>> import gmfl_lite as gl
+>>> result = gl.run(gl.Experiment(nu=3, rounds=10), progress=False)
+>>> result.status
+'completed'
+"""
+
+from . import plots
+from .data import Dataset, load_dataset
+from .experiment import Experiment, ExperimentError, Result, build_federation, load_result, run
+from .federation import Federation
+from .models import build_model
+from .objective import fine_tune, meta_gradient, meta_loss
+from .partition import IID, Dirichlet, PerFedAvgSplit, Shards, partition
+from .trainer import aggregate, local_update, train
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "IID",
+    "Dataset",
+    "Dirichlet",
+    "Experiment",
+    "ExperimentError",
+    "Federation",
+    "PerFedAvgSplit",
+    "Result",
+    "Shards",
+    "aggregate",
+    "build_federation",
+    "build_model",
+    "fine_tune",
+    "load_dataset",
+    "load_result",
+    "local_update",
+    "meta_gradient",
+    "meta_loss",
+    "partition",
+    "plots",
+    "run",
+    "train",
+]

@@ -1,0 +1,76 @@
+"""One way to refuse a wrong value: an error that names the field, the value and what is allowed."""
+
+import difflib
+import math
+import numbers
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+
+def refusal(name: str, value: Any, allowed: str) -> ValueError:
+    """Return (not raise) the error that every check raises, so that special checks read alike."""
+    return ValueError(f"{name} = {value!r}: must be {allowed}")
+
+
+def integer(name: str, value: Any, low: int, high: int | None = None) -> int:
+    """Return `value` as an int in [low, high].
+
+    >>> integer("nu", np.int64(3), 0)
+    3
+    >>> integer("nu", -1, 0)
+    Traceback (most recent call last):
+    ValueError: nu = -1: must be an integer of at least 0
+    """
+    is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not is_integer or value < low or (high is not None and value > high):
+        raise refusal(
+            name, value, f"an integer of at least {low}" + (f" and at most {high}" if high is not None else "")
+        )
+    return int(value)
+
+
+def number(name: str, value: Any, low: float, high: float = math.inf, *, above: bool = False) -> float:
+    """Return `value` as a finite float in [low, high], or in (low, high) if `above`.
+
+    >>> number("fine_tune_lr", 1, 0)
+    1.0
+    >>> number("alpha", 0, 0, above=True)
+    Traceback (most recent call last):
+    ValueError: alpha = 0: must be a finite number above 0
+    """
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool) and -math.inf < value < math.inf
+    if not is_number or not (low < value < high if above else low <= value <= high):
+        lower, upper = ("above", "below") if above else ("of at least", "at most")
+        bound = f" and {upper} {high:g}" if high < math.inf else ""
+        raise refusal(name, value, f"a finite number {lower} {low:g}{bound}")
+    return float(value)
+
+
+def choice(name: str, value: Any, allowed: Iterable[str]) -> str:
+    """Return `value` if it is one of the `allowed` words; otherwise name them and the nearest.
+
+    >>> choice("gradient", "exakt", ["exact", "first_order"])
+    Traceback (most recent call last):
+    ValueError: gradient = 'exakt': must be one of 'exact', 'first_order' (did you mean 'exact'?)
+    """
+    allowed = list(allowed)
+    if not isinstance(value, str) or value not in allowed:
+        raise refusal(name, value, "one of " + ", ".join(map(repr, allowed)) + nearest(value, allowed))
+    return str(value)
+
+
+def nearest(word: Any, words: Iterable[str]) -> str:
+    """Return " (did you mean …?)" for a misspelled word, or nothing."""
+    match = difflib.get_close_matches(str(word), list(words), n=1)
+    return f" (did you mean {match[0]!r}?)" if match else ""
+
+
+def labels(name: str, value: Any) -> np.ndarray:
+    """Return `value` as a one-dimensional array of non-negative integers, without touching the original."""
+    array = np.asarray(value)
+    if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iu" or array.min() < 0:
+        found = f"{array.dtype} of shape {array.shape}"
+        raise ValueError(f"{name}: must be a non-empty one-dimensional array of integers from 0, got {found}")
+    return array.astype(np.int64)

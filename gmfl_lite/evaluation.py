@@ -1,0 +1,99 @@
+"""Loss and accuracy against the number of fine-tuning steps, for every agent, trained-on or new."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import pandas as pd
+import torch
+
+from .federation import Batch, Federation
+from .models import Predict, cross_entropy
+from .objective import Params, fine_tune
+from .trainer import agents_at_once, map_agents
+
+AGENT_COLUMNS = {
+    "agent": "int64", "group": "str", "samples": "int64", "fine_tune_steps": "int64",
+    "loss": "float64", "accuracy": "float64",
+}  # fmt: skip
+
+
+def adaptation_curve(
+    predict: Predict, params: Params, data: tuple[Batch, Batch], *, steps: Sequence[int], lr: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Score one agent after 0, 1, … fine-tuning steps on its full training set: loss [S] and accuracy [S].
+
+    predict, params : the model and w.
+    data : the agent's training set and the samples it is scored on.
+    steps : increasing numbers of fine-tuning steps, S of them.
+    lr : α, the step size of a fine-tuning step.
+    """
+    train, (x, y, weight) = data
+    loss_fn = cross_entropy(predict)
+    losses, accuracies, taken = [], [], 0
+    for target in steps:
+        params = fine_tune(loss_fn, params, [train] * (target - taken), lr)
+        taken = target
+        losses.append(loss_fn(params, (x, y, weight)))
+        accuracies.append(((predict(params, x).argmax(-1) == y) * weight).sum())
+    return torch.stack(losses), torch.stack(accuracies)
+
+
+def evaluate(
+    federation: Federation,
+    predict: Predict,
+    params: Params,
+    *,
+    steps: Sequence[int],
+    fine_tune_lr: float,
+    execution: str,
+) -> pd.DataFrame:
+    """Score all agents, trained-on and new: one row per agent and number of fine-tuning steps.
+
+    Every agent fine-tunes on all of its training samples and is scored on its own test samples, which it has never
+    fine-tuned on. Columns: agent, group, samples, fine_tune_steps, loss, accuracy (from 0 to 1).
+
+    Raises
+    ------
+    FloatingPointError : some agent's loss is not finite, so that its accuracy would mean nothing.
+    """
+    curve = partial(adaptation_curve, predict, steps=steps, lr=fine_tune_lr)
+    chunk = agents_at_once(params, 2) if execution == "vectorized" else 1
+    frames = []
+    for group, members in federation.groups.items():
+        scores = [
+            map_agents(
+                curve, params, (federation.train_sets(agents), federation.test_sets(agents)), execution=execution
+            )
+            for agents in members.split(chunk)
+        ]
+        losses, accuracies = (torch.cat(part).cpu() for part in zip(*scores, strict=True))
+        if not losses.isfinite().all():
+            first = min(step for step, column in zip(steps, losses.T, strict=True) if not column.isfinite().all())
+            raise FloatingPointError(f"the loss of {group} agents is not finite after {first} fine-tuning steps")
+        agents = members.tolist()
+        frames.append(
+            pd.DataFrame(
+                {
+                    "agent": [agent for agent in agents for _ in steps],
+                    "group": group,
+                    "samples": federation.sizes[agents].repeat(len(steps)),
+                    "fine_tune_steps": list(steps) * len(agents),
+                    "loss": losses.flatten().tolist(),
+                    "accuracy": accuracies.flatten().tolist(),
+                }
+            )
+        )
+    return pd.concat(frames, ignore_index=True).astype(AGENT_COLUMNS)
+
+
+def summarise(agents: pd.DataFrame) -> pd.DataFrame:
+    """Average over the agents of each group, uniformly, one row per number of fine-tuning steps.
+
+    Columns: group, fine_tune_steps, loss, accuracy, and worst_decile_accuracy, below which one agent in ten stays.
+    """
+    grouped = agents.groupby(["group", "fine_tune_steps"], sort=False)
+    return grouped.agg(
+        loss=("loss", "mean"),
+        accuracy=("accuracy", "mean"),
+        worst_decile_accuracy=("accuracy", lambda values: values.quantile(0.1)),
+    ).reset_index()

@@ -1,0 +1,125 @@
+"""Models as pure functions of a dict of parameters: softmax regression, MLP, CNN, any module without running state."""
+
+import copy
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.func import functional_call
+
+from . import checks, randomness
+from .data import Dataset
+from .federation import Batch, Federation
+from .objective import LossFn, Params
+
+Predict = Callable[[Params, torch.Tensor], torch.Tensor]
+"""Logits [samples, classes] of images [samples, C, H, W]."""
+
+
+def softmax_regression(shape: tuple[int, int, int], n_classes: int) -> nn.Module:
+    """Return a linear map of the pixels: the convex model of the theory."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), n_classes))
+
+
+def mlp(shape: tuple[int, int, int], n_classes: int) -> nn.Module:
+    """Return two hidden layers of 80 and 60 ELU units, as in the Per-FedAvg experiments."""
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(math.prod(shape), 80), nn.ELU(), nn.Linear(80, 60), nn.ELU(), nn.Linear(60, n_classes)
+    )
+
+
+def cnn(shape: tuple[int, int, int], n_classes: int) -> nn.Module:
+    """Return two 3×3 convolutions (16 and 32 channels, GroupNorm, ELU, 2×2 mean pooling) and a linear layer."""
+    channels, height, width = shape
+    return nn.Sequential(
+        *(nn.Conv2d(channels, 16, 3, padding=1), nn.GroupNorm(4, 16), nn.ELU(), nn.AvgPool2d(2)),
+        *(nn.Conv2d(16, 32, 3, padding=1), nn.GroupNorm(4, 32), nn.ELU(), nn.AvgPool2d(2)),
+        *(nn.Flatten(), nn.Linear(32 * (height // 4) * (width // 4), n_classes)),
+    )
+
+
+MODELS = {"softmax": softmax_regression, "mlp": mlp, "cnn": cnn}
+
+
+def build_model(name: str, dataset: Dataset | Federation, *, seed: int = 0) -> nn.Module:
+    """Build a model that fits a dataset, with initial weights that depend on `seed` alone.
+
+    Parameters
+    ----------
+    name : "softmax", "mlp" (hidden layers of 80 and 60 ELU units) or "cnn" (two convolutions, GroupNorm).
+    dataset : a Dataset or a Federation; gives the images' shape and the number of classes.
+    seed : of the initial weights; no global random generator is read or written.
+
+    Raises
+    ------
+    ValueError : an unknown name, a negative seed, images too small for the CNN.
+
+    Examples
+    --------
+    >>> import gmfl_lite as gl
+    >>> model = build_model("mlp", gl.load_dataset("digits"))
+    >>> sum(p.numel() for p in model.parameters())
+    10670
+    """
+    checks.choice("model", name, MODELS)
+    seed = checks.integer("seed", seed, 0)
+    shape = tuple(dataset.x.shape[1:])
+    if name == "cnn" and min(shape[1:]) < 4:
+        raise ValueError(f"model = 'cnn': needs images of at least 4×4 pixels, got {shape[1]}×{shape[2]}")
+    with torch.device("meta"):  # so that the layers' constructors draw nothing
+        model = MODELS[name](shape, len(dataset.classes))
+    model.to_empty(device="cpu")
+    draws = torch.Generator().manual_seed(int(randomness.generator(seed, "weights").integers(2**62)))
+    for layer in model.modules():
+        if isinstance(layer, (nn.Linear, nn.Conv2d)):
+            bound = 1 / math.sqrt(layer.weight[0].numel())
+            for parameter in (layer.weight, layer.bias):
+                nn.init.uniform_(parameter, -bound, bound, generator=draws)
+        elif isinstance(layer, nn.GroupNorm):
+            layer.reset_parameters()
+    return model
+
+
+def as_functions(model: nn.Module, device: torch.device) -> tuple[Predict, Params]:
+    """Split a module into a pure function and a copy of its parameters; the module itself is not changed.
+
+    Raises
+    ------
+    ValueError : the module keeps running statistics or draws random numbers, or has no parameters to train.
+    """
+    if not isinstance(model, nn.Module):
+        raise checks.refusal("model", model, "a torch.nn.Module")
+    for name, layer in model.named_modules():
+        where = f"model: layer {name!r} ({type(layer).__name__})"
+        if getattr(layer, "running_mean", None) is not None or getattr(layer, "track_running_stats", False):
+            raise ValueError(
+                f"{where} keeps running statistics, which agents cannot share: they would be averaged "
+                "wrongly, changed by evaluation, and undone after every fine-tuning step. Use torch.nn.GroupNorm "
+                "instead, or track_running_stats=False."
+            )
+        if isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0:
+            raise ValueError(
+                f"{where} draws from torch's global generator, so that no run could be repeated, and agents "
+                "would score with other weights than they train. Set its p to 0, or use torch.nn.Identity."
+            )
+    skeleton = copy.deepcopy(model).to(device)
+    params = {name: parameter.detach().clone() for name, parameter in skeleton.named_parameters()}
+    if not params:
+        raise ValueError("model: has no parameters to train")
+
+    def predict(params: Params, x: torch.Tensor) -> torch.Tensor:
+        return functional_call(skeleton, params, (x,))
+
+    return predict, params
+
+
+def cross_entropy(predict: Predict) -> LossFn:
+    """Return f_i: the weighted cross-entropy of an agent's batch (x, y, weight), whose weights sum to one."""
+
+    def loss(params: Params, batch: Batch) -> torch.Tensor:
+        x, y, weight = batch
+        return (F.cross_entropy(predict(params, x), y, reduction="none") * weight).sum()
+
+    return loss

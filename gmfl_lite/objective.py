@@ -1,0 +1,197 @@
+"""The ν-step meta-objective and its gradients.
+
+Pure functions of a dict of parameters and a loss; they know nothing of agents or data. For one agent with loss f:
+
+    w⁽⁰⁾ = w,   w⁽ʲ⁺¹⁾ = w⁽ʲ⁾ − α ∇f(w⁽ʲ⁾),   F(w) = f(w⁽ᵛ⁾)
+    ∇F(w) = (I − α∇²f(w⁽⁰⁾)) (I − α∇²f(w⁽¹⁾)) … (I − α∇²f(w⁽ᵛ⁻¹⁾)) ∇f(w⁽ᵛ⁾)
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.func import grad, grad_and_value
+
+from . import checks
+
+Params = dict[str, torch.Tensor]
+LossFn = Callable[[Params, Any], torch.Tensor]
+
+METHODS = ("exact", "truncated", "first_order", "hessian_free")
+
+
+def fine_tune(loss_fn: LossFn, params: Params, support: Sequence[Any], lr: float) -> Params:
+    """Take one gradient step per batch: w⁽ʲ⁺¹⁾ = w⁽ʲ⁾ − lr · ∇f(w⁽ʲ⁾), ν = len(support) times.
+
+    Parameters
+    ----------
+    loss_fn : (params, batch) -> scalar tensor.
+    params : dict of tensors, w⁽⁰⁾; never changed. ν = 0 returns it as it is.
+    support : the batches, one a step.
+    lr : the step size α.
+
+    Returns
+    -------
+    w⁽ᵛ⁾, a dict like `params`, differentiable with respect to it.
+
+    Examples
+    --------
+    >>> half_square = lambda params, batch: 0.5 * (params["w"] ** 2).sum()
+    >>> fine_tune(half_square, {"w": torch.ones(1)}, [None, None], lr=0.5)
+    {'w': tensor([0.2500])}
+    """
+    lr = checks.number("lr", lr, 0)
+    for batch in _batches(support):
+        params = step(params, grad(_scalar(loss_fn))(params, batch), lr)
+    return params
+
+
+def meta_loss(
+    loss_fn: LossFn, params: Params, support: Sequence[Any], query: Any, *, fine_tune_lr: float
+) -> torch.Tensor:
+    """Return F(w) = f(w⁽ᵛ⁾): the loss on `query` after one fine-tuning step per batch in `support`.
+
+    Parameters as in `meta_gradient`; the result is a scalar tensor, differentiable with respect to `params`.
+
+    Examples
+    --------
+    >>> half_square = lambda params, batch: 0.5 * (params["w"] ** 2).sum()
+    >>> meta_loss(half_square, {"w": torch.ones(1)}, [None], None, fine_tune_lr=0.5)
+    tensor(0.1250)
+    """
+    fine_tune_lr = checks.number("fine_tune_lr", fine_tune_lr, 0)
+    return _scalar(loss_fn)(fine_tune(loss_fn, params, support, fine_tune_lr), query)
+
+
+def meta_gradient(
+    loss_fn: LossFn,
+    params: Params,
+    support: Sequence[Any],
+    query: Any,
+    *,
+    fine_tune_lr: float,
+    method: str = "exact",
+    backprop_steps: int | None = None,
+    delta: float | None = None,
+) -> tuple[Params, torch.Tensor]:
+    """Return the gradient of the meta-loss, exact or approximated, and the meta-loss itself.
+
+    With v⁽ᵛ⁾ = ∇f(w⁽ᵛ⁾) and v⁽ʲ⁾ = (I − α∇²f(w⁽ʲ⁾)) v⁽ʲ⁺¹⁾, the exact gradient is v⁽⁰⁾ and keeping the last m factors
+    gives v⁽ᵛ⁻ᵐ⁾, which is the exact gradient of the m-step meta-loss at w⁽ᵛ⁻ᵐ⁾.
+
+    Parameters
+    ----------
+    loss_fn : (params, batch) -> scalar tensor; any function that torch.func can differentiate.
+    params : dict of tensors, w; never changed, and no graph leads back to it.
+    support : ν batches, one for each fine-tuning step (and the Hessian at its start).
+    query : the batch of the loss after them.
+    fine_tune_lr : α, the step size of a fine-tuning step.
+    method : "exact"        all ν factors, by differentiating through the steps;
+        "truncated"    the factors of the last `backprop_steps` steps (0 is first_order, ν is exact);
+        "first_order"  none: ∇f(w⁽ᵛ⁾);
+        "hessian_free" every product ∇²f(w) v by a central difference of gradients on the same batch,
+        ‖v‖ (∇f(w + t v/‖v‖) − ∇f(w − t v/‖v‖)) / 2t, with t = delta · (1 + ‖w‖), so that no graph is kept;
+        with `backprop_steps`, of the last steps only.
+    backprop_steps : m from 0 to ν, for "truncated" (needed) and "hessian_free" (all, unless given).
+    delta : relative step of "hessian_free"; by default the cube root of the parameters' machine precision,
+        which balances the difference's O(t²) error against round-off.
+
+    Returns
+    -------
+    (gradient, loss) : a dict like `params`, and the scalar F(w). Both work under torch.func.vmap over agents.
+
+    Raises
+    ------
+    ValueError : an unknown method, backprop_steps outside 0 … ν or with a method that ignores it, a loss that is
+        not a scalar.
+
+    References
+    ----------
+    Fallah, Mokhtari, Ozdaglar (2020) for ν = 1; Jamali, Saber, Bae, arXiv 2504.21327 (2025) for any ν.
+
+    Examples
+    --------
+    With f(w) = w²/2 each of the factors is 1 − α:
+
+    >>> half_square = lambda params, batch: 0.5 * (params["w"] ** 2).sum()
+    >>> meta_gradient(half_square, {"w": torch.ones(1)}, [None, None], None, fine_tune_lr=0.5)
+    ({'w': tensor([0.0625])}, tensor(0.0312))
+    >>> meta_gradient(half_square, {"w": torch.ones(1)}, [None, None], None, fine_tune_lr=0.5, method="first_order")
+    ({'w': tensor([0.2500])}, tensor(0.0312))
+    """
+    fine_tune_lr = checks.number("fine_tune_lr", fine_tune_lr, 0)
+    support = _batches(support)
+    nu = len(support)
+    kept = factors_kept(method, backprop_steps, nu)
+    params = {name: tensor.detach() for name, tensor in params.items()}
+    if method == "hessian_free":
+        return _hessian_free(loss_fn, params, support, query, fine_tune_lr, kept, delta)
+    if delta is not None:
+        raise checks.refusal("delta", delta, f"left out: method {method!r} takes no finite differences")
+    params = fine_tune(loss_fn, params, support[: nu - kept], fine_tune_lr)
+
+    def objective(params: Params) -> torch.Tensor:
+        return meta_loss(loss_fn, params, support[nu - kept :], query, fine_tune_lr=fine_tune_lr)
+
+    return grad_and_value(objective)(params)
+
+
+def factors_kept(method: str, backprop_steps: int | None, nu: int) -> int:
+    """Return how many of the ν Hessian factors a method keeps, or say what is wrong with what was asked."""
+    checks.choice("gradient method", method, METHODS)
+    if method in ("exact", "first_order"):
+        if backprop_steps is not None:
+            allowed = f"left out with {method!r}; method 'truncated' or 'hessian_free' uses it"
+            raise checks.refusal("backprop_steps", backprop_steps, allowed)
+        return nu if method == "exact" else 0
+    if backprop_steps is None and method == "hessian_free":
+        return nu
+    if backprop_steps is None:
+        raise checks.refusal("backprop_steps", None, f"given with 'truncated', from 0 to nu = {nu}")
+    return checks.integer("backprop_steps", backprop_steps, 0, nu)
+
+
+def step(params: Params, gradient: Params, lr: float) -> Params:
+    """Return params − lr · gradient."""
+    return {name: tensor - lr * gradient[name] for name, tensor in params.items()}
+
+
+def _hessian_free(
+    loss_fn: LossFn, params: Params, support: list[Any], query: Any, lr: float, kept: int, delta: float | None
+) -> tuple[Params, torch.Tensor]:
+    precision = max(torch.finfo(tensor.dtype).eps for tensor in params.values())
+    delta = precision ** (1 / 3) if delta is None else checks.number("delta", delta, 0, above=True)
+    gradient = grad(_scalar(loss_fn))
+    visited = []
+    for batch in support:
+        visited.append((params, batch))
+        params = step(params, gradient(params, batch), lr)
+    v, loss = grad_and_value(_scalar(loss_fn))(params, query)
+    for w, batch in reversed(visited[len(visited) - kept :]):
+        size = _norm(v)
+        t = delta * (1 + _norm(w))
+        displacement = t / size.clamp(min=torch.finfo(size.dtype).tiny ** 0.5)
+        ahead, behind = gradient(step(w, v, -displacement), batch), gradient(step(w, v, displacement), batch)
+        v = step(v, step(ahead, behind, 1), lr * size / (2 * t))
+    return v, loss
+
+
+def _norm(params: Params) -> torch.Tensor:
+    return sum((tensor * tensor).sum() for tensor in params.values()).sqrt()
+
+
+def _scalar(loss_fn: LossFn) -> LossFn:
+    def checked(params: Params, batch: Any) -> torch.Tensor:
+        loss = loss_fn(params, batch)
+        if not isinstance(loss, torch.Tensor) or loss.ndim:
+            found = f"shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else repr(loss)
+            raise ValueError(f"loss_fn: must return a scalar tensor, got {found}")
+        return loss
+
+    return checked
+
+
+def _batches(support: Sequence[Any]) -> list[Any]:
+    if not isinstance(support, (list, tuple)):
+        raise checks.refusal("support", type(support).__name__, "a list or tuple of batches, one for each step")
+    return list(support)

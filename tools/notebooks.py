@@ -1,0 +1,55 @@
+"""Run notebooks with papermill: refresh the committed outputs, or print the last table of one.
+
+python tools/notebooks.py refresh notebooks/*.ipynb
+python tools/notebooks.py demo notebooks/00-start-here.ipynb
+"""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import nbformat
+import papermill
+
+
+def execute(source: Path, target: Path, parameters: dict | None = None) -> nbformat.NotebookNode:
+    """Run a notebook in its own folder, refusing parameters that it does not have."""
+    known = papermill.inspect_notebook(str(source))
+    unknown = set(parameters or {}) - set(known)
+    if unknown:
+        raise ValueError(f"{source.name} has no parameter {sorted(unknown)}; it has {sorted(known)}")
+    # Progress bars are for people who wait; stored ones show neither a bar nor the truth.
+    os.environ["TQDM_DISABLE"] = "1"
+    papermill.execute_notebook(
+        str(source), str(target), parameters or {}, cwd=str(source.parent), kernel_name="python3", progress_bar=False
+    )
+    return nbformat.read(target, as_version=4)
+
+
+def refresh(path: Path) -> None:
+    """Run a notebook with its defaults and store its outputs, without what differs from run to run."""
+    with tempfile.TemporaryDirectory() as folder:
+        notebook = execute(path, Path(folder) / path.name)
+    notebook.metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    for cell in notebook.cells:
+        cell.metadata = {"tags": cell.metadata["tags"]} if cell.metadata.get("tags") else {}
+    nbformat.write(notebook, path)
+
+
+def demo(path: Path) -> None:
+    """Run a notebook and print the text of the last table that it shows."""
+    with tempfile.TemporaryDirectory() as folder:
+        print(f"running {path} (a minute or two) …", flush=True)
+        notebook = execute(path, Path(folder) / path.name)
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    print([output.data["text/plain"] for output in outputs if "text/html" in output.get("data", {})][-1])
+
+
+if __name__ == "__main__":
+    command, *paths = sys.argv[1:]
+    for path in paths:
+        {"refresh": refresh, "demo": demo}[command](Path(path))
