@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -352,7 +353,8 @@ def run(
     result = _resume(checkpoint, experiment, device) or Result(
         *(experiment, "stopped", "not begun", 0, params, _frame(None, HISTORY_COLUMNS), _frame(None, AGENT_COLUMNS))
     )
-    with tqdm(total=experiment.rounds, initial=result.round, unit="round", disable=not progress) as bar:
+    hidden = not progress or bool(os.environ.get("TQDM_DISABLE"))  # tqdm's notebook bar ignores the variable
+    with tqdm(total=experiment.rounds, initial=result.round, unit="round", disable=hidden) as bar:
         try:
             for later in _results(result, federation, predict, execution, stop) if result.status == "stopped" else ():
                 evaluated = len(later.history) > len(result.history)
@@ -412,10 +414,10 @@ def _results(
         return dataclasses.replace(later, status="completed", message=f"all {round} rounds")
 
     try:
-        if result.round == 0:
+        if result.history.empty:
             result = so_far(0, result.params)
             yield result
-            limit = max(limit, EXPLOSION * result.history["loss"][0])
+        limit = max(limit, EXPLOSION * result.history["loss"][0])
         trained = train(
             experiment, federation, loss_fn, result.params, execution=execution, start=result.round, stop=stop
         )

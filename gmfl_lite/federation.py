@@ -82,7 +82,7 @@ class Federation:
         parts : one index array an agent, pairwise disjoint, at least two samples each; the agents that train come
             first, the last `n_new_agents` are never trained on.
         test_fraction : the part of every agent's samples that is scored and never fine-tuned on, in (0, 1), at least
-            one sample. It is stratified: of every class a test_fraction, give or take less than one sample, and the
+            one sample. It is stratified: of every class a test_fraction, give or take at most one sample, and the
             last sample of a class goes to training where there is a choice.
         permuted_classes : each agent renames this many classes by its own permutation (concept shift).
         max_rotation : each agent's images are turned by its own angle, drawn from ± max_rotation degrees (feature

@@ -1,9 +1,11 @@
 """Figures of who holds what, how training goes, and what fine-tuning gains.
 
-Every function returns a matplotlib Figure that no global state knows of, so that it can be made in any thread.
+Every function returns a Picture: a matplotlib Figure that no global state knows of, so that it can be made in any
+thread, with a text that says what is to be seen, for those who cannot see it.
 """
 
-from collections.abc import Mapping
+import io
+from collections.abc import Mapping, Sequence
 
 import matplotlib.ticker
 import pandas as pd
@@ -27,7 +29,18 @@ _STYLE = {
 }
 
 
-def label_counts(federation: Federation) -> Figure:
+class Picture(Figure):
+    """A matplotlib Figure that shows itself in a notebook as a PNG with an alternative text."""
+
+    alt = ""
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> tuple[dict, dict]:
+        png = io.BytesIO()
+        self.savefig(png, format="png", dpi=100)
+        return {"image/png": png.getvalue(), "text/plain": self.alt}, {"image/png": {"alt": self.alt}}
+
+
+def label_counts(federation: Federation) -> Picture:
     """Draw who holds what: a heat map, agents across and classes down, coloured by the number of samples.
 
     A line parts the agents that train from the new ones.
@@ -40,14 +53,14 @@ def label_counts(federation: Federation) -> Figure:
     counts = federation.label_counts
     n_agents, n_classes = counts.shape
     with sns.axes_style("white"):
-        figure = Figure(figsize=(min(4 + 0.12 * n_agents, 11), 1.4 + 0.24 * n_classes), layout="constrained")
+        figure = Picture(figsize=(min(4 + 0.12 * n_agents, 11), 1.4 + 0.24 * n_classes), layout="constrained")
         axes = figure.subplots()
         sns.heatmap(
             counts.T,
             ax=axes,
             cmap="rocket_r",
             vmin=0,
-            xticklabels=max(1, n_agents // 20),
+            xticklabels=-(-n_agents // 20),
             cbar_kws={"label": "samples"},
         )
     axes.set(xlabel="agent", ylabel="class")
@@ -61,10 +74,48 @@ def label_counts(federation: Federation) -> Figure:
             textcoords="offset points",
             color="tab:blue",
         )
+    shown = (counts > 0).sum(axis=1)
+    figure.alt = (
+        f"Heat map of {n_agents} agents by {n_classes} classes: an agent holds {counts.sum(axis=1).min()} to "
+        f"{counts.sum(axis=1).max()} samples of {shown.min()} to {shown.max()} classes."
+    )
     return figure
 
 
-def accuracy_against_rounds(results: Mapping[str, Result], *, fine_tune_steps: int | None = None) -> Figure:
+def examples(federation: Federation, agents: Sequence[int] = (0, 1, 2, 3)) -> Picture:
+    """Draw what each agent files under each class: one training image per agent (down) and class (across).
+
+    Renamed classes show as different images in one column, turned images as turned, missing classes as gaps.
+
+    Parameters
+    ----------
+    federation : the agents and their images.
+    agents : which agents to show.
+
+    Examples
+    --------
+    >>> import gmfl_lite as gl
+    >>> figure = examples(gl.build_federation(gl.Experiment(permuted_classes=10)), agents=range(3))
+    """
+    agents = list(agents)
+    shape = (len(agents), len(federation.classes))
+    figure = Picture(figsize=(0.8 + 0.7 * shape[1], 0.5 + 0.72 * shape[0]), layout="constrained")
+    grid = figure.subplots(*shape, squeeze=False)
+    for row, agent in zip(grid, agents, strict=True):
+        x, y = federation.train(agent)
+        for label, axes in enumerate(row):
+            axes.set(xticks=[], yticks=[], frame_on=False)
+            if (y == label).any():
+                image = x[y == label][0].permute(1, 2, 0).numpy(force=True)
+                axes.imshow(image.squeeze(), cmap="gray_r", vmin=0, vmax=1)
+        row[0].set_ylabel(f"agent {agent}", rotation=0, ha="right", va="center")
+    for axes, name in zip(grid[0], federation.classes, strict=True):
+        axes.set_title(f"“{name}”", fontsize="medium")
+    figure.alt = f"One training image of every class, by the names that agents {agents} use themselves."
+    return figure
+
+
+def accuracy_against_rounds(results: Mapping[str, Result], *, fine_tune_steps: int | None = None) -> Picture:
     """Draw accuracy against communication rounds, trained-on and new agents side by side, one line per result.
 
     Parameters
@@ -89,7 +140,7 @@ def accuracy_against_rounds(results: Mapping[str, Result], *, fine_tune_steps: i
     return _accuracy_lines(frames, "round", "communication rounds", f"accuracy after {after} (%)")
 
 
-def accuracy_against_steps(results: Mapping[str, Result]) -> Figure:
+def accuracy_against_steps(results: Mapping[str, Result]) -> Picture:
     """Draw the adaptation curve: accuracy against fine-tuning steps, trained-on and new agents side by side.
 
     Parameters
@@ -119,12 +170,12 @@ def _checked(results: Mapping[str, Result]) -> Mapping[str, Result]:
     return results
 
 
-def _accuracy_lines(frames: Mapping[str, pd.DataFrame], x: str, xlabel: str, ylabel: str) -> Figure:
+def _accuracy_lines(frames: Mapping[str, pd.DataFrame], x: str, xlabel: str, ylabel: str) -> Picture:
     data = pd.concat([frame.assign(method=label) for label, frame in frames.items()], ignore_index=True)
     data["accuracy"] *= 100
     groups = [group for group in _TITLES if (data["group"] == group).any()]
     with sns.axes_style("white", _STYLE):
-        figure = Figure(figsize=(1.6 + 4.2 * len(groups), 3.6), layout="constrained")
+        figure = Picture(figsize=(1.6 + 4.2 * len(groups), 3.6), layout="constrained")
         for axes, group in zip(figure.subplots(1, len(groups), sharey=True, squeeze=False)[0], groups, strict=True):
             _draw_lines(axes, data[data["group"] == group], x)
             axes.set(
@@ -133,6 +184,9 @@ def _accuracy_lines(frames: Mapping[str, pd.DataFrame], x: str, xlabel: str, yla
     for axes in figure.axes[:-1]:
         axes.get_legend().remove()
     sns.move_legend(figure.axes[-1], "center left", bbox_to_anchor=(1.02, 0.5), title=None)
+    last = data[data["group"] == groups[-1]].groupby("method", sort=False).last()
+    ends = ", ".join(f"{label} {row.accuracy:.0f} % at {row[x]:g}" for label, row in last.iterrows())
+    figure.alt = f"Lines of {ylabel} against {xlabel}; {_TITLES[groups[-1]]}: {ends}."
     return figure
 
 

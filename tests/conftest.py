@@ -1,0 +1,39 @@
+"""What several test files share: small real data, small federations, and models in float64."""
+
+import numpy as np
+import pytest
+import torch
+
+import gmfl_lite as gl
+
+
+@pytest.fixture(scope="session")
+def digits() -> gl.Dataset:
+    return gl.load_dataset("digits")
+
+
+@pytest.fixture(scope="session")
+def federation(digits: gl.Dataset) -> gl.Federation:
+    """Twelve trained-on and three new agents of unequal sizes."""
+    parts = gl.partition(digits.y, gl.Dirichlet(0.5), 15, seed=1)
+    parts = [part[: max(4, len(part) - 7 * agent)] for agent, part in enumerate(parts)]
+    return gl.Federation.from_partition(digits, parts, n_new_agents=3, seed=1)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def untouched_global_generators():
+    """No code of ours may read or write the global random generators: every test checks that they stand still."""
+    import random
+
+    random.seed(123)
+    np.random.seed(123)  # noqa: NPY002
+    torch.manual_seed(123)
+    before = (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())  # noqa: NPY002
+    yield
+    after = (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())  # noqa: NPY002
+    assert before == after, "a global random generator was used"

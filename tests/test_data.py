@@ -1,0 +1,95 @@
+"""Datasets: real images of both kinds, and refusals in the user's words."""
+
+import gzip
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+import gmfl_lite as gl
+from gmfl_lite import data
+
+needs_fashion = pytest.mark.skipif(
+    not data.DEBIAN_FASHION_MNIST.is_dir(), reason="Debian's package dataset-fashion-mnist is not installed"
+)
+
+
+def test_digits_are_scikit_learns_images_scaled_to_one(digits):
+    assert digits.x.shape == (1797, 1, 8, 8)
+    assert torch.equal(digits.x[:, 0], torch.from_numpy(load_digits().images / 16).float())
+    assert digits.y.tolist() == load_digits().target.tolist()
+
+
+@needs_fashion
+@pytest.mark.parametrize(("split", "stem", "n"), [("train", "train", 60_000), ("test", "t10k", 10_000)])
+def test_fashion_mnist_is_debians_bytes(split, stem, n, monkeypatch, tmp_path):
+    dataset = gl.load_dataset("fashion-mnist", root=tmp_path, split=split)
+    assert dataset.x.shape == (n, 1, 28, 28)
+    assert torch.bincount(dataset.y).tolist() == [n // 10] * 10
+    with gzip.open(data.DEBIAN_FASHION_MNIST / f"{stem}-images-idx3-ubyte.gz") as file:
+        file.seek(16 + 784 * 77)
+        picture = np.frombuffer(file.read(784), np.uint8)
+    assert torch.equal((dataset.x[77] * 255).round().flatten(), torch.from_numpy(picture.astype(np.float32)))
+
+
+def write_idx(path, array):
+    magic = (0x0800 | array.ndim).to_bytes(4, "big")
+    path.write_bytes(magic + b"".join(n.to_bytes(4, "big") for n in array.shape) + array.tobytes())
+
+
+@pytest.mark.parametrize(("name", "folder"), [("fashion-mnist", "FashionMNIST"), ("mnist", "MNIST")])
+def test_torchvisions_files_are_read_where_root_says(name, folder, tmp_path, rng, monkeypatch):
+    images = rng.integers(256, size=(30, 28, 28), dtype=np.uint8)
+    labels = (np.arange(30) % 10).astype(np.uint8)
+    raw = tmp_path / folder / "raw"
+    raw.mkdir(parents=True)
+    for stem in ("train", "t10k"):
+        write_idx(raw / f"{stem}-images-idx3-ubyte", images)
+        write_idx(raw / f"{stem}-labels-idx1-ubyte", labels)
+    monkeypatch.setenv("GMFL_LITE_DATA", str(tmp_path))
+    dataset = gl.load_dataset(name, download=False)
+    assert torch.equal(dataset.x[:, 0], torch.from_numpy(images).float() / 255)
+    assert dataset.y.tolist() == labels.tolist()
+    assert len(dataset.classes) == 10
+
+
+def test_missing_data_say_what_to_do(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"mnist is not in .*GMFL_LITE_DATA.*digits"):
+        gl.load_dataset("mnist", root=tmp_path, download=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "digit"}, r"dataset = 'digit'.*did you mean 'digits'"),
+        ({"name": "digits", "split": "tets"}, r"split = 'tets'.*'train', 'test'"),
+        ({"name": "digits", "split": "test"}, "'train' for digits"),
+        ({"name": None}, "dataset = None"),
+    ],
+)
+def test_wrong_requests(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        gl.load_dataset(**arguments)
+
+
+X, Y = torch.rand(4, 1, 2, 2, generator=torch.Generator()), torch.tensor([0, 1, 0, 1])
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "classes", "message"),
+    [
+        (X.double(), Y, "ab", "x: must be a torch.float32"),
+        (X[0], Y, "ab", r"\[N, C, H, W\]"),
+        (X.numpy(), Y, "ab", "ndarray"),
+        (X, Y.int(), "ab", "y: must be a torch.int64"),
+        (X[:3], Y, "ab", "3 and 4"),
+        (X / 0, Y, "ab", "finite"),
+        (X, Y + 1, "ab", "1 to 2 with 2 classes"),
+        (X, Y - 1, "ab", "-1 to 0"),
+        (X, Y, "", "0 classes"),
+    ],
+)
+def test_datasets_own_checks(x, y, classes, message):
+    with pytest.raises(ValueError, match=message):
+        gl.Dataset("mine", x, y, tuple(classes))

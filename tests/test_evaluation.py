@@ -1,0 +1,92 @@
+"""Scores against a plain PyTorch computation, and nothing scored that was fine-tuned on."""
+
+import copy
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import gmfl_lite as gl
+from gmfl_lite.evaluation import evaluate, summarise
+from gmfl_lite.federation import IndexTable
+from gmfl_lite.models import as_functions
+
+
+@pytest.fixture
+def model(federation):
+    return gl.build_model("mlp", federation, seed=3)
+
+
+def scores(federation, model, steps=(0, 2, 5), execution="vectorized", lr=0.3):
+    predict, params = as_functions(model, torch.device("cpu"))
+    return evaluate(federation, predict, params, steps=steps, fine_tune_lr=lr, execution=execution)
+
+
+def test_every_score_equals_plain_pytorch(federation, model):
+    found = scores(federation, model).set_index(["agent", "fine_tune_steps"])
+    assert len(found) == 15 * 3
+    for agent in (0, 7, 11, 12, 14):
+        tuned = copy.deepcopy(model)
+        optimiser = torch.optim.SGD(tuned.parameters(), lr=0.3)
+        x, y = federation.train(agent)
+        x_test, y_test = federation.test(agent)
+        for taken in range(6):
+            if taken in (0, 2, 5):
+                row = found.loc[agent, taken]
+                logits = tuned(x_test)
+                assert row["loss"] == pytest.approx(torch.nn.functional.cross_entropy(logits, y_test).item(), abs=1e-5)
+                assert row["accuracy"] == pytest.approx((logits.argmax(1) == y_test).float().mean().item(), abs=1e-6)
+                assert row["group"] == ("trained" if agent < 12 else "new")
+                assert row["samples"] == federation.sizes[agent]
+            optimiser.zero_grad()
+            torch.nn.functional.cross_entropy(tuned(x), y).backward()
+            optimiser.step()
+
+
+def test_engines_agree(federation, model):
+    pd.testing.assert_frame_equal(scores(federation, model), scores(federation, model, execution="loop"), atol=1e-5)
+
+
+def test_scored_samples_do_not_touch_the_fine_tuned_model(federation, model):
+    """Spoiling one agent's test images changes that agent's scores only; spoiling its training images, too."""
+    before = scores(federation, model)
+    for table, touched_at_zero in ((federation._test, True), (federation._train, False)):
+        spoiled = copy.copy(federation)
+        spoiled.x = federation.x.clone()
+        spoiled.x[table.index[4, : table.sizes[4]]] = 0.5
+        after = scores(spoiled, model)
+        changed = set(before[before["loss"] != after["loss"]]["agent"])
+        assert changed == {4}
+        at_zero = (before["agent"] == 4) & (before["fine_tune_steps"] == 0)
+        assert (before["loss"] != after["loss"])[at_zero].any() == touched_at_zero
+
+
+def test_summary_is_the_uniform_mean_over_agents():
+    agents = pd.DataFrame(
+        {
+            "group": ["trained"] * 4 + ["new"] * 2,
+            "fine_tune_steps": [0, 1, 0, 1, 0, 1],
+            "samples": [1, 1, 99, 99, 5, 5],
+            "loss": [1.0, 2, 3, 4, 5, 6],
+            "accuracy": [0.0, 0.2, 1.0, 0.4, 0.5, 0.6],
+        }
+    )
+    summary = summarise(agents).set_index(["group", "fine_tune_steps"])
+    assert summary.loc[("trained", 0)].tolist() == [2.0, 0.5, pytest.approx(0.1)]
+    assert summary.loc[("new", 1)].tolist() == [6.0, 0.6, 0.6]
+    assert list(summary.index.get_level_values("group").unique()) == ["trained", "new"]
+
+
+def test_a_loss_that_is_not_finite_is_no_score(federation, model):
+    with pytest.raises(FloatingPointError, match="trained agents is not finite after 5 fine-tuning steps"):
+        scores(federation, model, lr=1e30, steps=(0, 5))
+
+
+def test_padding_counts_for_nothing(federation, model):
+    wide = copy.copy(federation)
+    for name in ("_train", "_test"):
+        table = getattr(federation, name)
+        padding = torch.randint(len(federation.y), (15, 9), generator=torch.Generator().manual_seed(0))
+        setattr(wide, name, IndexTable(torch.cat([table.index, padding], 1), table.sizes))
+    np.testing.assert_allclose(scores(federation, model)["loss"], scores(wide, model)["loss"], atol=1e-5)

@@ -1,0 +1,172 @@
+"""Agents: who holds what after shifts and splits, and which batches they draw."""
+
+import numpy as np
+import pytest
+import torch
+import torchvision.transforms.functional as tvf
+
+import gmfl_lite as gl
+
+
+def rows_of(dataset, x):
+    """The dataset's row of each image; digits has no two images alike."""
+    where = {row.numpy().tobytes(): i for i, row in enumerate(dataset.x)}
+    return [where[image.numpy().tobytes()] for image in x]
+
+
+def test_every_sample_is_one_agents_and_either_trained_on_or_scored(digits):
+    parts = gl.partition(digits.y, gl.Dirichlet(0.2), 20, seed=0)
+    federation = gl.Federation.from_partition(digits, parts, n_new_agents=5, test_fraction=0.3)
+    assert (federation.n_agents, federation.n_new_agents) == (15, 5)
+    for agent, part in enumerate(parts):
+        (x, y), (x_test, y_test) = federation.train(agent), federation.test(agent)
+        trained, scored = rows_of(digits, x), rows_of(digits, x_test)
+        assert sorted(trained + scored) == part.tolist()
+        assert digits.y[trained].tolist() == y.tolist()
+        assert digits.y[scored].tolist() == y_test.tolist()
+        assert len(scored) == round(0.3 * len(part))
+        assert federation.sizes[agent] == len(part)
+        assert federation.label_counts.loc[agent].tolist() == np.bincount(digits.y[part], minlength=10).tolist()
+    assert list(federation.label_counts.columns) == list("0123456789")
+
+
+@pytest.mark.parametrize("fraction", [0.05, 0.25, 0.5, 0.9])
+@pytest.mark.parametrize("scheme", [gl.IID(), gl.Dirichlet(0.1), gl.Shards(2)])
+def test_both_halves_show_the_agents_own_mix(digits, scheme, fraction):
+    parts = gl.partition(digits.y, scheme, 30, seed=2)
+    federation = gl.Federation.from_partition(digits, parts, test_fraction=fraction)
+    for agent in range(30):
+        held = federation.label_counts.loc[agent].to_numpy()
+        scored = torch.bincount(federation.test(agent)[1], minlength=10).numpy()
+        expected = held * len(federation.test(agent)[1]) / held.sum()
+        assert (abs(scored - expected) <= 1 + 1e-9).all()
+
+
+def test_the_last_sample_of_a_class_goes_to_training_where_there_is_a_choice(digits):
+    of_class = [np.flatnonzero(digits.y.numpy() == c) for c in range(10)]
+    part = np.concatenate([of_class[0][:9], of_class[1][:1], of_class[2][:1], of_class[3][:1]])
+    federation = gl.Federation.from_partition(digits, [part])
+    assert federation.test(0)[1].tolist() == [0, 0, 0]
+
+
+def test_permuted_classes_rename_each_agents_labels_by_one_permutation_of_its_own(digits):
+    parts = gl.partition(digits.y, gl.IID(), 12, seed=0)
+    for k in (0, 3, 10):
+        federation = gl.Federation.from_partition(digits, parts, permuted_classes=k, seed=5)
+        renamings = []
+        for agent in range(12):
+            renaming = {}
+            for x, y in (federation.train(agent), federation.test(agent)):
+                for row, label in zip(rows_of(digits, x), y.tolist(), strict=True):
+                    assert renaming.setdefault(digits.y[row].item(), label) == label
+            assert sorted(renaming.values()) == list(range(10))
+            assert sum(true != name for true, name in renaming.items()) <= k
+            renamings.append(tuple(sorted(renaming.items())))
+        assert len(set(renamings)) == (1 if k == 0 else 12 if k == 10 else len(set(renamings)))
+    assert digits.y[parts[0]].tolist() == gl.load_dataset("digits").y[parts[0]].tolist()  # the input is not changed
+
+
+def test_rotation_turns_each_agents_images_by_one_angle(digits):
+    """torchvision's rotation is the oracle: for some angle in range it gives the agent's images."""
+    parts = gl.partition(digits.y, gl.IID(), 6, seed=0)
+    plain = gl.Federation.from_partition(digits, parts, seed=5)
+    turned = gl.Federation.from_partition(digits, parts, max_rotation=60, seed=5)
+    angles = np.linspace(-60, 60, 481)
+    best = []
+    for agent in range(6):
+        x = plain.train(agent)[0]
+        errors = [
+            (tvf.rotate(x, a, interpolation=tvf.InterpolationMode.BILINEAR) - turned.train(agent)[0])
+            .abs()
+            .mean()
+            .item()
+            for a in angles
+        ]
+        assert min(errors) < 2e-3
+        best.append(angles[np.argmin(errors)])
+    assert len(set(best)) == 6
+
+
+def test_an_agents_shift_and_split_do_not_depend_on_how_many_others_there_are(digits):
+    parts = gl.partition(digits.y, gl.IID(), 10, seed=0)
+    many, few = (
+        gl.Federation.from_partition(digits, p, permuted_classes=5, max_rotation=30, seed=3) for p in (parts, parts[:4])
+    )
+    for one, other in zip(many.train(2) + many.test(2), few.train(2) + few.test(2), strict=True):
+        assert torch.equal(one, other)
+
+
+def drawn(federation, agents, **changes):
+    settings = {"nu": 2, "local_steps": 3, "batch_size": 6, "seed": 4, "round": 1} | changes
+    return federation.batches(torch.tensor(agents), **settings)
+
+
+def test_batches_are_distinct_training_samples_of_the_agent(federation):
+    for support, query in drawn(federation, [0, 5, 11]):
+        assert len(support) == 2
+        for x, y, weight in [*support, query]:
+            for i, agent in enumerate((0, 5, 11)):
+                own = {row.numpy().tobytes(): label for row, label in zip(*federation.train(agent), strict=True)}
+                counted = weight[i] > 0
+                images = [row.numpy().tobytes() for row in x[i][counted]]
+                assert len(set(images)) == len(images) == min(6, len(own))
+                assert [own[image] for image in images] == y[i][counted].tolist()
+                assert weight[i].sum() == pytest.approx(1)
+                assert set(weight[i][counted].tolist()) == {weight[i].max().item()}
+
+
+def test_an_agent_smaller_than_the_batch_brings_all_it_has(federation):
+    smallest = int(federation.train_sizes.argmin())
+    size = int(federation.train_sizes[smallest])
+    (_, (_, _, weight)), *_ = drawn(federation, [0, smallest], batch_size=size + 3)
+    assert (weight[1] > 0).sum() == size
+    assert weight[1].max() == pytest.approx(1 / size)
+
+
+def test_full_batch_is_everything(federation):
+    (support, (x, y, weight)), *_ = drawn(federation, [3], batch_size=None)
+    own_x, own_y = federation.train(3)
+    assert torch.equal(x[0][weight[0] > 0], own_x)
+    assert torch.equal(y[0][weight[0] > 0], own_y)
+    assert len(support) == 2
+
+
+def test_batches_depend_on_seed_round_agent_step_and_number_only(federation):
+    reference = drawn(federation, [2, 7])
+    for (support, query), (support_2, query_2) in zip(reference, drawn(federation, [7, 4, 2], nu=5), strict=True):
+        for mine, theirs in zip((query, *support), (query_2, *support_2[:2]), strict=True):
+            assert torch.equal(mine[0][0], theirs[0][2])
+            assert torch.equal(mine[0][1], theirs[0][0])
+    everything = [batch[1][0].flatten().tolist() for s, q in reference for batch in (*s, q)]
+    everything += [drawn(federation, [2, 7], **c)[0][1][1][0].flatten().tolist() for c in ({"seed": 5}, {"round": 2})]
+    assert len({tuple(labels) for labels in everything}) > 0.8 * len(everything)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"n_new_agents": 3}, "n_new_agents = 3: must be an integer of at least 0 and at most 2"),
+        ({"test_fraction": 0}, "test_fraction = 0: must be a finite number above 0 and below 1"),
+        ({"test_fraction": 1.0}, "test_fraction"),
+        ({"permuted_classes": 11}, "permuted_classes = 11"),
+        ({"max_rotation": float("nan")}, "max_rotation = nan"),
+        ({"max_rotation": -5}, "max_rotation = -5"),
+        ({"seed": 0.5}, "seed = 0.5"),
+        ({"parts": []}, "parts: must hold at least one"),
+        ({"parts": [[0, 1], [1, 2]]}, "disjoint, but sample 1 is held 2 times"),
+        ({"parts": [[0, 1], [2]]}, r"parts\[1\]: must hold at least 2"),
+        ({"parts": [[0, 1797]]}, "index 1797 is beyond"),
+        ({"parts": [[0, -1]]}, r"parts\[0\]"),
+        ({"dataset": "digits"}, "dataset"),
+    ],
+)
+def test_refusals(digits, changes, message):
+    arguments = {"dataset": digits, "parts": [[0, 1], [2, 3], [4, 5]], **changes}
+    with pytest.raises(ValueError, match=message):
+        gl.Federation.from_partition(arguments.pop("dataset"), arguments.pop("parts"), **arguments)
+
+
+@pytest.mark.parametrize("agent", [-1, 15, 0.5])
+def test_agents_that_do_not_exist(federation, agent):
+    with pytest.raises(ValueError, match="agent = "):
+        federation.train(agent)

@@ -1,0 +1,79 @@
+"""Figures: what they draw, read off their axes."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+import gmfl_lite as gl
+
+
+@pytest.fixture(scope="module")
+def results():
+    base = gl.Experiment(model="softmax", n_agents=8, n_new_agents=2, agents_per_round=4, rounds=4, eval_every=2, nu=1)
+    return {"one": gl.run(base, progress=False), "none": gl.run(base.replace(nu=0), progress=False)}
+
+
+def lines(axes):
+    return {tuple(np.round(line.get_ydata(), 6)) for line in axes.get_lines() if len(line.get_ydata()) > 1}
+
+
+def curve(result, group, query, by):
+    rows = result.history.query(f"group == '{group}' and {query}").sort_values(by)
+    return tuple(np.round(100 * rows["accuracy"], 6))
+
+
+def test_accuracy_against_rounds_draws_the_history(results):
+    figure = gl.plots.accuracy_against_rounds(results, fine_tune_steps=3)
+    for axes, group in zip(figure.axes, ("trained", "new"), strict=True):
+        assert lines(axes) == {curve(r, group, "fine_tune_steps == 3", "round") for r in results.values()}
+        assert axes.get_xlabel() == "communication rounds"
+    assert figure.axes[0].get_ylabel() == "accuracy after 3 fine-tuning steps (%)"
+    assert [text.get_text() for text in figure.axes[-1].get_legend().get_texts()] == ["one", "none"]
+
+
+def test_each_methods_own_nu_by_default(results):
+    figure = gl.plots.accuracy_against_rounds(results)
+    own = {curve(r, "new", f"fine_tune_steps == {r.experiment.nu}", "round") for r in results.values()}
+    assert lines(figure.axes[1]) == own
+
+
+def test_adaptation_curve_draws_the_last_evaluation(results):
+    figure = gl.plots.accuracy_against_steps(results)
+    for axes, group in zip(figure.axes, ("trained", "new"), strict=True):
+        assert lines(axes) == {curve(r, group, "round == 4", "fine_tune_steps") for r in results.values()}
+    assert "new agents: one" in figure.alt
+
+
+def test_heat_map_draws_the_counts(federation):
+    figure = gl.plots.label_counts(federation)
+    drawn = figure.axes[0].collections[0].get_array()
+    assert np.array_equal(np.asarray(drawn).reshape(10, 15), federation.label_counts.to_numpy().T)
+    assert figure.axes[0].get_xlabel() == "agent"
+
+
+def test_examples_draws_each_agents_own_images(federation):
+    figure = gl.plots.examples(federation, agents=[3])
+    x, y = federation.train(3)
+    for label, axes in enumerate(figure.axes):
+        assert len(axes.images) == int((y == label).any())
+        for image in axes.images:
+            assert any(np.array_equal(image.get_array(), candidate[0]) for candidate in x[y == label])
+
+
+def test_pictures_show_themselves_with_a_text_and_leave_pyplot_alone(results):
+    data, metadata = gl.plots.accuracy_against_steps(results)._repr_mimebundle_()
+    assert data["image/png"].startswith(b"\x89PNG")
+    assert metadata["image/png"]["alt"] == data["text/plain"] != ""
+    assert plt.get_fignums() == []
+
+
+@pytest.mark.parametrize("plot", [gl.plots.accuracy_against_rounds, gl.plots.accuracy_against_steps])
+def test_refusals(plot, results):
+    for wrong in ({}, None, {"a": 1}):
+        with pytest.raises(ValueError, match="results"):
+            plot(wrong)
+
+
+def test_steps_that_were_not_evaluated(results):
+    with pytest.raises(ValueError, match=r"fine_tune_steps = 4: .*'one' evaluated: \[0, 1, 3, 5, 10\]"):
+        gl.plots.accuracy_against_rounds(results, fine_tune_steps=4)

@@ -1,0 +1,172 @@
+"""Training against an independent float64 computation, and the two engines against each other."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+import gmfl_lite as gl
+from gmfl_lite import trainer
+
+
+def softmax_oracle(federation, w, b, experiment):
+    """Rounds of the FedAvg variant for softmax regression in NumPy, from the formulas, in float64.
+
+    Loss f(W, b) = mean over samples of −log softmax(W x + b)_y. Its gradient is G = (P − Y)ᵀ X̃ / N, X̃ = [X, 1], and
+    its Hessian along V is (diag-minus-outer applied to X̃ Vᵀ)ᵀ X̃ / N; with ν steps the meta-gradient is the product
+    (I − αH₀) … (I − αH_{ν−1}) ∇f(w⁽ᵛ⁾), applied from the right.
+    """
+    alpha, beta = experiment.fine_tune_lr, experiment.meta_lr
+    W = np.concatenate([w, b[:, None]], axis=1)
+
+    def gradient(W, X, Y):
+        Z = X @ W.T
+        P = np.exp(Z - Z.max(1, keepdims=True))
+        P /= P.sum(1, keepdims=True)
+        return (P - Y).T @ X / len(X), P
+
+    def hessian_times(P, X, V):
+        Z = X @ V.T
+        return (P * (Z - (P * Z).sum(1, keepdims=True))).T @ X / len(X)
+
+    agents = []
+    for agent in range(federation.n_agents):
+        x, y = federation.train(agent)
+        X = np.concatenate([x.flatten(1).double().numpy(), np.ones((len(x), 1))], axis=1)
+        agents.append((X, np.eye(10)[y.numpy()]))
+    for _ in range(experiment.rounds):
+        updates = []
+        for X, Y in agents:
+            local = W
+            for _ in range(experiment.local_steps):
+                point, curvature = local, []
+                for _ in range(experiment.nu):
+                    G, P = gradient(point, X, Y)
+                    curvature.append(P)
+                    point = point - alpha * G
+                V, _ = gradient(point, X, Y)
+                for P in reversed(curvature):
+                    V = V - alpha * hessian_times(P, X, V)
+                local = local - beta * V
+            updates.append(local)
+        W = np.mean(updates, axis=0)
+    return W[:, :-1], W[:, -1]
+
+
+@pytest.mark.parametrize("execution", ["vectorized", "loop"])
+@pytest.mark.parametrize("nu", [0, 1, 3])
+def test_three_rounds_equal_the_formulas(federation, nu, execution):
+    experiment = gl.Experiment(
+        model="softmax", nu=nu, rounds=3, local_steps=2, batch_size=None, fine_tune_lr=0.5, meta_lr=0.8,
+        n_agents=12, n_new_agents=3, agents_per_round=12, execution=execution, eval_every=3,
+    )  # fmt: skip
+    model = gl.build_model("softmax", federation)
+    start = [p.detach().double().numpy() for p in model.parameters()]
+    result = gl.run(experiment, federation=federation, model=model, progress=False)
+    moved = 0.0
+    for found, expected, before in zip(
+        result.params.values(), softmax_oracle(federation, *start, experiment), start, strict=True
+    ):
+        np.testing.assert_allclose(found.double().numpy(), expected, rtol=0, atol=1e-4)
+        moved = max(moved, abs(expected - before).max())
+    assert moved > 0.05  # so that 1e-4 means something
+
+
+def experiments():
+    base = gl.Experiment(rounds=5, n_agents=12, n_new_agents=3, agents_per_round=5, batch_size=8, eval_every=5)
+    yield "mlp", base
+    yield "nu 0", base.replace(nu=0)
+    yield "first order", base.replace(gradient="first_order")
+    yield "truncated", base.replace(gradient="truncated", backprop_steps=1)
+    yield "hessian-free", base.replace(gradient="hessian_free")
+    yield "cnn", base.replace(model="cnn", nu=1, rounds=2)
+    yield "samples", base.replace(weighting="samples", model="softmax")
+    yield "full batch", base.replace(batch_size=None)
+
+
+@pytest.mark.parametrize("experiment", [pytest.param(e, id=name) for name, e in experiments()])
+def test_both_engines_give_the_same_model(federation, experiment):
+    fast, readable = (
+        gl.run(experiment.replace(execution=execution), federation=federation, progress=False)
+        for execution in ("vectorized", "loop")
+    )
+    tolerance = 5e-4 if experiment.gradient == "hessian_free" else 1e-5  # differences divide rounding errors by delta
+    for name, tensor in fast.params.items():
+        torch.testing.assert_close(tensor, readable.params[name], rtol=0, atol=tolerance)
+    np.testing.assert_allclose(fast.history["loss"], readable.history["loss"], atol=2e-3)
+    np.testing.assert_allclose(fast.agents["accuracy"], readable.agents["accuracy"], atol=1e-6)
+
+
+def test_chunks_of_agents_change_nothing(federation, monkeypatch):
+    experiment = gl.Experiment(rounds=2, n_agents=12, agents_per_round=12, batch_size=8)
+    whole = gl.run(experiment, federation=federation, progress=False)
+    monkeypatch.setattr(trainer, "CHUNK_ELEMENTS", 5 * 10_670 * (experiment.nu + 2))
+    assert trainer.agents_at_once(whole.params, experiment.nu) == 5
+    pieces = gl.run(experiment, federation=federation, progress=False)
+    for name, tensor in whole.params.items():
+        torch.testing.assert_close(tensor, pieces.params[name], rtol=0, atol=1e-6)
+
+
+def test_picks_are_distinct_fair_and_the_same_for_every_method(federation):
+    picks = torch.stack([trainer.pick_agents(federation, 5, 0, round) for round in range(2000)])
+    assert all(len(set(row)) == 5 for row in picks.tolist())
+    times = torch.bincount(picks.flatten(), minlength=12).numpy()
+    assert len(times) == 12  # new agents are never picked
+    assert abs(times - 2000 * 5 / 12).max() < 5 * np.sqrt(2000 * 5 / 12 * 7 / 12)
+
+
+def test_aggregate():
+    updates = {"w": torch.tensor([[1.0, 2.0], [3.0, 6.0]])}
+    assert gl.aggregate(updates)["w"].tolist() == [2, 4]
+    assert gl.aggregate(updates, torch.tensor([1, 3]))["w"].tolist() == [2.5, 5]
+    for weights in ([1.0], [1.0, -1.0], [0.0, 0.0], [float("nan"), 1.0], [float("inf"), 1.0]):
+        with pytest.raises(ValueError, match="weights"):
+            gl.aggregate(updates, torch.tensor(weights))
+
+
+def test_weighting_by_samples_is_by_training_samples(federation):
+    """One round, one step, ν = 0, full batch: w − β Σ p_i ∇f_i is the gradient step on the pooled samples."""
+    experiment = gl.Experiment(
+        model="softmax", nu=0, rounds=1, local_steps=1, batch_size=None, n_agents=12, agents_per_round=12,
+        weighting="samples", meta_lr=0.7,
+    )  # fmt: skip
+    model = gl.build_model("softmax", federation)
+    x, y = (torch.cat(parts) for parts in zip(*(federation.train(agent) for agent in range(12)), strict=True))
+    torch.nn.functional.cross_entropy(model(x), y).backward()
+    result = gl.run(experiment, federation=federation, model=model, progress=False)
+    for parameter, found in zip(model.parameters(), result.params.values(), strict=True):
+        torch.testing.assert_close(found, (parameter - 0.7 * parameter.grad).detach(), rtol=0, atol=1e-6)
+
+
+def test_local_update_is_steps_along_the_meta_gradient(rng):
+    def loss_fn(params, batch):
+        return 0.5 * ((params["w"] - batch) ** 2).sum()
+
+    w = {"w": torch.from_numpy(rng.normal(size=3))}
+    batches = [
+        ([torch.from_numpy(rng.normal(size=3)) for _ in range(2)], torch.from_numpy(rng.normal(size=3))) for _ in "ab"
+    ]
+    expected = w["w"]
+    for (c0, c1), query in batches:
+        tuned = c1 + 0.9 * (c0 + 0.9 * (expected - c0) - c1)
+        expected = expected - 0.3 * 0.9**2 * (tuned - query)
+    updated, losses = gl.local_update(loss_fn, w, batches, fine_tune_lr=0.1, meta_lr=0.3)
+    torch.testing.assert_close(updated["w"], expected)
+    assert losses.shape == (2,)
+
+
+def test_stop_is_looked_at_before_every_local_step():
+    stop, seen = threading.Event(), []
+
+    def loss_fn(params, batch):
+        seen.append(batch)
+        if batch == 2:
+            stop.set()
+        return params["w"].sum()
+
+    with pytest.raises(trainer.Stopped):
+        gl.local_update(
+            loss_fn, {"w": torch.ones(1)}, [([], k) for k in range(9)], fine_tune_lr=1, meta_lr=1, stop=stop
+        )
+    assert seen == [0, 1, 2]
