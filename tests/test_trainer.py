@@ -170,3 +170,20 @@ def test_stop_is_looked_at_before_every_local_step():
             loss_fn, {"w": torch.ones(1)}, [([], k) for k in range(9)], fine_tune_lr=1, meta_lr=1, stop=stop
         )
     assert seen == [0, 1, 2]
+
+
+def test_every_round_picks_anew_and_every_method_picks_the_same(federation, monkeypatch):
+    experiment = gl.Experiment(rounds=6, n_agents=12, agents_per_round=4, model="softmax", execution="vectorized")
+    seen = {}
+    batches = gl.Federation.batches
+
+    def spy(self, agents, **settings):
+        seen.setdefault(settings["nu"], []).append(agents.tolist())
+        assert settings["round"] == len(seen[settings["nu"]]) - 1
+        return batches(self, agents, **settings)
+
+    monkeypatch.setattr(gl.Federation, "batches", spy)
+    for nu in (0, 2):
+        gl.run(experiment.replace(nu=nu), federation=federation, progress=False)
+    assert seen[0] == seen[2]
+    assert len({tuple(sorted(agents)) for agents in seen[0]}) > 3

@@ -19,8 +19,6 @@ def execute(source: Path, target: Path, parameters: dict | None = None) -> nbfor
     unknown = set(parameters or {}) - set(known)
     if unknown:
         raise ValueError(f"{source.name} has no parameter {sorted(unknown)}; it has {sorted(known)}")
-    # Progress bars are for people who wait; stored ones show neither a bar nor the truth.
-    os.environ["TQDM_DISABLE"] = "1"
     papermill.execute_notebook(
         str(source), str(target), parameters or {}, cwd=str(source.parent), kernel_name="python3", progress_bar=False
     )
@@ -50,6 +48,7 @@ def demo(path: Path) -> None:
 
 
 if __name__ == "__main__":
+    os.environ["TQDM_DISABLE"] = "1"  # bars are for people who wait; a stored one shows nothing
     command, *paths = sys.argv[1:]
     for path in paths:
         {"refresh": refresh, "demo": demo}[command](Path(path))
