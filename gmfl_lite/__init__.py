@@ -14,11 +14,12 @@ Agents with private data train one shared initial model w so that each does well
 
 from . import plots
 from .data import Dataset, load_dataset
-from .experiment import Experiment, ExperimentError, Result, build_federation, load_result, run
+from .experiment import Experiment, ExperimentError, build_federation
 from .federation import Federation
 from .models import build_model
 from .objective import fine_tune, meta_gradient, meta_loss
 from .partition import IID, Dirichlet, PerFedAvgSplit, Shards, partition
+from .runner import Result, load_result, run
 from .trainer import aggregate, local_update, train
 
 __version__ = "0.1.0"

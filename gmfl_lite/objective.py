@@ -10,14 +10,20 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch.func import grad, grad_and_value
+from torch.func import grad, grad_and_value, vjp
 
 from . import checks
 
 Params = dict[str, torch.Tensor]
 LossFn = Callable[[Params, Any], torch.Tensor]
+Product = Callable[[Params, Any, Params], Params]
+"""A Hessian-vector product: (w, batch, v) -> ∇²f(w) v."""
 
 METHODS = ("exact", "truncated", "first_order", "hessian_free")
+
+
+class NonFiniteLoss(FloatingPointError, ValueError):
+    """The loss is NaN or infinite: some step size is too large, or the batch holds such values."""
 
 
 def fine_tune(loss_fn: LossFn, params: Params, support: Sequence[Any], lr: float) -> Params:
@@ -60,7 +66,7 @@ def meta_loss(
     tensor(0.1250)
     """
     fine_tune_lr = checks.number("fine_tune_lr", fine_tune_lr, 0)
-    return _scalar(loss_fn)(fine_tune(loss_fn, params, support, fine_tune_lr), query)
+    return _meta_loss(params, loss_fn, support, query, fine_tune_lr)
 
 
 def meta_gradient(
@@ -73,6 +79,7 @@ def meta_gradient(
     method: str = "exact",
     backprop_steps: int | None = None,
     delta: float | None = None,
+    recompute: bool = False,
 ) -> tuple[Params, torch.Tensor]:
     """Return the gradient of the meta-loss, exact or approximated, and the meta-loss itself.
 
@@ -82,7 +89,7 @@ def meta_gradient(
     Parameters
     ----------
     loss_fn : (params, batch) -> scalar tensor; any function that torch.func can differentiate.
-    params : dict of tensors, w; never changed, and no graph leads back to it.
+    params : non-empty dict of floating-point tensors, w; never changed, and no graph leads back to it.
     support : ν batches, one for each fine-tuning step (and the Hessian at its start).
     query : the batch of the loss after them.
     fine_tune_lr : α, the step size of a fine-tuning step.
@@ -95,6 +102,8 @@ def meta_gradient(
     backprop_steps : m from 0 to ν, for "truncated" (needed) and "hessian_free" (all, unless given).
     delta : relative step of "hessian_free"; by default the cube root of the parameters' machine precision,
         which balances the difference's O(t²) error against round-off.
+    recompute : keep the iterates w⁽⁰⁾ … w⁽ᵛ⁾ instead of ν graphs, and take one Hessian-vector product at a time,
+        backwards: the same gradient in less memory and more time (benchmarks/RESULTS.md says how much).
 
     Returns
     -------
@@ -102,8 +111,9 @@ def meta_gradient(
 
     Raises
     ------
-    ValueError : an unknown method, backprop_steps outside 0 … ν or with a method that ignores it, a loss that is
-        not a scalar.
+    ValueError : an unknown method, backprop_steps outside 0 … ν or with a method that ignores it, params that are
+        not a dict of floating-point tensors, a loss that is not a scalar.
+    NonFiniteLoss (a ValueError) : the loss is NaN or infinite (not looked at under vmap, where it has no value yet).
 
     References
     ----------
@@ -123,17 +133,20 @@ def meta_gradient(
     support = _batches(support)
     nu = len(support)
     kept = factors_kept(method, backprop_steps, nu)
-    params = {name: tensor.detach() for name, tensor in params.items()}
-    if method == "hessian_free":
-        return _hessian_free(loss_fn, params, support, query, fine_tune_lr, kept, delta)
-    if delta is not None:
+    if delta is not None and method != "hessian_free":
         raise checks.refusal("delta", delta, f"left out: method {method!r} takes no finite differences")
+    params = _detached(params)
     params = fine_tune(loss_fn, params, support[: nu - kept], fine_tune_lr)
-
-    def objective(params: Params) -> torch.Tensor:
-        return meta_loss(loss_fn, params, support[nu - kept :], query, fine_tune_lr=fine_tune_lr)
-
-    return grad_and_value(objective)(params)
+    support = support[nu - kept :]
+    if method == "hessian_free":
+        product = _difference_product(loss_fn, _relative_step(delta, params))
+        gradient, loss = _backwards(loss_fn, params, support, query, fine_tune_lr, product)
+    elif recompute:
+        gradient, loss = _backwards(loss_fn, params, support, query, fine_tune_lr, _exact_product(loss_fn))
+    else:
+        gradient, loss = grad_and_value(_meta_loss)(params, loss_fn, support, query, fine_tune_lr)
+    _check_finite(loss)
+    return gradient, loss
 
 
 def factors_kept(method: str, backprop_steps: int | None, nu: int) -> int:
@@ -156,24 +169,71 @@ def step(params: Params, gradient: Params, lr: float) -> Params:
     return {name: tensor - lr * gradient[name] for name, tensor in params.items()}
 
 
-def _hessian_free(
-    loss_fn: LossFn, params: Params, support: list[Any], query: Any, lr: float, kept: int, delta: float | None
+def _meta_loss(params: Params, loss_fn: LossFn, support: Sequence[Any], query: Any, lr: float) -> torch.Tensor:
+    return _scalar(loss_fn)(fine_tune(loss_fn, params, support, lr), query)
+
+
+def _backwards(
+    loss_fn: LossFn, params: Params, support: list[Any], query: Any, lr: float, product: Product
 ) -> tuple[Params, torch.Tensor]:
-    precision = max(torch.finfo(tensor.dtype).eps for tensor in params.values())
-    delta = precision ** (1 / 3) if delta is None else checks.number("delta", delta, 0, above=True)
-    gradient = grad(_scalar(loss_fn))
+    """Return v⁽⁰⁾ of the recursion v⁽ʲ⁾ = v⁽ʲ⁺¹⁾ − α ∇²f(w⁽ʲ⁾) v⁽ʲ⁺¹⁾, and the meta-loss."""
     visited = []
     for batch in support:
         visited.append((params, batch))
-        params = step(params, gradient(params, batch), lr)
+        params = fine_tune(loss_fn, params, [batch], lr)
     v, loss = grad_and_value(_scalar(loss_fn))(params, query)
-    for w, batch in reversed(visited[len(visited) - kept :]):
-        size = _norm(v)
-        t = delta * (1 + _norm(w))
-        displacement = t / size.clamp(min=torch.finfo(size.dtype).tiny ** 0.5)
-        ahead, behind = gradient(step(w, v, -displacement), batch), gradient(step(w, v, displacement), batch)
-        v = step(v, step(ahead, behind, 1), lr * size / (2 * t))
+    for w, batch in reversed(visited):
+        v = step(v, product(w, batch, v), lr)
     return v, loss
+
+
+def _exact_product(loss_fn: LossFn) -> Product:
+    """Return (w, batch, v) ↦ ∇²f(w) v, by differentiating the gradient; the Hessian is symmetric."""
+
+    def product(w: Params, batch: Any, v: Params) -> Params:
+        _, pull_back = vjp(lambda point: grad(loss_fn)(point, batch), w)
+        return pull_back(v)[0]
+
+    return product
+
+
+def _difference_product(loss_fn: LossFn, delta: float) -> Product:
+    """Return (w, batch, v) ↦ ‖v‖ (∇f(w + t v/‖v‖) − ∇f(w − t v/‖v‖)) / 2t, with t = delta · (1 + ‖w‖)."""
+
+    def product(w: Params, batch: Any, v: Params) -> Params:
+        size, t = _norm(v), delta * (1 + _norm(w))
+        # Where v is zero the displacement is, too, however large its factor.
+        displacement = t / size.clamp(min=torch.finfo(size.dtype).tiny ** 0.5)
+        ahead = grad(loss_fn)(step(w, v, -displacement), batch)
+        behind = grad(loss_fn)(step(w, v, displacement), batch)
+        return {name: size / (2 * t) * (ahead[name] - behind[name]) for name in v}
+
+    return product
+
+
+def _relative_step(delta: float | None, params: Params) -> float:
+    if delta is not None:
+        return checks.number("delta", delta, 0, above=True)
+    return max(torch.finfo(tensor.dtype).eps for tensor in params.values()) ** (1 / 3)
+
+
+def _detached(params: Params) -> Params:
+    if not isinstance(params, dict) or not params:
+        raise checks.refusal("params", params, "a non-empty dict of tensors")
+    for name, tensor in params.items():
+        if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
+            found = tensor.dtype if isinstance(tensor, torch.Tensor) else type(tensor).__name__
+            raise ValueError(f"params[{name!r}]: must be a floating-point tensor, got {found}")
+    return {name: tensor.detach() for name, tensor in params.items()}
+
+
+def _check_finite(loss: torch.Tensor) -> None:
+    try:
+        finite = bool(loss.isfinite())
+    except RuntimeError:  # under vmap and on the meta device there is no value to look at
+        return
+    if not finite:
+        raise NonFiniteLoss(f"the loss after fine-tuning is {loss.item()}: lower the step sizes, or look at the batch")
 
 
 def _norm(params: Params) -> torch.Tensor:

@@ -14,8 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from . import checks
-from .experiment import Result
 from .federation import Federation
+from .runner import Result
 
 _TITLES = {"trained": "agents trained on", "new": "new agents"}
 _STYLE = {
