@@ -27,5 +27,5 @@ notebooks: .venv/ready-to-test  ## run all notebooks and commit-ready their outp
 	touch $@
 
 .venv/ready-to-test: .venv/ready
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,peers]'
 	touch $@

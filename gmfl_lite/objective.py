@@ -22,6 +22,14 @@ Product = Callable[[Params, Any, Params], Params]
 METHODS = ("exact", "truncated", "first_order", "hessian_free")
 
 
+DELTA = 3e-5
+"""The relative step of Hessian-free differences.
+
+Measured on the 80–60 MLP in float32 (digits and Fashion-MNIST, at the start and trained, ν = 5): within 0.3 % of the
+exact gradient from 1e-5 to 3e-5; at 1e-3 the jumps of ELU's second derivative cost 2 %, at 1e-6 round-off costs 1 %.
+"""
+
+
 class NonFiniteLoss(FloatingPointError, ValueError):
     """The loss is NaN or infinite: some step size is too large, or the batch holds such values."""
 
@@ -100,8 +108,7 @@ def meta_gradient(
         ‖v‖ (∇f(w + t v/‖v‖) − ∇f(w − t v/‖v‖)) / 2t, with t = delta · (1 + ‖w‖), so that no graph is kept;
         with `backprop_steps`, of the last steps only.
     backprop_steps : m from 0 to ν, for "truncated" (needed) and "hessian_free" (all, unless given).
-    delta : relative step of "hessian_free"; by default the cube root of the parameters' machine precision,
-        which balances the difference's O(t²) error against round-off.
+    delta : relative step of "hessian_free", by default DELTA.
     recompute : keep the iterates w⁽⁰⁾ … w⁽ᵛ⁾ instead of ν graphs, and take one Hessian-vector product at a time,
         backwards: the same gradient in less memory and more time (benchmarks/RESULTS.md says how much).
 
@@ -139,7 +146,8 @@ def meta_gradient(
     params = fine_tune(loss_fn, params, support[: nu - kept], fine_tune_lr)
     support = support[nu - kept :]
     if method == "hessian_free":
-        product = _difference_product(loss_fn, _relative_step(delta, params))
+        delta = DELTA if delta is None else checks.number("delta", delta, 0, above=True)
+        product = _difference_product(loss_fn, delta)
         gradient, loss = _backwards(loss_fn, params, support, query, fine_tune_lr, product)
     elif recompute:
         gradient, loss = _backwards(loss_fn, params, support, query, fine_tune_lr, _exact_product(loss_fn))
@@ -209,12 +217,6 @@ def _difference_product(loss_fn: LossFn, delta: float) -> Product:
         return {name: size / (2 * t) * (ahead[name] - behind[name]) for name in v}
 
     return product
-
-
-def _relative_step(delta: float | None, params: Params) -> float:
-    if delta is not None:
-        return checks.number("delta", delta, 0, above=True)
-    return max(torch.finfo(tensor.dtype).eps for tensor in params.values()) ** (1 / 3)
 
 
 def _detached(params: Params) -> Params:

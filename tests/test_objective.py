@@ -28,39 +28,70 @@ def pack(params):
 
 @pytest.fixture
 def instance(rng):
-    """A positive definite A with largest eigenvalue 2, a centre c and a point w in seven dimensions."""
-    rotation, _ = np.linalg.qr(rng.normal(size=(7, 7)))
-    A = rotation @ np.diag(np.linspace(0.1, 2, 7)) @ rotation.T
-    return A, rng.normal(size=7), rng.normal(size=7)
+    """Three agents with matrices that do not commute (eigenvalues to 2), centres, and a point in seven dimensions."""
+    agents = []
+    for _ in range(3):
+        rotation, _ = np.linalg.qr(rng.normal(size=(7, 7)))
+        agents.append((rotation @ np.diag(rng.uniform(0.1, 2, 7)) @ rotation.T, rng.normal(size=7)))
+    (A, _), (B, _), _ = agents
+    assert np.linalg.norm(A @ B - B @ A) > 1
+    return agents, rng.normal(size=7)
 
 
-def on_quadratic(instance, nu, **options):
-    A, c, w = instance
-    batch = (torch.from_numpy(A), torch.from_numpy(c))
-    gradient, loss = gl.meta_gradient(
-        quadratic, unpack(torch.from_numpy(w)), [batch] * nu, batch, fine_tune_lr=ALPHA, **options
-    )
-    return pack(gradient), loss.item()
+def on_quadratics(instance, nu, **options):
+    """The mean over agents of the meta-gradients and of the meta-losses."""
+    agents, w = instance
+    found = []
+    for agent in agents:
+        batch = tuple(map(torch.from_numpy, agent))
+        params = unpack(torch.from_numpy(w))
+        found.append(gl.meta_gradient(quadratic, params, [batch] * nu, batch, fine_tune_lr=ALPHA, **options))
+    return np.mean([pack(gradient) for gradient, _ in found], axis=0), np.mean([loss.item() for _, loss in found])
 
 
 def closed_form(instance, factors):
-    A, c, w = instance
-    return A @ np.linalg.matrix_power(np.eye(7) - ALPHA * A, factors) @ (w - c)
+    """The mean over agents of Q⁽ᵉ⁾ (w − c), with Q⁽ᵉ⁾ = A (I − αA)ᵉ."""
+    agents, w = instance
+    return np.mean([A @ np.linalg.matrix_power(np.eye(7) - ALPHA * A, factors) @ (w - c) for A, c in agents], axis=0)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("nu", NUS)
+def test_exact_on_quadratics(instance, nu, recompute):
+    exact, loss = on_quadratics(instance, nu, recompute=recompute)
+    np.testing.assert_allclose(exact, closed_form(instance, 2 * nu), rtol=0, atol=1e-10)
+    agents, w = instance
+    values = [0.5 * (w - c) @ A @ np.linalg.matrix_power(np.eye(7) - ALPHA * A, 2 * nu) @ (w - c) for A, c in agents]
+    assert loss == pytest.approx(np.mean(values), abs=1e-12)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("nu", NUS)
+def test_truncated_on_quadratics(instance, nu, recompute):
+    for m in range(nu + 1):
+        truncated, _ = on_quadratics(instance, nu, method="truncated", backprop_steps=m, recompute=recompute)
+        np.testing.assert_allclose(truncated, closed_form(instance, nu + m), rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("nu", NUS)
-def test_exact_and_first_order_on_a_quadratic(instance, nu):
-    _, c, w = instance
-    exact, loss = on_quadratic(instance, nu)
-    np.testing.assert_allclose(exact, closed_form(instance, 2 * nu), rtol=0, atol=1e-10)
-    assert loss == pytest.approx(0.5 * (w - c) @ closed_form(instance, 2 * nu), abs=1e-12)
-    first_order, same_loss = on_quadratic(instance, nu, method="first_order")
+def test_first_order_on_quadratics(instance, nu):
+    first_order, _ = on_quadratics(instance, nu, method="first_order")
     np.testing.assert_allclose(first_order, closed_form(instance, nu), rtol=0, atol=1e-10)
-    assert same_loss == loss
+    if nu % 2 == 0:  # ν steps without their factors are exact for ν/2 steps
+        np.testing.assert_allclose(first_order, on_quadratics(instance, nu // 2)[0], rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("delta", [None, 1e-3, 1.0, 1e3])
+@pytest.mark.parametrize("nu", NUS)
+def test_hessian_free_on_quadratics_is_exact_whatever_delta(instance, nu, delta):
+    for m in (None, 0, nu // 2):
+        found, _ = on_quadratics(instance, nu, method="hessian_free", delta=delta, backprop_steps=m)
+        expected = closed_form(instance, 2 * nu if m is None else nu + m)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-10)
 
 
 def test_fine_tune_on_a_quadratic(instance):
-    A, c, w = instance
+    [(A, c), *_], w = instance
     batch = (torch.from_numpy(A), torch.from_numpy(c))
     start = unpack(torch.from_numpy(w))
     for nu in NUS:
@@ -97,49 +128,204 @@ def finite_difference(function, w, h=1e-5):
     return np.array(columns)
 
 
-@pytest.mark.parametrize("nu", NUS)
-@pytest.mark.parametrize("loss_fn", [cosines, tanh_mlp])
-def test_exact_against_finite_differences_of_the_meta_loss(loss_fn, nu, rng):
-    *support, query = batches_for(loss_fn, rng, nu + 1)
-    w = rng.normal(size=7)
+def differentiated(loss_fn, w, support, query):
+    """∇F by finite differences of F, with F from plain steps along autograd's gradients, and F itself."""
 
     def loss(point):
-        """F(w) from the formulas, with a gradient by differences, so that the library's own is not used."""
         params = torch.from_numpy(point)
         for batch in support:
             params = params.requires_grad_()
             params = (params - ALPHA * torch.autograd.grad(loss_fn(unpack(params), batch), params)[0]).detach()
         return loss_fn(unpack(params), query).item()
 
-    gradient, value = gl.meta_gradient(loss_fn, unpack(torch.from_numpy(w)), support, query, fine_tune_lr=ALPHA)
-    expected = finite_difference(loss, w)
-    np.testing.assert_allclose(pack(gradient), expected, atol=1e-6 * np.abs(expected).max())
-    assert value.item() == pytest.approx(loss(w), abs=1e-12)
-    assert gl.meta_loss(loss_fn, unpack(torch.from_numpy(w)), support, query, fine_tune_lr=ALPHA) == value
+    return finite_difference(loss, w), loss(w)
 
 
-@pytest.mark.parametrize("method", ["exact", "first_order"])
-def test_vmap_over_agents_equals_one_after_the_other(method, rng):
-    agents = [batches_for(cosines, rng, 4) for _ in range(3)]
-    points = torch.from_numpy(rng.normal(size=(3, 7)))
+def relative_error(found, expected):
+    return np.abs(found - expected).max() / np.abs(expected).max()
+
+
+@pytest.mark.parametrize("nu", NUS)
+@pytest.mark.parametrize("loss_fn", [cosines, tanh_mlp])
+def test_exact_against_finite_differences_of_the_meta_loss(loss_fn, nu, rng):
+    *support, query = batches_for(loss_fn, rng, nu + 1)
+    w = rng.normal(size=7)
+    expected, loss = differentiated(loss_fn, w, support, query)
+    params = unpack(torch.from_numpy(w))
+    for options in ({}, {"recompute": True}, {"method": "truncated", "backprop_steps": nu}):
+        gradient, value = gl.meta_gradient(loss_fn, params, support, query, fine_tune_lr=ALPHA, **options)
+        assert relative_error(pack(gradient), expected) < 1e-6
+        assert value.item() == pytest.approx(loss, abs=1e-12)
+    assert gl.meta_loss(loss_fn, params, support, query, fine_tune_lr=ALPHA) == value
+    gradient, _ = gl.meta_gradient(loss_fn, params, support, query, fine_tune_lr=ALPHA, method="hessian_free")
+    assert relative_error(pack(gradient), expected) < 1e-6
+
+
+@pytest.mark.parametrize("loss_fn", [cosines, tanh_mlp])
+def test_truncated_is_the_exact_gradient_of_the_last_steps(loss_fn, rng):
+    *support, query = batches_for(loss_fn, rng, 6)
+    w = unpack(torch.from_numpy(rng.normal(size=7)))
+    for m in range(6):
+        later = gl.fine_tune(loss_fn, w, support[: 5 - m], ALPHA)
+        expected, _ = differentiated(loss_fn, pack(later), support[5 - m :], query)
+        for options in (
+            {"method": "truncated"},
+            {"method": "truncated", "recompute": True},
+            {"method": "hessian_free"},
+        ):
+            gradient, _ = gl.meta_gradient(loss_fn, w, support, query, fine_tune_lr=ALPHA, backprop_steps=m, **options)
+            assert relative_error(pack(gradient), expected) < 1e-6
+
+
+# --- what others have got wrong, each of which these tests must see -------------------------------------------------
+
+
+def product_in_order(loss_fn, w, support, query, order):
+    """The factors (I − αH_j) applied to ∇f(w⁽ᵛ⁾) in a given order, with dense Hessians."""
+    points = [torch.from_numpy(w)]
+    for batch in support:
+        points.append(points[-1] - ALPHA * torch.func.grad(lambda u: loss_fn(unpack(u), batch))(points[-1]))  # noqa: B023
+    v = torch.func.grad(lambda u: loss_fn(unpack(u), query))(points.pop())
+    factors = list(zip(points, support, strict=True))
+    for point, batch in order(factors):
+        v = v - ALPHA * torch.autograd.functional.hessian(lambda u: loss_fn(unpack(u), batch), point) @ v  # noqa: B023
+    return v.numpy()
+
+
+@pytest.mark.parametrize("nu", [2, 5, 10])
+@pytest.mark.parametrize("loss_fn", [cosines, tanh_mlp])
+def test_the_order_of_the_factors_matters_and_is_right(loss_fn, nu, rng):
+    *support, query = batches_for(loss_fn, rng, nu + 1)
+    w = rng.normal(size=7)
+    expected, _ = differentiated(loss_fn, w, support, query)
+    assert relative_error(product_in_order(loss_fn, w, support, query, reversed), expected) < 1e-6
+    assert relative_error(product_in_order(loss_fn, w, support, query, list), expected) > 1e-3
+
+
+def test_trap_a_first_order_iteration_that_never_returns_to_w(instance):
+    """w − α∇f(w) − β∇f(w⁽¹⁾) is plain gradient descent in disguise; the right update starts from w."""
+    [(A, c), *_], w = instance
+    batch, beta = (torch.from_numpy(A), torch.from_numpy(c)), 0.3
+    steps = [([batch], batch)]
+    updated, _ = gl.local_update(
+        quadratic, unpack(torch.from_numpy(w)), steps, fine_tune_lr=ALPHA, meta_lr=beta, method="first_order"
+    )
+    tuned = w - ALPHA * A @ (w - c)
+    right, trap = w - beta * A @ (tuned - c), tuned - beta * A @ (tuned - c)
+    np.testing.assert_allclose(pack(updated), right, atol=1e-12)
+    assert np.abs(pack(updated) - trap).max() > 0.1
+
+
+def test_trap_a_graph_cut_on_the_way(rng):
+    """Assigning to .data in the fine-tuning steps gives the first-order gradient under another name."""
+    *support, query = batches_for(tanh_mlp, rng, 6)
+    w = rng.normal(size=7)
+    expected, _ = differentiated(tanh_mlp, w, support, query)
+    leaf = torch.from_numpy(w.copy()).requires_grad_()
+    for batch in support:
+        (gradient,) = torch.autograd.grad(tanh_mlp(unpack(leaf), batch), leaf, create_graph=True)
+        leaf.data = leaf.data - ALPHA * gradient
+    (trap,) = torch.autograd.grad(tanh_mlp(unpack(leaf), query), leaf)
+    params = unpack(torch.from_numpy(w))
+    exact, _ = gl.meta_gradient(tanh_mlp, params, support, query, fine_tune_lr=ALPHA)
+    first_order, _ = gl.meta_gradient(tanh_mlp, params, support, query, fine_tune_lr=ALPHA, method="first_order")
+    np.testing.assert_allclose(trap.numpy(), pack(first_order), atol=1e-12)
+    assert relative_error(trap.numpy(), expected) > 0.05
+    assert relative_error(pack(exact), expected) < 1e-6
+
+
+def test_trap_an_optimiser_shared_by_inner_and_outer_steps(instance):
+    """With momentum, inner gradients leak into the outer step; ours keeps no state from one step to the next."""
+    [(A, c), (B, e), _], w = instance
+    one, two = ((torch.from_numpy(m), torch.from_numpy(v)) for m, v in ((A, c), (B, e)))
+    rates = {"fine_tune_lr": ALPHA, "meta_lr": 0.3}
+    both, _ = gl.local_update(quadratic, unpack(torch.from_numpy(w)), [([one], one), ([two], two)], **rates)
+    first, _ = gl.local_update(quadratic, unpack(torch.from_numpy(w)), [([one], one)], **rates)
+    second, _ = gl.local_update(quadratic, first, [([two], two)], **rates)
+    np.testing.assert_array_equal(pack(both), pack(second))
+
+    leaf = torch.from_numpy(w.copy()).requires_grad_()
+    shared = torch.optim.SGD([leaf], lr=0.3, momentum=0.9)
+    for batch in (one, two):
+        start = leaf.detach().clone()
+        leaf.grad = torch.autograd.grad(quadratic(unpack(leaf), batch), leaf)[0] * ALPHA / 0.3
+        shared.step()
+        gradient = torch.autograd.grad(quadratic(unpack(leaf), batch), leaf)[0]
+        leaf.data.copy_(start)
+        leaf.grad = gradient
+        shared.step()
+    first_order, _ = gl.local_update(
+        quadratic, unpack(torch.from_numpy(w)), [([one], one), ([two], two)], method="first_order", **rates
+    )
+    assert np.abs(leaf.detach().numpy() - pack(first_order)).max() > 0.1
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
+def test_trap_a_difference_whose_step_has_no_scale(scale, rng):
+    """In float32 a difference with a fixed δ v loses its digits for small or large v; a scaled one keeps them."""
+    *support, query = [tuple(t.float() for t in batch) for batch in batches_for(cosines, rng, 4)]
+
+    def loss_fn(params, batch):
+        return cosines(params, batch) * scale
+
+    w = unpack(torch.from_numpy(rng.normal(size=7)).float())
+    alpha = ALPHA / scale
+
+    def unscaled(batch, point, v, delta=1e-6):
+        ahead, behind = (
+            torch.func.grad(loss_fn)({k: t + sign * delta * v[k] for k, t in point.items()}, batch) for sign in (1, -1)
+        )
+        return {k: v[k] - alpha * (ahead[k] - behind[k]) / (2 * delta) for k in v}
+
+    exact, _ = gl.meta_gradient(loss_fn, w, support, query, fine_tune_lr=alpha)
+    difference, _ = gl.meta_gradient(loss_fn, w, support, query, fine_tune_lr=alpha, method="hessian_free")
+    assert relative_error(pack(difference), pack(exact)) < 2e-3
+    points = [w]
+    for batch in support:
+        points.append(gl.fine_tune(loss_fn, points[-1], [batch], alpha))
+    v = torch.func.grad(loss_fn)(points.pop(), query)
+    for point, batch in zip(reversed(points), reversed(support), strict=True):
+        v = unscaled(batch, point, v)
+    if scale <= 1:
+        assert relative_error(pack(v), pack(exact)) > 2e-2
+
+
+WAYS = [
+    {},
+    {"recompute": True},
+    {"method": "first_order"},
+    {"method": "truncated", "backprop_steps": 1},
+    {"method": "hessian_free"},
+    {"method": "hessian_free", "backprop_steps": 1},
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("way", WAYS)
+def test_vmap_over_agents_equals_one_after_the_other(way, dtype, rng):
+    agents = [[tuple(t.to(dtype) for t in batch) for batch in batches_for(cosines, rng, 4)] for _ in range(3)]
+    points = torch.from_numpy(rng.normal(size=(3, 7))).to(dtype)
+    # Differences of float32 gradients divide their rounding errors, which are not the same under vmap, by the step.
+    tolerance = (3e-3 if way.get("method") == "hessian_free" else 1e-5) if dtype == torch.float32 else 1e-9
 
     def gradient(w, batches):
-        return gl.meta_gradient(cosines, unpack(w), batches[:3], batches[3], fine_tune_lr=ALPHA, method=method)
+        return gl.meta_gradient(cosines, unpack(w), batches[:3], batches[3], fine_tune_lr=ALPHA, **way)
 
     stacked = [tuple(torch.stack(parts) for parts in zip(*step, strict=True)) for step in zip(*agents, strict=True)]
     together, losses = vmap(gradient)(points, stacked)
     for i, batches in enumerate(agents):
         alone, loss = gradient(points[i], batches)
-        np.testing.assert_allclose(pack({k: v[i] for k, v in together.items()}), pack(alone), atol=1e-12)
-        assert losses[i].item() == pytest.approx(loss.item())
+        assert all(tensor.dtype == dtype for tensor in alone.values())
+        np.testing.assert_allclose(pack({k: v[i] for k, v in together.items()}), pack(alone), atol=tolerance)
+        assert losses[i].item() == pytest.approx(loss.item(), rel=1e-5)
 
 
-@pytest.mark.parametrize("method", ["exact", "first_order"])
-def test_params_are_neither_changed_nor_tied_to_the_result(instance, method):
-    A, c, w = instance
+@pytest.mark.parametrize("way", WAYS)
+def test_params_are_neither_changed_nor_tied_to_the_result(instance, way):
+    [(A, c), *_], w = instance
     batch = (torch.from_numpy(A), torch.from_numpy(c))
     params = {name: tensor.requires_grad_() for name, tensor in unpack(torch.from_numpy(w.copy())).items()}
-    gradient, loss = gl.meta_gradient(quadratic, params, [batch] * 2, batch, fine_tune_lr=ALPHA, method=method)
+    gradient, loss = gl.meta_gradient(quadratic, params, [batch] * 2, batch, fine_tune_lr=ALPHA, **way)
     assert not loss.requires_grad
     assert not any(tensor.requires_grad for tensor in gradient.values())
     assert all(tensor.grad is None for tensor in params.values())
@@ -147,11 +333,11 @@ def test_params_are_neither_changed_nor_tied_to_the_result(instance, method):
 
 
 def test_meta_loss_can_be_differentiated_by_the_caller(instance):
-    A, c, w = instance
+    [(A, c), *_], w = instance
     batch = (torch.from_numpy(A), torch.from_numpy(c))
     point = torch.from_numpy(w).requires_grad_()
     gl.meta_loss(quadratic, unpack(point), [batch] * 3, batch, fine_tune_lr=ALPHA).backward()
-    np.testing.assert_allclose(point.grad.numpy(), closed_form(instance, 6), atol=1e-10)
+    np.testing.assert_allclose(point.grad.numpy(), closed_form(([(A, c)], w), 6), atol=1e-10)
 
 
 BATCH = (torch.eye(7, dtype=torch.float64), torch.zeros(7, dtype=torch.float64))
@@ -172,10 +358,21 @@ BATCH = (torch.eye(7, dtype=torch.float64), torch.zeros(7, dtype=torch.float64))
         ({"fine_tune_lr": float("nan")}, "fine_tune_lr = nan"),
         ({"support": BATCH[0]}, "support = 'Tensor'"),
         ({"loss_fn": lambda params, batch: params["b"]}, r"loss_fn: must return a scalar tensor, got shape \(3,\)"),
+        ({"loss_fn": lambda params, batch: params["b"].sum() / 0}, r"the loss after fine-tuning is -?(nan|inf): lower"),
+        ({"params": {}}, "params = {}: must be a non-empty dict"),
+        ({"params": torch.ones(3)}, "params = "),
+        ({"params": {"w": torch.ones(3, dtype=torch.int64)}}, r"params\['w'\]: must be a floating-point tensor"),
+        ({"params": {"w": 1.0}}, r"params\['w'\].*got float"),
         ({"loss_fn": lambda params, batch: 1.0}, r"loss_fn: must return a scalar tensor, got 1\.0"),
     ],
 )
 def test_refusals(changes, message):
-    arguments = {"loss_fn": quadratic, "support": [BATCH, BATCH], "fine_tune_lr": ALPHA, **changes}
+    arguments = {
+        "loss_fn": quadratic,
+        "params": unpack(BATCH[1]),
+        "support": [BATCH, BATCH],
+        "fine_tune_lr": ALPHA,
+        **changes,
+    }
     with pytest.raises(ValueError, match=message):
-        gl.meta_gradient(arguments.pop("loss_fn"), unpack(BATCH[1]), arguments.pop("support"), BATCH, **arguments)
+        gl.meta_gradient(**arguments, query=BATCH)
