@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: lab demo test notebooks lint
+.PHONY: lab demo test notebooks lint bench
 
 lab: .venv/ready  ## open JupyterLab at the first notebook
 	$(BIN)/jupyter lab notebooks/00-start-here.ipynb
@@ -20,6 +20,9 @@ lint: .venv/ready-to-test
 notebooks: .venv/ready-to-test  ## run all notebooks and commit-ready their outputs
 	$(BIN)/python tools/notebooks.py refresh notebooks/*.ipynb
 	$(BIN)/ruff format -q notebooks
+
+bench: .venv/ready-to-test  ## measure, and write benchmarks/RESULTS.md; on a quiet machine
+	$(BIN)/python benchmarks/meta_gradient.py
 
 .venv/ready: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -190,8 +190,8 @@ def _backwards(
         visited.append((params, batch))
         params = fine_tune(loss_fn, params, [batch], lr)
     v, loss = grad_and_value(_scalar(loss_fn))(params, query)
-    for w, batch in reversed(visited):
-        v = step(v, product(w, batch, v), lr)
+    while visited:
+        v = step(v, product(*visited.pop(), v), lr)
     return v, loss
 
 

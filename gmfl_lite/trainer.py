@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .experiment import Experiment
 
 CHUNK_ELEMENTS = 2**26
-"""Parameters of agents × ν held at once by the vectorised engine (256 MB in float32); more agents come in chunks."""
+"""Numbers that the vectorised engine keeps for the agents of one chunk (256 MB in float32); more agents come in chunks."""
 
 
 class Stopped(Exception):
@@ -158,7 +158,8 @@ def train(
         backprop_steps=experiment.backprop_steps,
         stop=stop,
     )
-    chunk = agents_at_once(params, experiment.nu) if execution == "vectorized" else 1
+    # Differentiating through a step keeps about three sets of an agent's parameters (benchmarks/RESULTS.md).
+    chunk = agents_at_once(params, 3 * experiment.nu) if execution == "vectorized" else 1
     for round in range(start, experiment.rounds):
         picked = pick_agents(federation, experiment.agents_per_round, experiment.seed, round)
         sent, losses = [], []

@@ -290,6 +290,30 @@ def test_trap_a_difference_whose_step_has_no_scale(scale, rng):
         assert relative_error(pack(v), pack(exact)) > 2e-2
 
 
+@pytest.mark.parametrize("nu", [0, 1, 4])
+def test_what_a_meta_gradient_evaluates(instance, nu):
+    """Counted evaluations of the loss, each differentiated once: theory's C2, where a product is not one of them."""
+    [(A, c), *_], w = instance
+    batch = (torch.from_numpy(A), torch.from_numpy(c))
+
+    def evaluations(**options):
+        calls = []
+
+        def counted(params, batch):
+            calls.append(batch)
+            return quadratic(params, batch)
+
+        gl.meta_gradient(counted, unpack(torch.from_numpy(w)), [batch] * nu, batch, fine_tune_lr=ALPHA, **options)
+        return len(calls)
+
+    assert evaluations() == evaluations(method="first_order") == nu + 1
+    assert evaluations(recompute=True) == 2 * nu + 1  # one more for each product
+    assert evaluations(method="hessian_free") == 3 * nu + 1
+    for m in range(nu + 1):
+        assert evaluations(method="truncated", backprop_steps=m) == nu + 1
+        assert evaluations(method="hessian_free", backprop_steps=m) == nu + 1 + 2 * m
+
+
 WAYS = [
     {},
     {"recompute": True},

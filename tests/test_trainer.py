@@ -80,6 +80,7 @@ def experiments():
     yield "first order", base.replace(gradient="first_order")
     yield "truncated", base.replace(gradient="truncated", backprop_steps=1)
     yield "hessian-free", base.replace(gradient="hessian_free")
+    yield "hessian-free truncated", base.replace(gradient="hessian_free", backprop_steps=2)
     yield "cnn", base.replace(model="cnn", nu=1, rounds=2)
     yield "samples", base.replace(weighting="samples", model="softmax")
     yield "full batch", base.replace(batch_size=None)
@@ -101,8 +102,8 @@ def test_both_engines_give_the_same_model(federation, experiment):
 def test_chunks_of_agents_change_nothing(federation, monkeypatch):
     experiment = gl.Experiment(rounds=2, n_agents=12, agents_per_round=12, batch_size=8)
     whole = gl.run(experiment, federation=federation, progress=False)
-    monkeypatch.setattr(trainer, "CHUNK_ELEMENTS", 5 * 10_670 * (experiment.nu + 2))
-    assert trainer.agents_at_once(whole.params, experiment.nu) == 5
+    monkeypatch.setattr(trainer, "CHUNK_ELEMENTS", 5 * 10_670 * (3 * experiment.nu + 2))
+    assert trainer.agents_at_once(whole.params, 3 * experiment.nu) == 5
     pieces = gl.run(experiment, federation=federation, progress=False)
     for name, tensor in whole.params.items():
         torch.testing.assert_close(tensor, pieces.params[name], rtol=0, atol=1e-6)
