@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .experiment import Experiment
 
 CHUNK_ELEMENTS = 2**26
-"""Numbers that the vectorised engine keeps for the agents of one chunk (256 MB in float32); more agents come in chunks."""
+"""Numbers that the vectorised engine keeps at once (256 MB in float32); agents beyond that come in chunks."""
 
 
 class Stopped(Exception):

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 import gmfl_lite as gl
-from gmfl_lite import data
+from gmfl_lite import data, runner
+from gmfl_lite.models import as_functions, cross_entropy
 from gmfl_lite.runner import HISTORY_COLUMNS
 
 needs_fashion = pytest.mark.skipif(
@@ -124,6 +125,16 @@ def test_divergence_stops_and_names_the_step_size_to_lower(settings, field):
     assert all(tensor.isfinite().all() for tensor in result.params.values())
 
 
+def test_blame_falls_on_the_meta_step_where_w_itself_has_gone_astray(federation):
+    predict, params = as_functions(gl.build_model("mlp", federation), torch.device("cpu"))
+    loss_fn = cross_entropy(predict)
+    experiment = SMALL.replace(fine_tune_lr=20.0)
+    limit = runner.EXPLOSION * math.log(10)
+    assert runner._blame(experiment, federation, loss_fn, params, limit) == "fine_tune_lr"
+    astray = {name: 30 * tensor for name, tensor in params.items()}
+    assert runner._blame(experiment, federation, loss_fn, astray, limit) == "meta_lr"
+
+
 def test_results_come_back_bit_by_bit(tmp_path):
     result = gl.run(SMALL, progress=False)
     result.save(tmp_path / "result")
@@ -154,6 +165,16 @@ def test_a_checkpoint_of_another_experiment_is_refused_and_kept(tmp_path):
     with pytest.raises(ValueError, match="nu = 3 there and 1 here; rounds = 2 there and 6 here"):
         gl.run(SMALL.replace(nu=1), checkpoint=path, progress=False)
     assert path.read_bytes() == before
+
+
+def test_every_flipped_bit_is_damage(tmp_path):
+    path = tmp_path / "result"
+    gl.run(SMALL.replace(rounds=1), progress=False).save(path)
+    good = path.read_bytes()
+    for position in range(good.index(b"\n") + 1, len(good), len(good) // 40):
+        path.write_bytes(good[:position] + bytes([good[position] ^ 1]) + good[position + 1 :])
+        with pytest.raises(ValueError, match="is damaged"):
+            gl.load_result(path)
 
 
 def test_damaged_and_foreign_files_are_refused(tmp_path):
