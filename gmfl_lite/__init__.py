@@ -16,6 +16,7 @@ from . import plots
 from .data import Dataset, load_dataset
 from .experiment import Experiment, ExperimentError, build_federation
 from .federation import Federation
+from .heterogeneity import label_heterogeneity, model_heterogeneity
 from .models import build_model
 from .objective import fine_tune, meta_gradient, meta_loss
 from .partition import IID, Dirichlet, PerFedAvgSplit, Shards, partition
@@ -38,11 +39,13 @@ __all__ = [
     "build_federation",
     "build_model",
     "fine_tune",
+    "label_heterogeneity",
     "load_dataset",
     "load_result",
     "local_update",
     "meta_gradient",
     "meta_loss",
+    "model_heterogeneity",
     "partition",
     "plots",
     "run",

@@ -76,6 +76,9 @@ class Experiment:
     dirichlet_alpha: float = _setting(
         0.3, _number(0, above=True), "Concentration of the agents' mixes of classes; small = heterogeneous."
     )
+    size_spread: float = _setting(
+        0.0, _number(0, 10), "How unequal the agents' numbers of samples are, with 'iid' and 'dirichlet'; 0 = equal."
+    )
     classes_per_agent: int = _setting(2, _integer(1), "How many classes an agent holds with partition='shards'.")
     per_fedavg_a: int | None = _setting(
         None, _or_none(_integer(2)), "Images of a class at half of the agents with partition='per_fedavg'; even."
@@ -167,6 +170,8 @@ def _contradictions(s: Mapping[str, Any]) -> list[str]:
         factors_kept(s["gradient"], s["backprop_steps"], s["nu"])
     except ValueError as error:
         problems.append(str(error))
+    if s["size_spread"] and s["partition"] not in ("iid", "dirichlet"):
+        problems.append(f"size_spread = {s['size_spread']}: must be 0 with partition={s['partition']!r}")
     a, per_fedavg = s["per_fedavg_a"], s["partition"] == "per_fedavg"
     if per_fedavg and a is None:
         problems.append("per_fedavg_a = None: must be given with partition='per_fedavg', an even number of images")
@@ -182,8 +187,8 @@ def _contradictions(s: Mapping[str, Any]) -> list[str]:
 def build_scheme(experiment: Experiment) -> Scheme:
     """Return the partition scheme that an experiment asks for."""
     return {
-        "iid": IID,
-        "dirichlet": lambda: Dirichlet(experiment.dirichlet_alpha),
+        "iid": lambda: IID(experiment.size_spread),
+        "dirichlet": lambda: Dirichlet(experiment.dirichlet_alpha, experiment.size_spread),
         "shards": lambda: Shards(experiment.classes_per_agent),
         "per_fedavg": lambda: PerFedAvgSplit(experiment.per_fedavg_a),
     }[experiment.partition]()

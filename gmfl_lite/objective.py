@@ -150,7 +150,7 @@ def meta_gradient(
         product = _difference_product(loss_fn, delta)
         gradient, loss = _backwards(loss_fn, params, support, query, fine_tune_lr, product)
     elif recompute:
-        gradient, loss = _backwards(loss_fn, params, support, query, fine_tune_lr, _exact_product(loss_fn))
+        gradient, loss = _backwards(loss_fn, params, support, query, fine_tune_lr, exact_product(loss_fn))
     else:
         gradient, loss = grad_and_value(_meta_loss)(params, loss_fn, support, query, fine_tune_lr)
     _check_finite(loss)
@@ -195,7 +195,7 @@ def _backwards(
     return v, loss
 
 
-def _exact_product(loss_fn: LossFn) -> Product:
+def exact_product(loss_fn: LossFn) -> Product:
     """Return (w, batch, v) ↦ ∇²f(w) v, by differentiating the gradient; the Hessian is symmetric."""
 
     def product(w: Params, batch: Any, v: Params) -> Params:
@@ -209,7 +209,7 @@ def _difference_product(loss_fn: LossFn, delta: float) -> Product:
     """Return (w, batch, v) ↦ ‖v‖ (∇f(w + t v/‖v‖) − ∇f(w − t v/‖v‖)) / 2t, with t = delta · (1 + ‖w‖)."""
 
     def product(w: Params, batch: Any, v: Params) -> Params:
-        size, t = _norm(v), delta * (1 + _norm(w))
+        size, t = norm(v), delta * (1 + norm(w))
         # Where v is zero the displacement is, too, however large its factor.
         displacement = t / size.clamp(min=torch.finfo(size.dtype).tiny ** 0.5)
         ahead = grad(loss_fn)(step(w, v, -displacement), batch)
@@ -238,7 +238,8 @@ def _check_finite(loss: torch.Tensor) -> None:
         raise NonFiniteLoss(f"the loss after fine-tuning is {loss.item()}: lower the step sizes, or look at the batch")
 
 
-def _norm(params: Params) -> torch.Tensor:
+def norm(params: Params) -> torch.Tensor:
+    """Return the Euclidean norm of all tensors together."""
     return sum((tensor * tensor).sum() for tensor in params.values()).sqrt()
 
 

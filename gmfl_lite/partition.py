@@ -22,15 +22,27 @@ class Scheme(Protocol):
 
 @dataclass(frozen=True)
 class IID:
-    """Every agent draws from the same mix of classes: the samples are shuffled and cut into equal sizes (± 1).
+    """Every agent draws from the same mix of classes: the samples are shuffled and cut.
 
+    Parameters
+    ----------
+    size_spread : how unequal the agents' sizes are; every agent gets min_samples, and the rest is shared in proportion
+        to exp(size_spread · Z) with Z standard normal. 0 gives equal sizes (± 1), 1 a range of about one to ten.
+
+    Examples
+    --------
     >>> [len(part) for part in partition([0, 1] * 10, IID(), 3, seed=0, min_samples=1)]
     [7, 7, 6]
     """
 
+    size_spread: float = 0.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "size_spread", checks.number("size_spread", self.size_spread, 0, 10))
+
     def counts(self, available: np.ndarray, n_agents: int, min_samples: int, rng: np.random.Generator) -> np.ndarray:
         left, rows = available.copy(), []
-        for size in _equal_sizes(available.sum(), n_agents):
+        for size in _sizes(available.sum(), n_agents, min_samples, self.size_spread, rng):
             rows.append(rng.multivariate_hypergeometric(left, size))
             left -= rows[-1]
         return np.stack(rows)
@@ -41,15 +53,17 @@ class Dirichlet:
     """Each agent's mix of classes is drawn from a Dirichlet distribution; small `alpha` = heterogeneous.
 
     Agent i draws a mix q_i ~ Dirichlet(alpha · C · p), with p the dataset's own mix of its C classes (for balanced
-    classes: concentration `alpha` in each). All agents hold equally many samples (± 1), so min_samples is honoured
-    by construction. The mixes together ask for more of some classes than there is, and every sample must be used: the
-    table of counts is the one closest to the mixes (in relative entropy, by Sinkhorn scaling) that uses each class
-    up exactly; what a bounded number of scalings leaves over is moved between classes at the agents who mind least.
-    alpha → ∞ tends to IID, alpha → 0 to one class an agent (two or three for those who take what is left).
+    classes: concentration `alpha` in each). How many samples an agent holds is settled before its mix, so min_samples
+    is honoured by construction, without retrying, and does not bend the mixes. The mixes together ask for more of some
+    classes than there is, and every sample must be used: the table of counts is the one closest to the mixes (in
+    relative entropy, by Sinkhorn scaling) that uses each class up exactly; what a bounded number of scalings leaves
+    over is moved between classes at the agents who mind least. alpha → ∞ tends to IID, alpha → 0 to one class an agent
+    (two or three for those who take what is left).
 
     Parameters
     ----------
     alpha : concentration, finite and above 0.
+    size_spread : as in IID.
 
     References
     ----------
@@ -63,9 +77,11 @@ class Dirichlet:
     """
 
     alpha: float
+    size_spread: float = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "alpha", checks.number("alpha", self.alpha, 0, above=True))
+        object.__setattr__(self, "size_spread", checks.number("size_spread", self.size_spread, 0, 10))
 
     def counts(self, available: np.ndarray, n_agents: int, min_samples: int, rng: np.random.Generator) -> np.ndarray:
         _need_classes("Dirichlet", len(available), 2)
@@ -73,7 +89,7 @@ class Dirichlet:
         # log Gamma(a) = log Gamma(a + 1) + log(U) / a keeps its digits where the plain draw underflows to 0 / 0.
         shape = (n_agents, len(available))
         log_mix = np.log(rng.gamma(concentration + 1, size=shape)) + np.log1p(-rng.random(shape)) / concentration
-        sizes = _equal_sizes(available.sum(), n_agents)
+        sizes = _sizes(available.sum(), n_agents, min_samples, self.size_spread, rng)
         return _fit_to_totals(log_mix, sizes, available)
 
 
@@ -225,6 +241,16 @@ def _need_classes(scheme: str, found: int, needed: int) -> None:
 
 def _equal_sizes(total: int, n: int) -> np.ndarray:
     return total // n + (np.arange(n) < total % n)
+
+
+def _sizes(total: int, n: int, least: int, spread: float, rng: np.random.Generator) -> np.ndarray:
+    if spread == 0:
+        return _equal_sizes(total, n)
+    weights = np.exp(spread * rng.standard_normal(n))
+    shared = (total - n * least) * weights / weights.sum()
+    sizes = least + np.floor(shared).astype(np.int64)
+    sizes[np.argsort(np.floor(shared) - shared)[: total - sizes.sum()]] += 1
+    return sizes
 
 
 def _apportion(weights: np.ndarray, seats: int, most: int) -> np.ndarray:

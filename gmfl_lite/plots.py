@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from . import checks
 from .federation import Federation
+from .heterogeneity import label_heterogeneity
 from .runner import Result
 
 _TITLES = {"trained": "agents trained on", "new": "new agents"}
@@ -112,6 +113,45 @@ def examples(federation: Federation, agents: Sequence[int] = (0, 1, 2, 3)) -> Pi
     for axes, name in zip(grid[0], federation.classes, strict=True):
         axes.set_title(f"“{name}”", fontsize="medium")
     figure.alt = f"One training image of every class, by the names that agents {agents} use themselves."
+    return figure
+
+
+def label_distances(federations: Mapping[str, Federation]) -> Picture:
+    """Draw how far agents' mixes of classes are from the average: a histogram of total variation per federation.
+
+    Parameters
+    ----------
+    federations : label -> Federation, drawn one below the other on one scale.
+
+    Raises
+    ------
+    ValueError : no federations.
+
+    Examples
+    --------
+    >>> import gmfl_lite as gl
+    >>> base = gl.Experiment()
+    >>> federations = {f"α = {a}": gl.build_federation(base.replace(dirichlet_alpha=a)) for a in (0.1, 1, 10)}
+    >>> figure = label_distances(federations)
+    """
+    if not isinstance(federations, Mapping) or not federations:
+        raise checks.refusal("federations", federations, "a non-empty dict of label -> Federation")
+    distances = {label: label_heterogeneity(f)["total_variation"] for label, f in federations.items()}
+    with sns.axes_style("white", _STYLE):
+        figure = Picture(figsize=(6.5, 0.8 + 0.75 * len(distances)), layout="constrained")
+        grid = figure.subplots(len(distances), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
+    colours = sns.color_palette("colorblind", len(distances))
+    for axes, (label, values), colour in zip(grid, distances.items(), colours, strict=True):
+        sns.histplot(values, ax=axes, binrange=(0, 1), bins=40, stat="percent", color=colour)
+        axes.axvline(values.mean(), color="black", linestyle="--", linewidth=1)
+        axes.set(ylabel="", xlim=(0, 1))
+        axes.annotate(
+            f"{label}: mean {values.mean():.2f}", (0.99, 0.85), xycoords="axes fraction", ha="right", va="top"
+        )
+    grid[-1].set_xlabel("total variation between an agent's mix of classes and the average")
+    figure.supylabel("agents (%)", fontsize="medium")
+    means = ", ".join(f"{label} {values.mean():.2f}" for label, values in distances.items())
+    figure.alt = f"Histograms of the total variation between agents' mixes of classes and the average; means: {means}."
     return figure
 
 

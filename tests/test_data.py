@@ -1,10 +1,13 @@
 """Datasets: real images of both kinds, and refusals in the user's words."""
 
 import gzip
+import hashlib
+import pickle
 
 import numpy as np
 import pytest
 import torch
+import torchvision
 from sklearn.datasets import load_digits
 
 import gmfl_lite as gl
@@ -52,6 +55,54 @@ def test_torchvisions_files_are_read_where_root_says(name, folder, tmp_path, rng
     assert torch.equal(dataset.x[:, 0], torch.from_numpy(images).float() / 255)
     assert dataset.y.tolist() == labels.tolist()
     assert len(dataset.classes) == 10
+
+
+def test_emnist_is_read_upright(tmp_path, rng):
+    """EMNIST's files hold every image transposed."""
+    images = rng.integers(256, size=(47, 28, 28), dtype=np.uint8)
+    raw = tmp_path / "EMNIST" / "raw"
+    raw.mkdir(parents=True)
+    for half in ("train", "test"):
+        write_idx(raw / f"emnist-balanced-{half}-images-idx3-ubyte", images)
+        write_idx(raw / f"emnist-balanced-{half}-labels-idx1-ubyte", np.arange(47, dtype=np.uint8))
+    dataset = gl.load_dataset("emnist", root=tmp_path, download=False)
+    assert torch.equal(dataset.x[:, 0], torch.from_numpy(images.swapaxes(1, 2).copy()).float() / 255)
+    assert len(dataset.classes) == 47
+    assert (dataset.classes[0], dataset.classes[10], dataset.classes[-1]) == ("0", "A", "t")
+
+
+def test_cifar10_is_read_from_its_archives_files(tmp_path, rng, monkeypatch):
+    """The real format: pickled batches of rows of 3 × 1024 bytes; torchvision checks their checksums, here ours."""
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    images = rng.integers(256, size=(6, 20, 3, 32, 32), dtype=np.uint8)
+
+    def store(name, content):
+        (folder / name).write_bytes(pickle.dumps(content))
+        return [name, hashlib.md5((folder / name).read_bytes()).hexdigest()]
+
+    names = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
+    sums = [
+        store(name, {"data": part.reshape(20, -1), "labels": list(range(10)) * 2})
+        for name, part in zip(names, images, strict=True)
+    ]
+    classes = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+    meta = store("batches.meta", {"label_names": classes})
+    monkeypatch.setattr(torchvision.datasets.CIFAR10, "train_list", sums[:5])
+    monkeypatch.setattr(torchvision.datasets.CIFAR10, "test_list", sums[5:])
+    monkeypatch.setattr(
+        torchvision.datasets.CIFAR10, "meta", {"filename": meta[0], "key": "label_names", "md5": meta[1]}
+    )
+    train, test = (
+        gl.load_dataset("cifar10", root=tmp_path, split=split, download=False) for split in ("train", "test")
+    )
+    assert torch.equal(train.x, torch.from_numpy(images[:5].reshape(-1, 3, 32, 32)).float() / 255)
+    assert torch.equal(test.x, torch.from_numpy(images[5]).float() / 255)
+    assert train.classes == tuple(classes)
+    assert train.y.tolist() == list(range(10)) * 10
+    (folder / "data_batch_3").write_bytes(b"spoiled")
+    with pytest.raises(FileNotFoundError, match="corrupted"):
+        gl.load_dataset("cifar10", **where)
 
 
 def test_missing_data_say_what_to_do(tmp_path):

@@ -38,6 +38,7 @@ def test_every_problem_is_listed_at_once():
         ({"gradient": "truncated"}, "backprop_steps = None"),
         ({"gradient": "truncated", "backprop_steps": 4}, "backprop_steps = 4"),
         ({"partition": "per_fedavg"}, "per_fedavg_a = None: must be given"),
+        ({"partition": "shards", "size_spread": 1.0}, "size_spread = 1.0: must be 0 with partition='shards'"),
         ({"per_fedavg_a": 4}, "per_fedavg_a = 4: must be left out"),
         ({"partition": "per_fedavg", "per_fedavg_a": 3}, "per_fedavg_a = 3: must be even"),
         ({"partition": "per_fedavg", "per_fedavg_a": 4, "n_agents": 51}, "n_agents.* = 61: must be even"),

@@ -19,9 +19,10 @@ def entropy(counts):
     return -(mix * np.log(np.where(mix > 0, mix, 1))).sum(axis=1).mean()
 
 
+spreads = st.sampled_from([0.0, 0.5, 2.0])
 schemes = st.one_of(
-    st.just(gl.IID()),
-    st.floats(1e-3, 1e3).map(gl.Dirichlet),
+    spreads.map(gl.IID),
+    st.builds(gl.Dirichlet, st.floats(1e-3, 1e3), spreads),
     st.integers(1, 4).map(gl.Shards),
 )
 
@@ -62,7 +63,7 @@ def test_disjoint_complete_large_enough_and_repeatable(weights, scheme, n_agents
     assert np.array_equal(labels, before)
     if isinstance(scheme, gl.Shards):
         assert (counts_of(labels, parts, len(weights)) > 0).sum(axis=1).max() <= scheme.classes_per_agent
-    else:
+    elif scheme.size_spread == 0:
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
@@ -99,6 +100,21 @@ def test_extreme_alpha_ends_quickly():
     assert time.perf_counter() - start < 2
     shown = (counts_of(labels, parts, 10) > 0).sum(axis=1)
     assert shown.mean() < 1.2
+
+
+@pytest.mark.parametrize("scheme", [gl.IID, lambda spread: gl.Dirichlet(0.5, spread)])
+def test_sizes_spread_log_normally(scheme):
+    labels = np.arange(60_000) % 10
+    for spread in (0.0, 0.5, 1.0):
+        sizes = np.array([len(part) for part in gl.partition(labels, scheme(spread), 400, seed=1, min_samples=2)])
+        logs = np.log(sizes - 2)
+        assert logs.std() == pytest.approx(spread, rel=0.1, abs=0.01)
+        if spread:
+            skewness = ((logs - logs.mean()) ** 3).mean() / logs.std() ** 3
+            assert abs(skewness) < 0.4
+    for agents_per_sample in (400, 4000):  # all that min_samples asks for is all there is
+        sizes = [len(p) for p in gl.partition(labels[:agents_per_sample], scheme(1.0), 40, seed=1, min_samples=10)]
+        assert min(sizes) >= 10
 
 
 def test_shards_hold_exactly_their_classes_in_varied_pairs():
@@ -157,6 +173,13 @@ def test_what_cannot_be_done_is_said_at_once(labels, scheme, n_agents, options, 
 def test_dirichlet_refuses(alpha):
     with pytest.raises(ValueError, match=r"alpha = .*must be a finite number above 0"):
         gl.Dirichlet(alpha)
+
+
+@pytest.mark.parametrize("spread", [-1, float("nan"), 11, "1"])
+def test_size_spread_is_checked(spread):
+    for scheme in (gl.IID, lambda spread: gl.Dirichlet(1.0, spread)):
+        with pytest.raises(ValueError, match=r"size_spread = .*must be a finite number of at least 0"):
+            scheme(spread)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,111 @@
+"""How different the agents are: by their labels, and by the gradients and Hessians of their losses at a point."""
+
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+from torch.func import grad, vmap
+
+from . import checks
+from .federation import Federation
+from .models import as_functions, cross_entropy
+from .objective import Params, exact_product, norm
+
+
+def label_heterogeneity(federation: Federation) -> pd.DataFrame:
+    """Measure every agent's mix of classes q_i; `.mean()` of the result gives the averages over agents.
+
+    Returns
+    -------
+    DataFrame, one row per agent:
+        label_entropy      H(q_i) = −Σ_c q_i(c) ln q_i(c), in nats, from 0 (one class) to ln C;
+        effective_classes  exp H(q_i), from 1 to C: how many equally common classes have that entropy;
+        total_variation    ½ Σ_c |q_i(c) − q̄(c)|, from 0 to 1, with q̄ the mean of the agents' mixes: the part of its
+                           labels that an agent would have to change to look like the average.
+
+    Examples
+    --------
+    >>> import gmfl_lite as gl
+    >>> for alpha in (0.1, 10):
+    ...     federation = gl.build_federation(gl.Experiment(dirichlet_alpha=alpha))
+    ...     print(alpha, label_heterogeneity(federation).mean().round(1).to_dict())
+    0.1 {'label_entropy': 0.9, 'effective_classes': 2.6, 'total_variation': 0.7}
+    10 {'label_entropy': 2.2, 'effective_classes': 9.5, 'total_variation': 0.1}
+    """
+    mixes = federation.label_counts.to_numpy() / federation.sizes[:, None]
+    entropy = -(mixes * np.log(np.where(mixes > 0, mixes, 1))).sum(axis=1)
+    distance = np.abs(mixes - mixes.mean(axis=0)).sum(axis=1) / 2
+    columns = {"label_entropy": entropy, "effective_classes": np.exp(entropy), "total_variation": distance}
+    return pd.DataFrame(columns, index=federation.label_counts.index)
+
+
+class ModelHeterogeneity(NamedTuple):
+    """γ_G and γ_H at a point: see `model_heterogeneity`."""
+
+    gradient: float
+    hessian: float
+
+
+def model_heterogeneity(
+    federation: Federation, model: nn.Module, params: Params | None = None, *, iterations: int = 50
+) -> ModelHeterogeneity:
+    """Measure how far apart the gradients and Hessians of the agents that train are at a point w.
+
+    γ_G = ((1/n) Σ_i ‖∇f_i(w) − ∇f(w)‖²)^½,   γ_H = ((1/n) Σ_i ‖∇²f_i(w) − ∇²f(w)‖²)^½,   f = (1/n) Σ_i f_i
+
+    with f_i the mean cross-entropy on agent i's training samples and the spectral norm for Hessians.
+
+    Parameters
+    ----------
+    federation, model : the agents and the model.
+    params : w, for example a Result's params; by default the model's own.
+    iterations : of the power method, which approaches each spectral norm from below. Each costs as many
+        Hessian-vector products on all samples as there are agents.
+
+    Raises
+    ------
+    ValueError : an unsuitable module, or params that are not the model's.
+
+    Examples
+    --------
+    Renaming the classes changes what the labels say, not how many of each there are:
+
+    >>> import gmfl_lite as gl
+    >>> base = gl.Experiment(partition="iid", n_agents=5, n_new_agents=0, agents_per_round=5)
+    >>> for k in (0, 10):
+    ...     federation = gl.build_federation(base.replace(permuted_classes=k))
+    ...     model = gl.build_model("softmax", federation)
+    ...     print(k, round(model_heterogeneity(federation, model).gradient, 1))
+    0 0.2
+    10 0.4
+    """
+    iterations = checks.integer("iterations", iterations, 1)
+    predict, own = as_functions(model, federation.x.device)
+    if params is None:
+        params = own
+    elif {name: tensor.shape for name, tensor in params.items()} != {name: t.shape for name, t in own.items()}:
+        raise ValueError("params: must have the names and shapes of the model's parameters")
+    params = {name: tensor.to(federation.x.device) for name, tensor in params.items()}
+    loss_fn = cross_entropy(predict)
+    agents = federation.groups["trained"]
+    own_batches = x, y, weight = federation.train_sets(agents)
+    everyone = (x.flatten(0, 1), y.flatten(), weight.flatten() / len(agents))
+
+    gradients = vmap(grad(loss_fn), in_dims=(None, 0))(params, own_batches)
+    spread = sum((tensor - tensor.mean(0)).square().sum() for tensor in gradients.values()) / len(agents)
+
+    product = partial(exact_product(loss_fn), params)
+    draws = torch.Generator().manual_seed(0)
+    vectors = {
+        name: torch.randn(len(agents), *tensor.shape, generator=draws).to(tensor) for name, tensor in params.items()
+    }
+    for _ in range(iterations):
+        sizes = vmap(norm)(vectors).clamp(min=torch.finfo(torch.float32).tiny)
+        vectors = {name: v / sizes.reshape(-1, *[1] * (v.ndim - 1)) for name, v in vectors.items()}
+        mine = vmap(product)(own_batches, vectors)
+        average = vmap(product, in_dims=(None, 0), chunk_size=8)(everyone, vectors)
+        vectors = {name: mine[name] - average[name] for name in vectors}
+    return ModelHeterogeneity(gradient=spread.sqrt().item(), hessian=vmap(norm)(vectors).square().mean().sqrt().item())
