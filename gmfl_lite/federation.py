@@ -45,6 +45,7 @@ class Federation:
     label_counts : DataFrame agents × classes, what each agent holds under the names it uses itself.
     classes : the classes' names.
     groups : {"trained": agents, "new": agents}, int64 tensors; "new" only if there are any.
+    rotations : degrees [n_agents + n_new_agents] by which each agent's images are turned.
     """
 
     def __init__(
@@ -55,8 +56,10 @@ class Federation:
         train: IndexTable,
         test: IndexTable,
         n_new_agents: int,
+        rotations: np.ndarray,
     ) -> None:
         self.x, self.y, self.classes = x, y, classes
+        self.rotations = rotations
         self._train, self._test = train, test
         self.n_new_agents = n_new_agents
         self.n_agents = len(train.sizes) - n_new_agents
@@ -116,14 +119,19 @@ class Federation:
         x, y = dataset.x, dataset.y.numpy(force=True)
         if permuted_classes:
             y = _rename_classes(y, parts, permuted_classes, len(dataset.classes), seed)
+        rotations = np.zeros(len(parts))
         if max_rotation:
-            x = _rotate(x, parts, max_rotation, seed)
+            x = x.clone()
+            for agent, part in enumerate(parts):
+                rng = randomness.generator(seed, "rotation", agent)
+                rotations[agent] = rng.uniform(-max_rotation, max_rotation)
+                x[part] = rotate(x[part], rotations[agent])
         halves = [
             _stratified_split(part, y[part], test_fraction, randomness.generator(seed, "test split", agent))
             for agent, part in enumerate(parts)
         ]
         train, test = (IndexTable.from_lists(lists, device) for lists in zip(*halves, strict=True))
-        return cls(x.to(device), torch.from_numpy(y).to(device), dataset.classes, train, test, n_new_agents)
+        return cls(x.to(device), torch.from_numpy(y).to(device), dataset.classes, train, test, n_new_agents, rotations)
 
     @property
     def sizes(self) -> np.ndarray:
@@ -250,12 +258,9 @@ def _rename_classes(y: np.ndarray, parts: list[np.ndarray], k: int, n_classes: i
     return y
 
 
-def _rotate(x: torch.Tensor, parts: list[np.ndarray], max_rotation: float, seed: int) -> torch.Tensor:
-    x = x.clone()
-    for agent, part in enumerate(parts):
-        angle = math.radians(randomness.generator(seed, "rotation", agent).uniform(-max_rotation, max_rotation))
-        cos, sin = math.cos(angle), math.sin(angle)
-        turn = x.new_tensor([[[cos, -sin, 0.0], [sin, cos, 0.0]]]).expand(len(part), -1, -1)
-        grid = F.affine_grid(turn, [len(part), *x.shape[1:]], align_corners=False)
-        x[part] = F.grid_sample(x[part], grid, align_corners=False)
-    return x
+def rotate(images: torch.Tensor, degrees: float) -> torch.Tensor:
+    """Turn images [N, C, H, W] anticlockwise about their centre, with zeros (background) where nothing was."""
+    angle = math.radians(degrees)
+    cos, sin = math.cos(angle), math.sin(angle)
+    turn = images.new_tensor([[[cos, -sin, 0.0], [sin, cos, 0.0]]]).expand(len(images), -1, -1)
+    return F.grid_sample(images, F.affine_grid(turn, list(images.shape), align_corners=False), align_corners=False)

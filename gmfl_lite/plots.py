@@ -10,11 +10,13 @@ from collections.abc import Mapping, Sequence
 import matplotlib.ticker
 import pandas as pd
 import seaborn as sns
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from . import checks
-from .federation import Federation
+from .data import Dataset
+from .federation import Federation, rotate
 from .heterogeneity import label_heterogeneity
 from .runner import Result
 
@@ -105,14 +107,42 @@ def examples(federation: Federation, agents: Sequence[int] = (0, 1, 2, 3)) -> Pi
     for row, agent in zip(grid, agents, strict=True):
         x, y = federation.train(agent)
         for label, axes in enumerate(row):
-            axes.set(xticks=[], yticks=[], frame_on=False)
-            if (y == label).any():
-                image = x[y == label][0].permute(1, 2, 0).numpy(force=True)
-                axes.imshow(image.squeeze(), cmap="gray_r", vmin=0, vmax=1)
+            _draw_image(axes, x[y == label][0] if (y == label).any() else None)
         row[0].set_ylabel(f"agent {agent}", rotation=0, ha="right", va="center")
     for axes, name in zip(grid[0], federation.classes, strict=True):
         axes.set_title(f"“{name}”", fontsize="medium")
     figure.alt = f"One training image of every class, by the names that agents {agents} use themselves."
+    return figure
+
+
+def rotations(federation: Federation, dataset: Dataset, agents: Sequence[int] = range(8), n_images: int = 3) -> Picture:
+    """Draw the same images (down) as each agent sees them (across), turned by the agent's own angle.
+
+    Parameters
+    ----------
+    federation, dataset : the agents, and the images before they were dealt out.
+    agents : which agents to show.
+    n_images : how many images, the first ones of different classes.
+
+    Examples
+    --------
+    >>> import gmfl_lite as gl
+    >>> experiment = gl.Experiment(max_rotation=60)
+    >>> figure = rotations(gl.build_federation(experiment), gl.load_dataset(experiment.dataset))
+    """
+    agents = list(agents)
+    rows = [int((dataset.y == label).nonzero()[0]) for label in dataset.y.unique()[:n_images]]
+    figure = Picture(figsize=(0.3 + 0.9 * len(agents), 0.4 + 0.9 * len(rows)), layout="constrained")
+    grid = figure.subplots(len(rows), len(agents), squeeze=False)
+    for column, agent in zip(grid.T, agents, strict=True):
+        degrees = float(federation.rotations[agent])
+        column[0].set_title(f"agent {agent}\n{degrees:+.0f}°", fontsize="medium")
+        for axes, image in zip(column, rotate(dataset.x[rows], degrees), strict=True):
+            _draw_image(axes, image)
+    angles = federation.rotations[agents]
+    figure.alt = (
+        f"The same {len(rows)} images at {len(agents)} agents, turned by {min(angles):.0f}° to {max(angles):.0f}°."
+    )
     return figure
 
 
@@ -228,6 +258,12 @@ def _accuracy_lines(frames: Mapping[str, pd.DataFrame], x: str, xlabel: str, yla
     ends = ", ".join(f"{label} {row.accuracy:.0f} % at {row[x]:g}" for label, row in last.iterrows())
     figure.alt = f"Lines of {ylabel} against {xlabel}; {_TITLES[groups[-1]]}: {ends}."
     return figure
+
+
+def _draw_image(axes: Axes, image: torch.Tensor | None) -> None:
+    axes.set(xticks=[], yticks=[], frame_on=False)
+    if image is not None:
+        axes.imshow(image.permute(1, 2, 0).squeeze().numpy(force=True), cmap="gray_r", vmin=0, vmax=1)
 
 
 def _draw_lines(axes: Axes, data: pd.DataFrame, x: str) -> None:

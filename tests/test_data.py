@@ -93,9 +93,8 @@ def test_cifar10_is_read_from_its_archives_files(tmp_path, rng, monkeypatch):
     monkeypatch.setattr(
         torchvision.datasets.CIFAR10, "meta", {"filename": meta[0], "key": "label_names", "md5": meta[1]}
     )
-    train, test = (
-        gl.load_dataset("cifar10", root=tmp_path, split=split, download=False) for split in ("train", "test")
-    )
+    where = {"root": tmp_path, "download": False}
+    train, test = (gl.load_dataset("cifar10", split=split, **where) for split in ("train", "test"))
     assert torch.equal(train.x, torch.from_numpy(images[:5].reshape(-1, 3, 32, 32)).float() / 255)
     assert torch.equal(test.x, torch.from_numpy(images[5]).float() / 255)
     assert train.classes == tuple(classes)

@@ -84,7 +84,9 @@ def test_rotation_turns_each_agents_images_by_one_angle(digits):
         ]
         assert min(errors) < 2e-3
         best.append(angles[np.argmin(errors)])
+    np.testing.assert_allclose(best, turned.rotations, atol=0.5)
     assert len(set(best)) == 6
+    assert not plain.rotations.any()
 
 
 def test_an_agents_shift_and_split_do_not_depend_on_how_many_others_there_are(digits):

@@ -3,6 +3,7 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import scipy.ndimage
 
 import gmfl_lite as gl
 
@@ -77,3 +78,27 @@ def test_refusals(plot, results):
 def test_steps_that_were_not_evaluated(results):
     with pytest.raises(ValueError, match=r"fine_tune_steps = 4: .*'one' evaluated: \[0, 1, 3, 5, 10\]"):
         gl.plots.accuracy_against_rounds(results, fine_tune_steps=4)
+
+
+def test_rotations_shows_the_same_images_turned(digits):
+    parts = gl.partition(digits.y, gl.IID(), 4, seed=0)
+    federation = gl.Federation.from_partition(digits, parts, max_rotation=90, seed=2)
+    figure = gl.plots.rotations(federation, digits, agents=range(4), n_images=2)
+    assert len(figure.axes) == 8
+    for agent in range(4):
+        axes = figure.axes[agent]  # the first row: the first zero
+        angle = float(federation.rotations[agent])
+        assert axes.get_title() == f"agent {agent}\n{angle:+.0f}°"
+        turned = scipy.ndimage.rotate(digits.x[0, 0].numpy(), angle, reshape=False, order=1)
+        inside = slice(2, 6)  # at the edge the two fade to the background differently
+        np.testing.assert_allclose(axes.images[0].get_array()[inside, inside], turned[inside, inside], atol=1e-5)
+
+
+def test_label_distances_draws_every_agent(federation):
+    figure = gl.plots.label_distances({"mine": federation})
+    heights = [patch.get_height() for patch in figure.axes[0].patches]
+    assert sum(heights) == pytest.approx(100)
+    mean = gl.label_heterogeneity(federation)["total_variation"].mean()
+    assert figure.axes[0].lines[0].get_xdata()[0] == pytest.approx(mean)
+    with pytest.raises(ValueError, match="federations"):
+        gl.plots.label_distances({})
