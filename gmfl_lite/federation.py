@@ -117,6 +117,11 @@ class Federation:
         device = torch.device(device)
 
         x, y = dataset.x, dataset.y.numpy(force=True)
+        halves = [
+            _stratified_split(part, y[part], test_fraction, randomness.generator(seed, "test split", agent))
+            for agent, part in enumerate(parts)
+        ]
+        train, test = (IndexTable.from_lists(lists, device) for lists in zip(*halves, strict=True))
         if permuted_classes:
             y = _rename_classes(y, parts, permuted_classes, len(dataset.classes), seed)
         rotations = np.zeros(len(parts))
@@ -126,11 +131,6 @@ class Federation:
                 rng = randomness.generator(seed, "rotation", agent)
                 rotations[agent] = rng.uniform(-max_rotation, max_rotation)
                 x[part] = rotate(x[part], rotations[agent])
-        halves = [
-            _stratified_split(part, y[part], test_fraction, randomness.generator(seed, "test split", agent))
-            for agent, part in enumerate(parts)
-        ]
-        train, test = (IndexTable.from_lists(lists, device) for lists in zip(*halves, strict=True))
         return cls(x.to(device), torch.from_numpy(y).to(device), dataset.classes, train, test, n_new_agents, rotations)
 
     @property

@@ -14,20 +14,43 @@ def rows_of(dataset, x):
     return [where[image.numpy().tobytes()] for image in x]
 
 
-def test_every_sample_is_one_agents_and_either_trained_on_or_scored(digits):
-    parts = gl.partition(digits.y, gl.Dirichlet(0.2), 20, seed=0)
-    federation = gl.Federation.from_partition(digits, parts, n_new_agents=5, test_fraction=0.3)
+SCHEMES = [gl.IID(), gl.IID(1.0), gl.Dirichlet(0.2), gl.Dirichlet(0.2, 1.0), gl.Shards(2), gl.PerFedAvgSplit(10)]
+SHIFTS = [{}, {"permuted_classes": 4}, {"max_rotation": 45}, {"permuted_classes": 10, "max_rotation": 90}]
+
+
+@pytest.mark.parametrize("shift", SHIFTS, ids=str)
+@pytest.mark.parametrize("scheme", SCHEMES, ids=str)
+def test_every_sample_is_one_agents_and_either_trained_on_or_scored(digits, scheme, shift):
+    parts = gl.partition(digits.y, scheme, 20, seed=0)
+    options = {"n_new_agents": 5, "test_fraction": 0.3, "seed": 3}
+    federation = gl.Federation.from_partition(digits, parts, **options, **shift)
+    plain = gl.Federation.from_partition(digits, parts, **options)
     assert (federation.n_agents, federation.n_new_agents) == (15, 5)
     for agent, part in enumerate(parts):
-        (x, y), (x_test, y_test) = federation.train(agent), federation.test(agent)
-        trained, scored = rows_of(digits, x), rows_of(digits, x_test)
+        trained, scored = rows_of(digits, plain.train(agent)[0]), rows_of(digits, plain.test(agent)[0])
         assert sorted(trained + scored) == part.tolist()
-        assert digits.y[trained].tolist() == y.tolist()
-        assert digits.y[scored].tolist() == y_test.tolist()
         assert len(scored) == round(0.3 * len(part))
         assert federation.sizes[agent] == len(part)
-        assert federation.label_counts.loc[agent].tolist() == np.bincount(digits.y[part], minlength=10).tolist()
+        labels = torch.cat([federation.train(agent)[1], federation.test(agent)[1]])
+        assert federation.label_counts.loc[agent].tolist() == torch.bincount(labels, minlength=10).tolist()
+        if not shift:
+            assert digits.y[trained].tolist() == federation.train(agent)[1].tolist()
+            assert digits.y[scored].tolist() == federation.test(agent)[1].tolist()
+        # The halves' mixes are closer than two random halves would be: each class is off by one sample at most.
+        held = federation.label_counts.loc[agent].to_numpy()
+        shown = torch.bincount(federation.test(agent)[1], minlength=10).numpy()
+        assert (abs(shown - held * len(scored) / len(part)) <= 1 + 1e-9).all()
     assert list(federation.label_counts.columns) == list("0123456789")
+
+
+def test_a_shift_leaves_the_split_as_it_is(digits):
+    parts = gl.partition(digits.y, gl.Dirichlet(0.3), 10, seed=0)
+    shifts = ({}, {"permuted_classes": 10}, {"max_rotation": 60})
+    plain, renamed, turned = (gl.Federation.from_partition(digits, parts, seed=1, **shift) for shift in shifts)
+    for agent in range(10):
+        assert torch.equal(plain.train(agent)[0], renamed.train(agent)[0])
+        assert torch.equal(plain.train(agent)[1], turned.train(agent)[1])
+        assert not torch.equal(plain.train(agent)[0], turned.train(agent)[0])
 
 
 @pytest.mark.parametrize("fraction", [0.05, 0.25, 0.5, 0.9])
