@@ -3,6 +3,7 @@
 import difflib
 import math
 import numbers
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -40,7 +41,8 @@ def number(name: str, value: Any, low: float, high: float = math.inf, *, above: 
     Traceback (most recent call last):
     ValueError: alpha = 0: must be a finite number above 0
     """
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool) and -math.inf < value < math.inf
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    is_number = is_number and -sys.float_info.max <= value <= sys.float_info.max
     if not is_number or not (low < value < high if above else low <= value <= high):
         lower, upper = ("above", "below") if above else ("of at least", "at most")
         bound = f" and {upper} {high:g}" if high < math.inf else ""
@@ -69,7 +71,10 @@ def nearest(word: Any, words: Iterable[str]) -> str:
 
 def labels(name: str, value: Any) -> np.ndarray:
     """Return `value` as a one-dimensional array of non-negative integers, without touching the original."""
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError:  # rows of different lengths
+        array = np.empty((0, 0))
     if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iu" or array.min() < 0:
         found = f"{array.dtype} of shape {array.shape}"
         raise ValueError(f"{name}: must be a non-empty one-dimensional array of integers from 0, got {found}")

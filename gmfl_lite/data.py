@@ -94,8 +94,11 @@ def load_dataset(name: str, root: str | Path | None = None, split: str = "train"
     checks.choice("split", split, ("train", "test"))
     if name == "digits":
         return _digits(split)
+    if root is not None and not isinstance(root, (str, Path)):
+        raise checks.refusal("root", root, "a folder's path")
     root = Path(root or os.environ.get("GMFL_LITE_DATA") or Path.home() / ".cache" / "gmfl_lite")
-    if name == "fashion-mnist" and DEBIAN_FASHION_MNIST.is_dir() and not (root / "FashionMNIST").is_dir():
+    downloaded = root / "FashionMNIST" / "raw" / "train-images-idx3-ubyte"
+    if name == "fashion-mnist" and DEBIAN_FASHION_MNIST.is_dir() and not downloaded.exists():
         return _debian_fashion_mnist(split)
     return _torchvision(name, root, split, download)
 

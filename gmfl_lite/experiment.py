@@ -1,6 +1,7 @@
 """The one description of a what-if: plain values, checked when constructed, and what they stand for."""
 
 import dataclasses
+import inspect
 import itertools
 import math
 from collections.abc import Callable, Mapping
@@ -9,12 +10,14 @@ from typing import Any
 
 import torch
 
-from . import checks
+from . import checks, randomness
 from .data import DATASETS, load_dataset
 from .federation import Federation
 from .models import MODELS
 from .objective import METHODS, factors_kept
 from .partition import IID, Dirichlet, PerFedAvgSplit, Scheme, Shards, partition
+
+CLASSES_OF = {"digits": 10, "fashion-mnist": 10, "mnist": 10, "emnist": 47, "cifar10": 10}
 
 
 class ExperimentError(ValueError):
@@ -148,6 +151,13 @@ class Experiment:
         return cls(**settings)
 
 
+# What dataclasses and editors show: the settings with their defaults, and what each is for.
+Experiment.__signature__ = inspect.Signature(list(inspect.signature(Experiment.__init__).parameters.values())[1:])
+Experiment.__doc__ += "\n\n    Settings\n    --------\n" + "\n".join(
+    f"    {spec.name} = {spec.default!r}: {spec.metadata['help']}" for spec in dataclasses.fields(Experiment)
+)
+
+
 def _checked(cls: type, given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     fields = {f.name: f for f in dataclasses.fields(cls)}
     problems = [f"{name} is not a setting{checks.nearest(name, fields)}" for name in given if name not in fields]
@@ -172,6 +182,12 @@ def _contradictions(s: Mapping[str, Any]) -> list[str]:
         problems.append(str(error))
     if s["size_spread"] and s["partition"] not in ("iid", "dirichlet"):
         problems.append(f"size_spread = {s['size_spread']}: must be 0 with partition={s['partition']!r}")
+    n_classes = CLASSES_OF[s["dataset"]]
+    for name in ("permuted_classes", "classes_per_agent"):
+        if s[name] > n_classes:
+            problems.append(f"{name} = {s[name]}: must be at most {n_classes}, the classes of {s['dataset']}")
+    if s["permuted_classes"] == 1:
+        problems.append("permuted_classes = 1: must be 0 or at least 2: one class alone keeps its name")
     a, per_fedavg = s["per_fedavg_a"], s["partition"] == "per_fedavg"
     if per_fedavg and a is None:
         problems.append("per_fedavg_a = None: must be given with partition='per_fedavg', an even number of images")
@@ -198,9 +214,16 @@ def build_federation(experiment: Experiment) -> Federation:
     """Load an experiment's dataset and deal it out to its agents, the new ones last."""
     dataset = load_dataset(experiment.dataset)
     n_agents = experiment.n_agents + experiment.n_new_agents
+    # The Per-FedAvg split fixes how many samples an agent holds; two are enough for one to train on and one to score.
+    least = {"min_samples": 2} if experiment.partition == "per_fedavg" else {}
+    try:
+        parts = partition(dataset.y, build_scheme(experiment), n_agents, seed=experiment.seed, **least)
+    except ValueError as error:
+        total = f"n_agents + n_new_agents = {n_agents}"
+        raise ExperimentError(f"{experiment.dataset} cannot be dealt out to {total}: {error}") from error
     return Federation.from_partition(
         dataset,
-        partition(dataset.y, build_scheme(experiment), n_agents, seed=experiment.seed),
+        parts,
         n_new_agents=experiment.n_new_agents,
         test_fraction=experiment.test_fraction,
         permuted_classes=experiment.permuted_classes,
@@ -214,7 +237,7 @@ def choose_device(name: str) -> torch.device:
     """Return the device called `name`; "auto" is CUDA where there is one, else MPS, else the CPU."""
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        return torch.device(next(device for device, here in present.items() if here))
+        return torch.device(next(device for device, here in present.items() if here and randomness.works_on(device)))
     if not present[name]:
         raise checks.refusal("device", name, "one that this machine has: 'auto' or 'cpu'")
     return torch.device(name)

@@ -87,7 +87,8 @@ class Federation:
         test_fraction : the part of every agent's samples that is scored and never fine-tuned on, in (0, 1), at least
             one sample. It is stratified: of every class a test_fraction, give or take at most one sample, and the
             last sample of a class goes to training where there is a choice.
-        permuted_classes : each agent renames this many classes by its own permutation (concept shift).
+        permuted_classes : each agent gives this many classes other names by its own permutation; 0 or at least 2
+            (concept shift).
         max_rotation : each agent's images are turned by its own angle, drawn from ± max_rotation degrees (feature
             shift).
         seed : of the split and the shifts.
@@ -112,9 +113,11 @@ class Federation:
         n_new_agents = checks.integer("n_new_agents", n_new_agents, 0, len(parts) - 1)
         test_fraction = checks.number("test_fraction", test_fraction, 0, 1, above=True)
         permuted_classes = checks.integer("permuted_classes", permuted_classes, 0, len(dataset.classes))
+        if permuted_classes == 1:
+            raise checks.refusal("permuted_classes", 1, "0 or at least 2: one class alone keeps its name")
         max_rotation = checks.number("max_rotation", max_rotation, 0, 180)
         seed = checks.integer("seed", seed, 0)
-        device = torch.device(device)
+        device = _checked_device(device)
 
         x, y = dataset.x, dataset.y.numpy(force=True)
         halves = [
@@ -155,6 +158,12 @@ class Federation:
         agents = torch.arange(self.n_agents + self.n_new_agents, device=self.x.device)
         groups = {"trained": agents[: self.n_agents], "new": agents[self.n_agents :]}
         return {name: members for name, members in groups.items() if len(members)}
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return all that makes up the agents, by name."""
+        tables = {"train": self._train, "test": self._test}
+        rows = {f"{half} {part}": getattr(table, part) for half, table in tables.items() for part in ("index", "sizes")}
+        return {"x": self.x, "y": self.y, **rows}
 
     def train(self, agent: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (x, y) of the samples that agent fine-tunes on: [samples, C, H, W] and [samples]."""
@@ -214,10 +223,17 @@ class Federation:
         return self.x[rows], self.y[rows]
 
 
+def _checked_device(device: str | torch.device) -> torch.device:
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise checks.refusal("device", device, "a device that torch finds on this machine, such as 'cpu'") from error
+
+
 def _checked_parts(parts: Sequence[np.ndarray], n_samples: int) -> list[np.ndarray]:
+    if not isinstance(parts, (list, tuple, np.ndarray)) or not len(parts):
+        raise checks.refusal("parts", parts, "a list that holds at least one agent's indices")
     parts = [checks.labels(f"parts[{agent}]", part) for agent, part in enumerate(parts)]
-    if not parts:
-        raise ValueError("parts: must hold at least one agent's indices")
     for agent, part in enumerate(parts):
         if len(part) < 2:
             raise ValueError(f"parts[{agent}]: must hold at least 2 samples, one to train on and one to score")
@@ -253,7 +269,7 @@ def _rename_classes(y: np.ndarray, parts: list[np.ndarray], k: int, n_classes: i
     for agent, part in enumerate(parts):
         rng = randomness.generator(seed, "permuted classes", agent)
         chosen, names = rng.permutation(n_classes)[:k], np.arange(n_classes)
-        names[chosen] = rng.permutation(chosen)
+        names[chosen] = np.roll(chosen, 1)  # a cycle, so that each of the k gets another name
         y[part] = names[y[part]]
     return y
 

@@ -64,6 +64,8 @@ def build_model(name: str, dataset: Dataset | Federation, *, seed: int = 0) -> n
     10670
     """
     checks.choice("model", name, MODELS)
+    if not isinstance(dataset, (Dataset, Federation)):
+        raise checks.refusal("dataset", dataset, "a Dataset or a Federation")
     seed = checks.integer("seed", seed, 0)
     shape = tuple(dataset.x.shape[1:])
     if name == "cnn" and min(shape[1:]) < 4:
@@ -85,6 +87,8 @@ def build_model(name: str, dataset: Dataset | Federation, *, seed: int = 0) -> n
 def as_functions(model: nn.Module, device: torch.device) -> tuple[Predict, Params]:
     """Split a module into a pure function and a copy of its parameters; the module itself is not changed.
 
+    Parameters that do not require a gradient are frozen: they stay inside the function.
+
     Raises
     ------
     ValueError : the module keeps running statistics or draws random numbers, or has no parameters to train.
@@ -105,14 +109,37 @@ def as_functions(model: nn.Module, device: torch.device) -> tuple[Predict, Param
                 "would score with other weights than they train. Set its p to 0, or use torch.nn.Identity."
             )
     skeleton = copy.deepcopy(model).to(device)
-    params = {name: parameter.detach().clone() for name, parameter in skeleton.named_parameters()}
+    params = {name: p.detach().clone() for name, p in skeleton.named_parameters() if p.requires_grad}
     if not params:
-        raise ValueError("model: has no parameters to train")
+        raise ValueError("model: has no parameters to train (that require a gradient)")
+    skeleton.requires_grad_(False)
 
     def predict(params: Params, x: torch.Tensor) -> torch.Tensor:
         return functional_call(skeleton, params, (x,))
 
     return predict, params
+
+
+def check_prediction(predict: Predict, params: Params, federation: Federation) -> None:
+    """Try a module on two images, so that what does not fit is said before any work.
+
+    Raises
+    ------
+    ValueError : the module does not take the images, gives another shape than one logit per class, or draws from
+        torch's global random generator.
+    """
+    images, state = federation.x[:2], torch.get_rng_state()
+    try:
+        logits = predict(params, images)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"model: does not take images {list(images.shape)} of {images.dtype}: {error}") from error
+    if not torch.equal(state, torch.get_rng_state()):
+        torch.set_rng_state(state)
+        raise ValueError("model: draws from torch's global random generator, so that no run could be repeated")
+    expected = (len(images), len(federation.classes))
+    if not isinstance(logits, torch.Tensor) or logits.shape != expected or logits.dtype != images.dtype:
+        found = f"{logits.dtype} {list(logits.shape)}" if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise ValueError(f"model: must give logits {list(expected)} of {images.dtype}, one per class, got {found}")
 
 
 def cross_entropy(predict: Predict) -> LossFn:

@@ -85,7 +85,8 @@ class Dirichlet:
 
     def counts(self, available: np.ndarray, n_agents: int, min_samples: int, rng: np.random.Generator) -> np.ndarray:
         _need_classes("Dirichlet", len(available), 2)
-        concentration = self.alpha * len(available) * available / available.sum()
+        # Beyond these bounds the law has long reached its limits, and floating point overflows.
+        concentration = np.clip(self.alpha, 1e-100, 1e100) * len(available) * available / available.sum()
         # log Gamma(a) = log Gamma(a + 1) + log(U) / a keeps its digits where the plain draw underflows to 0 / 0.
         shape = (n_agents, len(available))
         log_mix = np.log(rng.gamma(concentration + 1, size=shape)) + np.log1p(-rng.random(shape)) / concentration
@@ -292,19 +293,41 @@ def _before(values: np.ndarray) -> np.ndarray:
 
 
 def _raise_poorest(counts: np.ndarray, holds: np.ndarray, min_samples: int) -> np.ndarray:
-    """Lift every agent to `min_samples` with samples of its own classes from the agents who hold most."""
-    for agent in np.flatnonzero(counts.sum(axis=1) < min_samples):
-        for c in np.flatnonzero(holds[agent]):
-            spare = np.minimum(counts.sum(axis=1) - min_samples, counts[:, c] - 1).clip(0) * (holds[:, c])
-            spare[agent] = 0
-            for giver in np.argsort(-spare):
-                given = min(spare[giver], min_samples - counts[agent].sum())
-                if given <= 0:
-                    break
-                counts[giver, c] -= given
-                counts[agent, c] += given
-    least = counts.sum(axis=1).min()
-    if least < min_samples:
-        allowed = f"at most {least}: some agent's classes have no more samples"
-        raise checks.refusal("min_samples", min_samples, allowed)
+    """Lift every agent to `min_samples` by gifts within classes that both hold, passed on through others if need be."""
+    totals = counts.sum(axis=1)
+    for poor in np.flatnonzero(totals < min_samples):
+        while totals[poor] < min_samples:
+            chains = (_chain_of_gifts(counts, holds, poor, min_samples, keep) for keep in (1, 0))
+            gifts = next(filter(None, chains), None)
+            if gifts is None:
+                allowed = f"at most {totals[poor]}: the classes of agent {poor} have no more samples to share"
+                raise checks.refusal("min_samples", min_samples, allowed)
+            for giver, taker, c in gifts:
+                counts[giver, c] -= 1
+                counts[taker, c] += 1
+            totals = counts.sum(axis=1)
     return counts
+
+
+def _chain_of_gifts(
+    counts: np.ndarray, holds: np.ndarray, poor: int, min_samples: int, keep: int
+) -> list[tuple[int, int, int]] | None:
+    """Return the shortest chain of (giver, taker, class) from an agent with more than enough, by breadth-first search.
+
+    Nobody gives away its last `keep` samples of a class.
+    """
+    gift_of: dict[int, tuple[int, int, int]] = {poor: (-1, -1, -1)}
+    queue = [poor]
+    for taker in queue:
+        for c in np.flatnonzero(holds[taker]):
+            for giver in np.flatnonzero(counts[:, c] > keep):
+                if giver in gift_of:
+                    continue
+                gift_of[giver] = (giver, taker, c)
+                queue.append(giver)
+                if counts[giver].sum() > min_samples:
+                    chain = [gift_of[giver]]
+                    while chain[-1][1] != poor:
+                        chain.append(gift_of[chain[-1][1]])
+                    return chain
+    return None

@@ -71,7 +71,8 @@ def label_counts(federation: Federation) -> Picture:
     if federation.n_new_agents:
         axes.axvline(federation.n_agents, color="tab:blue", linewidth=2)
         axes.annotate(
-            *("new agents →", (federation.n_agents, 1.0)),
+            "new agents →",
+            (federation.n_agents, 1.0),
             xycoords=("data", "axes fraction"),
             xytext=(2, 3),
             textcoords="offset points",
@@ -85,7 +86,7 @@ def label_counts(federation: Federation) -> Picture:
     return figure
 
 
-def examples(federation: Federation, agents: Sequence[int] = (0, 1, 2, 3)) -> Picture:
+def examples(federation: Federation, agents: Sequence[int] | None = None) -> Picture:
     """Draw what each agent files under each class: one training image per agent (down) and class (across).
 
     Renamed classes show as different images in one column, turned images as turned, missing classes as gaps.
@@ -93,14 +94,14 @@ def examples(federation: Federation, agents: Sequence[int] = (0, 1, 2, 3)) -> Pi
     Parameters
     ----------
     federation : the agents and their images.
-    agents : which agents to show.
+    agents : which agents to show; by default the first four.
 
     Examples
     --------
     >>> import gmfl_lite as gl
     >>> figure = examples(gl.build_federation(gl.Experiment(permuted_classes=10)), agents=range(3))
     """
-    agents = list(agents)
+    agents = list(range(min(4, len(federation.sizes))) if agents is None else agents)
     shape = (len(agents), len(federation.classes))
     figure = Picture(figsize=(0.8 + 0.7 * shape[1], 0.5 + 0.72 * shape[0]), layout="constrained")
     grid = figure.subplots(*shape, squeeze=False)
@@ -115,13 +116,15 @@ def examples(federation: Federation, agents: Sequence[int] = (0, 1, 2, 3)) -> Pi
     return figure
 
 
-def rotations(federation: Federation, dataset: Dataset, agents: Sequence[int] = range(8), n_images: int = 3) -> Picture:
+def rotations(
+    federation: Federation, dataset: Dataset, agents: Sequence[int] | None = None, n_images: int = 3
+) -> Picture:
     """Draw the same images (down) as each agent sees them (across), turned by the agent's own angle.
 
     Parameters
     ----------
     federation, dataset : the agents, and the images before they were dealt out.
-    agents : which agents to show.
+    agents : which agents to show; by default the first eight.
     n_images : how many images, the first ones of different classes.
 
     Examples
@@ -130,7 +133,7 @@ def rotations(federation: Federation, dataset: Dataset, agents: Sequence[int] = 
     >>> experiment = gl.Experiment(max_rotation=60)
     >>> figure = rotations(gl.build_federation(experiment), gl.load_dataset(experiment.dataset))
     """
-    agents = list(agents)
+    agents = list(range(min(8, len(federation.sizes))) if agents is None else agents)
     rows = [int((dataset.y == label).nonzero()[0]) for label in dataset.y.unique()[:n_images]]
     figure = Picture(figsize=(0.3 + 0.9 * len(agents), 0.4 + 0.9 * len(rows)), layout="constrained")
     grid = figure.subplots(len(rows), len(agents), squeeze=False)
@@ -191,20 +194,22 @@ def accuracy_against_rounds(results: Mapping[str, Result], *, fine_tune_steps: i
     Parameters
     ----------
     results : label -> Result.
-    fine_tune_steps : after how many steps of fine-tuning; by default each result's own ν, if that was evaluated, else
-        the most that all have.
+    fine_tune_steps : after how many steps of fine-tuning; by default each result's own ν if all have evaluated that,
+        else the most steps that all have.
 
     Raises
     ------
     ValueError : no results, or a number of steps that some result did not evaluate.
     """
+    evaluated = {label: set(result.history["fine_tune_steps"]) for label, result in _checked(results).items()}
+    own = {label: result.experiment.nu for label, result in results.items()}
+    if fine_tune_steps is None and any(own[label] not in steps for label, steps in evaluated.items()):
+        fine_tune_steps = max(set.intersection(*evaluated.values()), default=None)
     frames = {}
-    for label, result in _checked(results).items():
-        evaluated = set(result.history["fine_tune_steps"])
-        own = result.experiment.nu if result.experiment.nu in evaluated else max(evaluated)
-        steps = own if fine_tune_steps is None else fine_tune_steps
-        if steps not in evaluated:
-            raise checks.refusal("fine_tune_steps", steps, f"one that {label!r} evaluated: {sorted(evaluated)}")
+    for label, result in results.items():
+        steps = own[label] if fine_tune_steps is None else fine_tune_steps
+        if steps not in evaluated[label]:
+            raise checks.refusal("fine_tune_steps", steps, f"one that {label!r} evaluated: {sorted(evaluated[label])}")
         frames[label] = result.history[result.history["fine_tune_steps"] == steps]
     after = "ν fine-tuning steps" if fine_tune_steps is None else f"{fine_tune_steps} fine-tuning steps"
     return _accuracy_lines(frames, "round", "communication rounds", f"accuracy after {after} (%)")
@@ -268,7 +273,7 @@ def _draw_image(axes: Axes, image: torch.Tensor | None) -> None:
 
 def _draw_lines(axes: Axes, data: pd.DataFrame, x: str) -> None:
     sns.lineplot(
-        *(data,),
+        data,
         ax=axes,
         x=x,
         y="accuracy",

@@ -51,6 +51,19 @@ def choose(keys: torch.Tensor, sizes: torch.Tensor, k: int, largest: int) -> tor
     return priorities.topk(k, dim=-1).indices
 
 
+def works_on(device: str) -> bool:
+    """Say whether a device draws the same numbers as the CPU: some lack the 64-bit integers that this takes."""
+
+    def draw(where: str) -> list[int]:
+        names = torch.arange(40, device=where)
+        return choose(keys(0, "probe", 0, names), torch.full_like(names, 33), 17, 40).tolist()
+
+    try:
+        return draw(device) == draw("cpu")
+    except (RuntimeError, TypeError):
+        return False
+
+
 def _mix(z: torch.Tensor) -> torch.Tensor:
     """Scramble all 64 bits; the masks make the arithmetic shifts of signed integers logical ones."""
     z = (z ^ ((z >> 30) & (2**34 - 1))) * _MULTIPLIER_1

@@ -1,6 +1,7 @@
 """A what-if from its description to its result: train, score on the way, stop, resume, store."""
 
 import dataclasses
+import hashlib
 import math
 import os
 import threading
@@ -18,10 +19,11 @@ from tqdm.auto import tqdm
 from . import checks, storage
 from .evaluation import AGENT_COLUMNS, evaluate, summarise
 from .experiment import Experiment, build_federation
-from .federation import Federation
-from .models import Predict, as_functions, build_model, cross_entropy
-from .objective import LossFn, Params, fine_tune
-from .trainer import Stopped, pick_agents, train
+from .federation import Batch, Federation
+from .models import Predict, as_functions, build_model, check_prediction, cross_entropy
+from .objective import LossFn, Params, curvature, meta_loss
+from .theory import largest_safe_fine_tune_lr
+from .trainer import Stopped, map_agents, pick_agents, train
 
 HISTORY_COLUMNS = {
     "round": "int64", "group": "str", "fine_tune_steps": "int64", "loss": "float64", "accuracy": "float64",
@@ -58,12 +60,7 @@ class Result:
 
     def save(self, path: str | Path) -> None:
         """Write everything to one file, without pickle; `load_result` reads it back, bit by bit the same."""
-        record = {
-            "experiment": self.experiment.to_dict(),
-            **{name: getattr(self, name) for name in ("status", "message", "round")},
-            **{name: getattr(self, name).to_dict("list") for name in ("history", "agents")},
-        }
-        storage.write(path, record, {name: tensor.numpy() for name, tensor in self.params.items()})
+        _store(self, path)
 
     def table(self) -> pd.DataFrame:
         """Return the last evaluation's accuracy: groups down, fine-tuning steps across."""
@@ -82,14 +79,32 @@ def load_result(path: str | Path) -> Result:
     FileNotFoundError : there is no such file.
     ValueError : not a result, of another version, or damaged.
     """
+    return _load(path)[0]
+
+
+def _store(result: Result, path: str | Path, fingerprint: str = "") -> None:
+    record = {
+        "fingerprint": fingerprint,
+        "experiment": result.experiment.to_dict(),
+        **{name: getattr(result, name) for name in ("status", "message", "round")},
+        **{name: getattr(result, name).to_dict("list") for name in ("history", "agents")},
+    }
+    storage.write(path, record, {name: tensor.numpy(force=True) for name, tensor in result.params.items()})
+
+
+def _load(path: str | Path) -> tuple[Result, str]:
     record, arrays = storage.read(path)
-    return Result(
-        experiment=Experiment.from_dict(record["experiment"]),
-        **{name: record[name] for name in ("status", "message", "round")},
-        params={name: torch.from_numpy(array) for name, array in arrays.items()},
-        history=_frame(record["history"], HISTORY_COLUMNS),
-        agents=_frame(record["agents"], AGENT_COLUMNS),
-    )
+    try:
+        result = Result(
+            experiment=Experiment.from_dict(record["experiment"]),
+            **{name: record[name] for name in ("status", "message", "round")},
+            params={name: torch.from_numpy(array) for name, array in arrays.items()},
+            history=_frame(record["history"], HISTORY_COLUMNS),
+            agents=_frame(record["agents"], AGENT_COLUMNS),
+        )
+        return result, str(record["fingerprint"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not a gmfl_lite result: {error}") from error
 
 
 def _frame(columns: Any, dtypes: dict[str, str]) -> pd.DataFrame:
@@ -137,31 +152,31 @@ def run(
     >>> result.status, len(result.history)  # 3 evaluated rounds × 2 groups × 5 numbers of steps
     ('completed', 30)
     """
-    if not isinstance(experiment, Experiment):
-        raise checks.refusal("experiment", experiment, "a gmfl_lite.Experiment")
+    _check_arguments(experiment, federation, model, on_round, stop, checkpoint)
     if federation is None:
         federation = build_federation(experiment)
-    elif federation.n_agents < experiment.agents_per_round:
-        allowed = f"at most the federation's n_agents = {federation.n_agents}"
-        raise checks.refusal("agents_per_round", experiment.agents_per_round, allowed)
     if model is None:
         model = build_model(experiment.model, federation, seed=experiment.seed)
     device = federation.x.device
-    predict, params = as_functions(model, device)
+    predict, start = as_functions(model, device)
+    check_prediction(predict, start, federation)
     execution = choose_execution(experiment.execution, model, device)
+    training = _Training(experiment, federation, predict, start, execution, stop)
 
-    result = _resume(checkpoint, experiment, device) or Result(
-        *(experiment, "stopped", "not begun", 0, params, _frame(None, HISTORY_COLUMNS), _frame(None, AGENT_COLUMNS))
-    )
+    fingerprint = "" if checkpoint is None else _fingerprint(federation, start)
+    result = _resume(checkpoint, experiment, fingerprint, device)
+    if result is None:
+        nothing = _frame(None, HISTORY_COLUMNS), _frame(None, AGENT_COLUMNS)
+        result = Result(experiment, "stopped", "stopped before training", 0, start, *nothing)
     hidden = not progress or bool(os.environ.get("TQDM_DISABLE"))  # tqdm's notebook bar ignores the variable
     with tqdm(total=experiment.rounds, initial=result.round, unit="round", disable=hidden) as bar:
         try:
-            for later in _results(result, federation, predict, execution, stop) if result.status == "stopped" else ():
+            for later in training.results(result):
                 evaluated = len(later.history) > len(result.history)
                 result = later
                 bar.update(result.round - bar.n)
                 if checkpoint is not None and (evaluated or result.status != "stopped"):
-                    result.save(checkpoint)
+                    _store(result, checkpoint, fingerprint)
                 if evaluated:
                     rows = result.history[result.history["round"] == result.round].reset_index(drop=True)
                     bar.set_postfix_str(_postfix(rows))
@@ -172,79 +187,163 @@ def run(
     return dataclasses.replace(result, params={name: tensor.cpu() for name, tensor in result.params.items()})
 
 
-def _resume(checkpoint: str | Path | None, experiment: Experiment, device: torch.device) -> Result | None:
+def _check_arguments(
+    experiment: Experiment,
+    federation: Federation | None,
+    model: nn.Module | None,
+    on_round: Callable | None,
+    stop: threading.Event | None,
+    checkpoint: str | Path | None,
+) -> None:
+    for name, value, kind in (
+        ("experiment", experiment, Experiment),
+        ("federation", federation, Federation | None),
+        ("model", model, nn.Module | None),
+        ("on_round", on_round, Callable | None),
+        ("checkpoint", checkpoint, str | Path | None),
+    ):
+        if not isinstance(value, kind):
+            raise checks.refusal(name, value, f"a {kind.__name__}" if isinstance(kind, type) else f"a {kind}")
+    if stop is not None and not callable(getattr(stop, "is_set", None)):
+        raise checks.refusal("stop", stop, "a threading.Event")
+    if federation is not None and federation.n_agents < experiment.agents_per_round:
+        allowed = f"at most the federation's n_agents = {federation.n_agents}"
+        raise checks.refusal("agents_per_round", experiment.agents_per_round, allowed)
+    if checkpoint is not None and not Path(checkpoint).absolute().parent.is_dir():
+        raise checks.refusal("checkpoint", str(checkpoint), "a path in a folder that exists")
+
+
+def _fingerprint(federation: Federation, start: Params) -> str:
+    """Return a digest of the agents' samples and of the initial w: what else, beside the experiment, makes a run."""
+    digest = hashlib.sha256()
+    for name, tensor in [*federation.tensors().items(), *start.items()]:
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().numpy(force=True).data)
+    return digest.hexdigest()
+
+
+def _resume(
+    checkpoint: str | Path | None, experiment: Experiment, fingerprint: str, device: torch.device
+) -> Result | None:
     if checkpoint is None or not Path(checkpoint).exists():
         return None
-    result = load_result(checkpoint)
+    result, other = _load(checkpoint)
     ours, theirs = experiment.to_dict(), result.experiment.to_dict()
     changed = [
         f"{name} = {theirs[name]!r} there and {ours[name]!r} here" for name in ours if ours[name] != theirs[name]
     ]
     if changed:
         raise ValueError(f"checkpoint {checkpoint} is of another experiment: " + "; ".join(changed))
+    if other != fingerprint:
+        what = "of other agents' data or another initial model" if other else "a result, not a checkpoint"
+        raise ValueError(f"checkpoint {checkpoint} is {what}: use another path, or delete it to start anew")
     return dataclasses.replace(result, params={name: tensor.to(device) for name, tensor in result.params.items()})
 
 
-def _results(
-    result: Result, federation: Federation, predict: Predict, execution: str, stop: threading.Event | None
-) -> Iterator[Result]:
-    """Yield the result so far, after the first evaluation and then after every round."""
-    experiment = result.experiment
-    loss_fn = cross_entropy(predict)
-    limit = EXPLOSION * math.log(len(federation.classes))
-    score = partial(
-        evaluate,
-        federation,
-        predict,
-        steps=experiment.eval_steps,
-        fine_tune_lr=experiment.fine_tune_lr,
-        execution=execution,
-    )
+@dataclass(frozen=True, eq=False)
+class _Training:
+    """What stays the same while a run goes on."""
 
-    def so_far(round: int, params: Params) -> Result:
+    experiment: Experiment
+    federation: Federation
+    predict: Predict
+    start: Params
+    execution: str
+    stop: threading.Event | None
+
+    @property
+    def loss_fn(self) -> LossFn:
+        return cross_entropy(self.predict)
+
+    def results(self, result: Result) -> Iterator[Result]:
+        """Yield the result so far, after the first evaluation and then after every round."""
+        if result.status != "stopped":
+            return
+        try:
+            if result.history.empty:
+                result = self.so_far(result, 0, self.start)
+                yield result
+            limit = EXPLOSION * self.sane_loss()
+            trained = train(
+                self.experiment,
+                self.federation,
+                self.loss_fn,
+                result.params,
+                execution=self.execution,
+                start=result.round,
+                stop=self.stop,
+            )
+            for round, params, losses in trained:
+                if not losses.mean() <= limit:
+                    raise FloatingPointError(f"the meta-loss grew to {losses.mean():.3g}")
+                if not all(tensor.isfinite().all() for tensor in params.values()):
+                    raise FloatingPointError("the averaged parameters are not finite")
+                result = self.so_far(result, round, params)
+                yield result
+        except FloatingPointError as error:
+            when = f"in round {result.round + 1}" if len(result.history) else "before training"
+            message = f"diverged {when}: {error}; {self.advice(result.params)}"
+            yield dataclasses.replace(result, status="diverged", message=message)
+
+    def so_far(self, result: Result, round: int, params: Params) -> Result:
+        """Return the result after another round, evaluated if that is due."""
+        experiment = self.experiment
         done = f"stopped after {round} of {experiment.rounds} rounds"
         later = dataclasses.replace(result, round=round, params=params, message=done)
         if round % experiment.eval_every and round < experiment.rounds:
             return later
-        agents = score(params)
+        agents = evaluate(
+            self.federation,
+            self.predict,
+            params,
+            steps=experiment.eval_steps,
+            fine_tune_lr=experiment.fine_tune_lr,
+            execution=self.execution,
+        )
         history = pd.concat([result.history, summarise(agents).assign(round=round)], ignore_index=True)
         later = dataclasses.replace(later, agents=agents, history=_frame(history, HISTORY_COLUMNS))
         if round < experiment.rounds:
             return later
         return dataclasses.replace(later, status="completed", message=f"all {round} rounds")
 
-    try:
-        if result.history.empty:
-            result = so_far(0, result.params)
-            yield result
-        limit = max(limit, EXPLOSION * result.history["loss"][0])
-        trained = train(
-            experiment, federation, loss_fn, result.params, execution=execution, start=result.round, stop=stop
-        )
-        for round, params, losses in trained:
-            if not losses.mean() <= limit:
-                raise FloatingPointError(f"the meta-loss grew to {losses.mean():.3g}")
-            result = so_far(round, params)
-            yield result
-    except FloatingPointError as error:
-        cause = _blame(experiment, federation, loss_fn, result.params, limit)
-        value = getattr(experiment, cause)
-        advice = f"lower {cause} (now {value:g}), for example to {value / 10:g}"
-        message = f"diverged in round {result.round + 1}: {error}; {advice}"
-        yield dataclasses.replace(result, status="diverged", message=message)
+    def first_picked(self) -> tuple[torch.Tensor, Batch]:
+        agents = pick_agents(self.federation, self.experiment.agents_per_round, self.experiment.seed, 0)
+        return agents, self.federation.train_sets(agents)
 
+    def losses(self, params: Params, steps: int) -> torch.Tensor:
+        """Return the first picked agents' mean loss on their training sets, after some steps of fine-tuning there."""
 
-def _blame(experiment: Experiment, federation: Federation, loss_fn: LossFn, params: Params, limit: float) -> str:
-    """Name the step size to lower: fine_tune_lr if fine-tuning makes a sane w worse, else meta_lr."""
-    agents = pick_agents(federation, experiment.agents_per_round, experiment.seed, 0)
-    losses = []
-    for agent in agents:
-        train_set = tuple(tensor[0] for tensor in federation.train_sets(agent[None]))
-        steps = max(experiment.nu, *experiment.eval_steps)
-        tuned = fine_tune(loss_fn, params, [train_set] * steps, experiment.fine_tune_lr)
-        losses.append(torch.stack([loss_fn(params, train_set), loss_fn(tuned, train_set)]))
-    before, after = torch.stack(losses).mean(0).tolist()
-    return "fine_tune_lr" if before <= limit / EXPLOSION * 2 and not after <= before else "meta_lr"
+        def tuned_loss(params: Params, batch: Batch) -> torch.Tensor:
+            return meta_loss(self.loss_fn, params, [batch] * steps, batch, fine_tune_lr=self.experiment.fine_tune_lr)
+
+        return map_agents(tuned_loss, params, self.first_picked()[1], execution=self.execution).mean()
+
+    def sane_loss(self) -> float:
+        """Return the loss of guessing, or of the start if that is larger."""
+        return max(math.log(len(self.federation.classes)), self.losses(self.start, 0).item())
+
+    def to_blame(self, params: Params) -> str:
+        """Name the step size to lower: fine_tune_lr if fine-tuning makes a sane w worse, else meta_lr."""
+        before = self.losses(params, 0).item()
+        after = self.losses(params, max(self.experiment.nu, *self.experiment.eval_steps)).item()
+        return "fine_tune_lr" if before <= 2 * self.sane_loss() and not after <= before else "meta_lr"
+
+    def advice(self, params: Params) -> str:
+        """Say which step size to lower, and to what: theory's safe value for the curvature measured at the start."""
+        cause, experiment = self.to_blame(params), self.experiment
+        nu = experiment.nu if cause == "meta_lr" else 0
+
+        def measured(params: Params, batch: Batch) -> torch.Tensor:
+            return meta_loss(self.loss_fn, params, [batch] * nu, batch, fine_tune_lr=experiment.fine_tune_lr)
+
+        batches = self.first_picked()[1]
+        steepest = map_agents(partial(curvature, measured), self.start, batches, execution=self.execution).max().item()
+        now = getattr(experiment, cause)
+        value = now / 10
+        if 0 < steepest < math.inf:
+            safe = largest_safe_fine_tune_lr(experiment.nu, steepest) if cause == "fine_tune_lr" else 1 / steepest
+            value = min(now / 2, safe)
+        return f"lower {cause} (now {now:g}), for example to {value:.1g}"
 
 
 def _postfix(rows: pd.DataFrame) -> str:

@@ -58,7 +58,7 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
             record = json.loads(file["record"].tobytes())
             prefix = "array/"
             arrays = {name.removeprefix(prefix): file[name] for name in file.files if name.startswith(prefix)}
-    except (ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError, TypeError, EOFError, OSError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is not a gmfl_lite result") from error
     return record, arrays
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils._pytree import tree_leaves, tree_map
 
-from . import randomness
+from . import checks, randomness
 from .federation import Federation
-from .objective import LossFn, Params, meta_gradient, step
+from .objective import LossFn, Params, factors_kept, meta_gradient, step
 
 if TYPE_CHECKING:
     from .experiment import Experiment
@@ -34,9 +34,8 @@ def local_update(
     *,
     fine_tune_lr: float,
     meta_lr: float,
-    method: str = "exact",
-    backprop_steps: int | None = None,
     stop: threading.Event | None = None,
+    **estimate: Any,
 ) -> tuple[Params, torch.Tensor]:
     """Take one agent's local meta steps: w ← w − β g(w), one for each (support, query) in `batches`.
 
@@ -46,8 +45,8 @@ def local_update(
     params : the server's w; not changed.
     batches : τ pairs of ν support batches and a query batch.
     fine_tune_lr, meta_lr : α and β.
-    method, backprop_steps : the estimate of the meta-gradient, as in `meta_gradient`.
     stop : looked at before every step.
+    estimate : of the meta-gradient: method, backprop_steps, delta, recompute, as in `meta_gradient`.
 
     Returns
     -------
@@ -56,6 +55,7 @@ def local_update(
     Raises
     ------
     Stopped : `stop` was set.
+    ValueError : no batches, or a wrong value, as in `meta_gradient`.
 
     Examples
     --------
@@ -64,18 +64,16 @@ def local_update(
     >>> local_update(half_square, {"w": torch.ones(1)}, batches, fine_tune_lr=0.5, meta_lr=1.0)
     ({'w': tensor([0.5625])}, tensor([0.1250, 0.0703]))
     """
+    meta_lr = checks.number("meta_lr", meta_lr, 0)
     losses = []
     for support, query in batches:
         if stop is not None and stop.is_set():
             raise Stopped
-        gradient, loss = meta_gradient(
-            *(loss_fn, params, support, query),
-            fine_tune_lr=fine_tune_lr,
-            method=method,
-            backprop_steps=backprop_steps,
-        )
+        gradient, loss = meta_gradient(loss_fn, params, support, query, fine_tune_lr=fine_tune_lr, **estimate)
         params = step(params, gradient, meta_lr)
         losses.append(loss)
+    if not losses:
+        raise ValueError("batches: must hold at least one (support, query), one for each local step")
     return params, torch.stack(losses)
 
 
@@ -90,25 +88,32 @@ def aggregate(updates: Params, weights: torch.Tensor | None = None) -> Params:
 
     Raises
     ------
-    ValueError : weights of another length, negative, or all zero.
+    ValueError : no tensors or agents, different numbers of agents, weights of another length, negative, or all zero.
 
     Examples
     --------
     >>> aggregate({"w": torch.tensor([[0.0], [1.0]])}, torch.tensor([1.0, 3.0]))
     {'w': tensor([0.7500])}
     """
+    if not isinstance(updates, dict) or not updates:
+        raise checks.refusal("updates", updates, "a non-empty dict of tensors [agents, …]")
+    counts = {name: tensor.shape[:1] for name, tensor in updates.items()}
+    n_agents = next(iter(counts.values()))
+    if set(counts.values()) != {n_agents} or not n_agents or not n_agents[0]:
+        found = {name: list(tensor.shape) for name, tensor in updates.items()}
+        raise ValueError(f"updates: must have one leading axis of at least one agent in common, got shapes {found}")
     if weights is None:
         return {name: tensor.mean(0) for name, tensor in updates.items()}
-    for name, tensor in updates.items():
-        if weights.shape != tensor.shape[:1]:
-            expected = f"one for each of the {len(tensor)} agents of {name!r}"
-            raise ValueError(f"weights: must be {expected}, got shape {tuple(weights.shape)}")
+    weights = torch.as_tensor(weights)
+    if weights.shape != n_agents:
+        raise ValueError(f"weights: must be one for each of the {n_agents[0]} agents, got shape {tuple(weights.shape)}")
     if not bool((weights >= 0).all()) or not 0 < float(weights.sum()) < float("inf"):
         raise ValueError(f"weights: must be non-negative with a finite sum above 0, got {weights.tolist()}")
-    return {
-        name: torch.tensordot((weights / weights.sum()).to(tensor.dtype), tensor, dims=1)
-        for name, tensor in updates.items()
-    }
+    averages = {}
+    for name, tensor in updates.items():
+        share = weights.to(tensor)
+        averages[name] = torch.tensordot(share / share.sum(), tensor, dims=1)
+    return averages
 
 
 def train(
@@ -149,17 +154,21 @@ def train(
     1 (10, 5)
     2 (10, 5)
     """
+    kept = factors_kept(experiment.gradient, experiment.backprop_steps, experiment.nu)
+    # Differentiating through a step keeps about three sets of an agent's parameters, recomputing it one
+    # (benchmarks/RESULTS.md); recomputing is slower, but chunks of very few agents are slower still.
+    recompute = agents_at_once(params, 3 * kept) < min(10, experiment.agents_per_round)
     update = partial(
         local_update,
         loss_fn,
         fine_tune_lr=experiment.fine_tune_lr,
         meta_lr=experiment.meta_lr,
+        stop=stop,
         method=experiment.gradient,
         backprop_steps=experiment.backprop_steps,
-        stop=stop,
+        recompute=recompute,
     )
-    # Differentiating through a step keeps about three sets of an agent's parameters (benchmarks/RESULTS.md).
-    chunk = agents_at_once(params, 3 * experiment.nu) if execution == "vectorized" else 1
+    chunk = agents_at_once(params, kept if recompute else 3 * kept) if execution == "vectorized" else 1
     for round in range(start, experiment.rounds):
         picked = pick_agents(federation, experiment.agents_per_round, experiment.seed, round)
         sent, losses = [], []

@@ -57,6 +57,12 @@ def test_torchvisions_files_are_read_where_root_says(name, folder, tmp_path, rng
     assert len(dataset.classes) == 10
 
 
+@needs_fashion
+def test_a_download_that_failed_does_not_hide_debians_package(tmp_path):
+    (tmp_path / "FashionMNIST" / "raw").mkdir(parents=True)
+    assert len(gl.load_dataset("fashion-mnist", root=tmp_path, download=False)) == 60_000
+
+
 def test_emnist_is_read_upright(tmp_path, rng):
     """EMNIST's files hold every image transposed."""
     images = rng.integers(256, size=(47, 28, 28), dtype=np.uint8)
@@ -116,6 +122,7 @@ def test_missing_data_say_what_to_do(tmp_path):
         ({"name": "digits", "split": "tets"}, r"split = 'tets'.*'train', 'test'"),
         ({"name": "digits", "split": "test"}, "'train' for digits"),
         ({"name": None}, "dataset = None"),
+        ({"name": "mnist", "root": 5}, "root = 5"),
     ],
 )
 def test_wrong_requests(arguments, message):

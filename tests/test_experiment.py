@@ -1,6 +1,7 @@
 """Experiments are values that list every problem they have."""
 
 import dataclasses
+import inspect
 import json
 import math
 
@@ -39,6 +40,10 @@ def test_every_problem_is_listed_at_once():
         ({"gradient": "truncated", "backprop_steps": 4}, "backprop_steps = 4"),
         ({"partition": "per_fedavg"}, "per_fedavg_a = None: must be given"),
         ({"partition": "shards", "size_spread": 1.0}, "size_spread = 1.0: must be 0 with partition='shards'"),
+        ({"permuted_classes": 1}, "permuted_classes = 1: must be 0 or at least 2"),
+        ({"permuted_classes": 11}, "permuted_classes = 11: must be at most 10, the classes of digits"),
+        ({"classes_per_agent": 48, "dataset": "emnist"}, "classes_per_agent = 48: must be at most 47"),
+        ({"fine_tune_lr": 10**400}, "fine_tune_lr = 1000"),
         ({"per_fedavg_a": 4}, "per_fedavg_a = 4: must be left out"),
         ({"partition": "per_fedavg", "per_fedavg_a": 3}, "per_fedavg_a = 3: must be even"),
         ({"partition": "per_fedavg", "per_fedavg_a": 4, "n_agents": 51}, "n_agents.* = 61: must be even"),
@@ -62,6 +67,19 @@ def test_wrong_settings(settings, message):
         gl.Experiment.from_dict(settings)
     with pytest.raises(gl.ExperimentError, match=message):
         gl.Experiment().replace(**settings)
+
+
+def test_editors_see_the_settings():
+    shown = inspect.signature(gl.Experiment).parameters
+    fields = {field.name: field.default for field in dataclasses.fields(gl.Experiment)}
+    assert {name: parameter.default for name, parameter in shown.items()} == fields
+    assert all(f"\n    {name} = " in gl.Experiment.__doc__ for name in fields)
+
+
+def test_what_the_data_do_not_allow_is_said_in_the_settings_names():
+    with pytest.raises(gl.ExperimentError, match=r"digits cannot be dealt out to n_agents \+ n_new_agents = 185"):
+        gl.build_federation(gl.Experiment(n_agents=175))
+    gl.build_federation(gl.Experiment(partition="per_fedavg", per_fedavg_a=2))
 
 
 def test_from_dict_takes_dicts():

@@ -71,6 +71,8 @@ def test_normalisation_without_running_state_is_welcome(model):
 
 
 def test_requests(digits):
+    with pytest.raises(ValueError, match="dataset = 'digits': must be a Dataset or a Federation"):
+        gl.build_model("mlp", "digits")
     with pytest.raises(ValueError, match=r"model = 'mpl'.*did you mean 'mlp'"):
         gl.build_model("mpl", digits)
     tiny = gl.Dataset("tiny", torch.zeros(2, 1, 3, 9), torch.tensor([0, 1]), ("a", "b"))

@@ -23,7 +23,7 @@ def entropy(counts):
 spreads = st.sampled_from([0.0, 0.5, 2.0])
 schemes = st.one_of(
     spreads.map(gl.IID),
-    st.builds(gl.Dirichlet, st.floats(1e-3, 1e3), spreads),
+    st.builds(gl.Dirichlet, st.floats(0, allow_infinity=False, exclude_min=True), spreads),
     st.integers(1, 4).map(gl.Shards),
 )
 
@@ -52,8 +52,9 @@ def test_disjoint_complete_large_enough_and_repeatable(weights, scheme, n_agents
     try:
         parts = gl.partition(labels, scheme, n_agents, seed=seed, min_samples=min_samples)
     except ValueError as error:
-        # Only Shards may find out that no agent with these few classes can hold as many samples.
-        if not (isinstance(scheme, gl.Shards) and "min_samples" in str(error)):
+        # Only Shards may find that agents with these few classes cannot all hold as many, and not if they hold all.
+        few_classes = isinstance(scheme, gl.Shards) and scheme.classes_per_agent < len(weights)
+        if not (few_classes and "min_samples" in str(error)):
             raise
         return
     assert len(parts) == n_agents
@@ -124,6 +125,21 @@ def test_shards_hold_exactly_their_classes_in_varied_pairs():
     assert ((counts > 0).sum(axis=1) == 2).all()
     assert (counts.sum(axis=1) == 120).all()
     assert len({tuple(np.flatnonzero(row)) for row in counts}) > 20
+
+
+def test_shards_share_what_there_is_before_they_refuse():
+    for sizes, k, n_agents in (([43, 18], 2, 59), ([11, 178, 125, 55, 168], 5, 191), ([30, 30, 2], 2, 12)):
+        labels = np.repeat(np.arange(len(sizes)), sizes)
+        parts = gl.partition(labels, gl.Shards(k), n_agents, seed=0, min_samples=1)
+        assert min(map(len, parts)) >= 1
+        assert sum(map(len, parts)) == len(labels)
+
+
+@pytest.mark.parametrize("alpha", [5e-324, 1e-310, 1e-200, 1e300, 1.7e308])
+def test_the_ends_of_floating_point(alpha):
+    parts = gl.partition(BALANCED, gl.Dirichlet(alpha), 20, seed=0)
+    assert [len(part) for part in parts] == [50] * 20
+    assert len(set(np.concatenate(parts).tolist())) == 1000
 
 
 def test_per_fedavg_split_is_the_papers():

@@ -38,6 +38,12 @@ def test_each_methods_own_nu_by_default(results):
     assert lines(figure.axes[1]) == own
 
 
+def test_a_nu_that_was_not_evaluated_is_not_claimed(results):
+    experiment = results["one"].experiment.replace(nu=2)
+    figure = gl.plots.accuracy_against_rounds({"two": gl.run(experiment, progress=False), **results})
+    assert figure.axes[0].get_ylabel() == "accuracy after 10 fine-tuning steps (%)"
+
+
 def test_adaptation_curve_draws_the_last_evaluation(results):
     figure = gl.plots.accuracy_against_steps(results)
     for axes, group in zip(figure.axes, ("trained", "new"), strict=True):

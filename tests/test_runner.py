@@ -1,6 +1,9 @@
 """Experiments are run, stopped, resumed, and their results stored."""
 
+import hashlib
+import json
 import math
+import re
 import threading
 
 import numpy as np
@@ -9,8 +12,8 @@ import pytest
 import torch
 
 import gmfl_lite as gl
-from gmfl_lite import data, runner
-from gmfl_lite.models import as_functions, cross_entropy
+from gmfl_lite import data, runner, storage
+from gmfl_lite.models import as_functions
 from gmfl_lite.runner import HISTORY_COLUMNS
 
 needs_fashion = pytest.mark.skipif(
@@ -121,18 +124,91 @@ def test_divergence_stops_and_names_the_step_size_to_lower(settings, field):
     result = gl.run(experiment, progress=False)
     assert result.status == "diverged"
     assert f"lower {field} (now {settings[field]:g}), for example to" in result.message
+    smaller = float(re.search(r"for example to (\S+)$", result.message)[1])
+    assert smaller < settings[field]
+    assert gl.run(experiment.replace(**{field: smaller}), progress=False).status == "completed"
     assert np.isfinite(result.history[["loss", "accuracy"]]).all().all()
     assert all(tensor.isfinite().all() for tensor in result.params.values())
 
 
 def test_blame_falls_on_the_meta_step_where_w_itself_has_gone_astray(federation):
-    predict, params = as_functions(gl.build_model("mlp", federation), torch.device("cpu"))
-    loss_fn = cross_entropy(predict)
-    experiment = SMALL.replace(fine_tune_lr=20.0)
-    limit = runner.EXPLOSION * math.log(10)
-    assert runner._blame(experiment, federation, loss_fn, params, limit) == "fine_tune_lr"
-    astray = {name: 30 * tensor for name, tensor in params.items()}
-    assert runner._blame(experiment, federation, loss_fn, astray, limit) == "meta_lr"
+    predict, start = as_functions(gl.build_model("mlp", federation), torch.device("cpu"))
+    training = runner._Training(SMALL.replace(fine_tune_lr=20.0), federation, predict, start, "vectorized", None)
+    assert training.to_blame(start) == "fine_tune_lr"
+    assert training.to_blame({name: 30 * tensor for name, tensor in start.items()}) == "meta_lr"
+
+
+def test_what_is_evaluated_does_not_decide_what_diverges():
+    wild = SMALL.replace(nu=0, meta_lr=200, batch_size=5, rounds=20, eval_every=20, fine_tune_lr=1.0)
+    results = [gl.run(wild.replace(eval_steps=steps), progress=False) for steps in ((0,), (0, 5), (5,))]
+    assert {result.status for result in results} == {"diverged"}
+    assert len({result.round for result in results}) == 1
+
+
+def test_parameters_that_blow_up_in_the_first_step_are_not_kept():
+    result = gl.run(SMALL.replace(meta_lr=1e39, local_steps=1), progress=False)
+    assert (result.status, result.round) == ("diverged", 0)
+    assert "diverged in round 1" in result.message
+    assert all(tensor.isfinite().all() for tensor in result.params.values())
+
+
+@pytest.mark.parametrize("change", ["data", "architecture", "weights"])
+def test_a_checkpoint_of_other_data_or_another_model_is_refused(change, federation, digits, tmp_path):
+    path = tmp_path / "checkpoint"
+    gl.run(SMALL, federation=federation, checkpoint=path, progress=False)
+    other = gl.Federation.from_partition(digits, gl.partition(digits.y, gl.IID(), 15, seed=0), n_new_agents=3)
+    models = {"architecture": gl.build_model("mlp", digits), "weights": gl.build_model("softmax", digits, seed=9)}
+    changed = {"federation": other if change == "data" else federation, "model": models.get(change)}
+    with pytest.raises(ValueError, match="of other agents' data or another initial model"):
+        gl.run(SMALL, checkpoint=path, progress=False, **changed)
+    gl.run(SMALL, federation=federation, progress=False).save(path)
+    with pytest.raises(ValueError, match="a result, not a checkpoint"):
+        gl.run(SMALL, federation=federation, checkpoint=path, progress=False)
+
+
+def linear(inputs, outputs, *more):
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.utils.skip_init(torch.nn.Linear, inputs, outputs), *more)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"federation": "digits"}, "federation = 'digits'"),
+        ({"model": "mlp"}, "model = 'mlp'"),
+        ({"stop": "now"}, "stop = 'now': must be a threading.Event"),
+        ({"on_round": 5}, "on_round = 5"),
+        ({"checkpoint": 5}, "checkpoint = 5"),
+        ({"checkpoint": "no/such/folder/file"}, "a path in a folder that exists"),
+        ({"model": linear(64, 5)}, r"logits \[2, 10\].*got .*\[2, 5\]"),
+        ({"model": linear(60, 10)}, "does not take images"),
+        ({"model": linear(64, 10).double()}, "does not take images"),
+        ({"model": linear(64, 10).requires_grad_(False)}, "no parameters to train"),
+        ({"model": linear(64, 10, torch.nn.RReLU())}, "global random generator"),
+    ],
+)
+def test_wrong_arguments_are_refused_before_any_work(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        gl.run(SMALL, progress=False, **arguments)
+
+
+def test_frozen_layers_stay_as_they_are(federation):
+    model = gl.build_model("mlp", federation)
+    model[1].requires_grad_(False)
+    result = gl.run(SMALL, federation=federation, model=model, progress=False)
+    assert list(result.params) == ["3.weight", "3.bias", "5.weight", "5.bias"]
+    assert result.history["accuracy"].iloc[-1] > 0.2
+
+
+def test_a_forged_file_is_no_result(tmp_path):
+    path = tmp_path / "forged"
+    storage.write(path, {}, {})
+    with pytest.raises(ValueError, match="is not a gmfl_lite result"):
+        gl.load_result(path)
+    for body in (b"", b"PK", b"\x93NUMPY\x01\x00"):
+        header = {"format": storage.FORMAT, "sha256": hashlib.sha256(body).hexdigest()}
+        path.write_bytes(json.dumps(header).encode() + b"\n" + body)
+        with pytest.raises(ValueError, match="is not a gmfl_lite result"):
+            gl.load_result(path)
 
 
 def test_results_come_back_bit_by_bit(tmp_path):

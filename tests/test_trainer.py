@@ -121,6 +121,18 @@ def test_aggregate():
     updates = {"w": torch.tensor([[1.0, 2.0], [3.0, 6.0]])}
     assert gl.aggregate(updates)["w"].tolist() == [2, 4]
     assert gl.aggregate(updates, torch.tensor([1, 3]))["w"].tolist() == [2.5, 5]
+    thirds = gl.aggregate({"w": torch.tensor([[1.0], [0], [0]]).double()}, [1, 1, 1])
+    assert thirds["w"].item() == pytest.approx(1 / 3, abs=1e-15)
+    shapes = (
+        {"a": torch.ones(2, 3), "b": torch.ones(3)},
+        {"a": torch.ones(0, 3)},
+        {"a": torch.tensor(1.0)},
+        {},
+        [updates],
+    )
+    for wrong in shapes:
+        with pytest.raises(ValueError, match="updates"):
+            gl.aggregate(wrong)
     for weights in ([1.0], [1.0, -1.0], [0.0, 0.0], [float("nan"), 1.0], [float("inf"), 1.0]):
         with pytest.raises(ValueError, match="weights"):
             gl.aggregate(updates, torch.tensor(weights))
@@ -155,6 +167,42 @@ def test_local_update_is_steps_along_the_meta_gradient(rng):
     updated, losses = gl.local_update(loss_fn, w, batches, fine_tune_lr=0.1, meta_lr=0.3)
     torch.testing.assert_close(updated["w"], expected)
     assert losses.shape == (2,)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"meta_lr": float("nan")}, "meta_lr = nan"),
+        ({"meta_lr": -1}, "meta_lr = -1"),
+        ({"fine_tune_lr": "fast"}, "fine_tune_lr = 'fast'"),
+        ({"batches": []}, "batches: must hold at least one"),
+        ({"method": "exakt"}, "did you mean 'exact'"),
+        ({"params": {}}, "params = {}"),
+    ],
+)
+def test_local_update_refuses(changes, message):
+    rates = {"fine_tune_lr": 0.1, "meta_lr": 0.1}
+    arguments = {"params": {"w": torch.ones(1)}, "batches": [([], None)], **rates, **changes}
+    with pytest.raises(ValueError, match=message):
+        gl.local_update(lambda params, batch: params["w"].sum(), **arguments)
+
+
+def test_recomputation_takes_over_where_memory_ends(federation, monkeypatch):
+    experiment = gl.Experiment(rounds=2, n_agents=12, agents_per_round=6, batch_size=8, nu=4)
+    through = gl.run(experiment, federation=federation, progress=False)
+    monkeypatch.setattr(trainer, "CHUNK_ELEMENTS", 3 * 10_670 * (3 * 4 + 2))
+    asked = []
+    meta_gradient = trainer.meta_gradient
+
+    def spy(*arguments, **options):
+        asked.append(options["recompute"])
+        return meta_gradient(*arguments, **options)
+
+    monkeypatch.setattr(trainer, "meta_gradient", spy)
+    recomputed = gl.run(experiment, federation=federation, progress=False)
+    assert set(asked) == {True}
+    for name, tensor in through.params.items():
+        torch.testing.assert_close(tensor, recomputed.params[name], rtol=0, atol=1e-6)
 
 
 def test_stop_is_looked_at_before_every_local_step():
