@@ -166,6 +166,11 @@ def test_a_checkpoint_of_other_data_or_another_model_is_refused(change, federati
         gl.run(SMALL, federation=federation, checkpoint=path, progress=False)
 
 
+class Noise(torch.nn.Module):
+    def forward(self, x):
+        return x + torch.randn_like(x)
+
+
 def linear(inputs, outputs, *more):
     return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.utils.skip_init(torch.nn.Linear, inputs, outputs), *more)
 
@@ -183,7 +188,7 @@ def linear(inputs, outputs, *more):
         ({"model": linear(60, 10)}, "does not take images"),
         ({"model": linear(64, 10).double()}, "does not take images"),
         ({"model": linear(64, 10).requires_grad_(False)}, "no parameters to train"),
-        ({"model": linear(64, 10, torch.nn.RReLU())}, "global random generator"),
+        ({"model": linear(64, 10, Noise())}, "global random generator"),
     ],
 )
 def test_wrong_arguments_are_refused_before_any_work(arguments, message):
