@@ -3,7 +3,6 @@
 import difflib
 import math
 import numbers
-import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -41,13 +40,16 @@ def number(name: str, value: Any, low: float, high: float = math.inf, *, above: 
     Traceback (most recent call last):
     ValueError: alpha = 0: must be a finite number above 0
     """
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    is_number = is_number and -sys.float_info.max <= value <= sys.float_info.max
-    if not is_number or not (low < value < high if above else low <= value <= high):
+    exact = value if isinstance(value, numbers.Real) and not isinstance(value, bool) else math.nan
+    try:
+        found = float(exact)
+    except OverflowError:
+        found = math.inf
+    if not math.isfinite(found) or not (low < found < high if above else low <= found <= high):
         lower, upper = ("above", "below") if above else ("of at least", "at most")
         bound = f" and {upper} {high:g}" if high < math.inf else ""
         raise refusal(name, value, f"a finite number {lower} {low:g}{bound}")
-    return float(value)
+    return found
 
 
 def choice(name: str, value: Any, allowed: Iterable[str]) -> str:

@@ -47,7 +47,7 @@ def _or_none(check: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
 def _steps(name: str, value: Any) -> tuple[int, ...]:
     if not isinstance(value, (list, tuple)) or not value:
         raise checks.refusal(name, value, "a non-empty tuple of increasing integers of at least 0")
-    steps = tuple(checks.integer(f"{name}[{position}]", step, 0) for position, step in enumerate(value))
+    steps = tuple(checks.integer(f"{name}[{position}]", step, 0, 10**4) for position, step in enumerate(value))
     if any(later <= earlier for earlier, later in itertools.pairwise(steps)):
         raise checks.refusal(name, value, "increasing")
     return steps
@@ -90,22 +90,22 @@ class Experiment:
     max_rotation: float = _setting(
         0.0, _number(0, 180), "Largest angle, in degrees, by which an agent's images are turned."
     )
-    n_agents: int = _setting(50, _integer(1), "Agents that train.")
-    n_new_agents: int = _setting(10, _integer(0), "Agents that are never trained on, only scored.")
+    n_agents: int = _setting(50, _integer(1, 10**6), "Agents that train.")
+    n_new_agents: int = _setting(10, _integer(0, 10**6), "Agents that are never trained on, only scored.")
     test_fraction: float = _setting(
         0.25, _number(0, 1, above=True), "Part of each agent's samples that is scored and never fine-tuned on."
     )
     model: str = _setting("mlp", _choice(*MODELS), "What is trained.")
-    nu: int = _setting(3, _integer(0), "Fine-tuning steps that training looks ahead; 0 is FedAvg, 1 is Per-FedAvg.")
+    nu: int = _setting(3, _integer(0, 1000), "Fine-tuning steps that training looks ahead; 0 = FedAvg, 1 = Per-FedAvg.")
     fine_tune_lr: float = _setting(0.05, _number(0, above=True), "α, the step size of a fine-tuning step.")
     meta_lr: float = _setting(0.05, _number(0, above=True), "β, the step size of a local meta step.")
     gradient: str = _setting("exact", _choice(*METHODS), "How the meta-gradient is estimated.")
     backprop_steps: int | None = _setting(
         None, _or_none(_integer(0)), "How many of the last Hessian factors 'truncated' and 'hessian_free' keep."
     )
-    rounds: int = _setting(100, _integer(1), "K, communication rounds.")
+    rounds: int = _setting(100, _integer(1, 10**6), "K, communication rounds.")
     agents_per_round: int = _setting(10, _integer(1), "Agents picked in a round.")
-    local_steps: int = _setting(5, _integer(1), "τ, local meta steps of a picked agent in a round.")
+    local_steps: int = _setting(5, _integer(1, 10**4), "τ, local meta steps of a picked agent in a round.")
     batch_size: int | None = _setting(20, _or_none(_integer(1)), "Samples of a batch; None is the full batch.")
     eval_every: int = _setting(10, _integer(1), "Rounds between two evaluations.")
     eval_steps: tuple[int, ...] = _setting(

@@ -1,0 +1,206 @@
+"""The same numbers twice, nothing lost, nothing silent: hostile settings, full disks, kills, damaged files."""
+
+import ast
+import errno
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import gmfl_lite as gl
+
+ROOT = Path(__file__).parent.parent
+EXPERIMENT = gl.Experiment(
+    model="softmax", n_agents=12, n_new_agents=3, agents_per_round=4, rounds=30, eval_every=1, eval_steps=(0, 1)
+)
+
+hostile = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 60),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=5),
+    st.sampled_from(["iid", "shards", "mlp", "exact", "truncated", "cpu", "per_fedavg", "loop", "samples"]),
+    st.lists(st.one_of(st.integers(-1, 9), st.floats()), max_size=4),
+    st.sampled_from(
+        [np.int64(3), np.float32(0.5), np.bool_(True), np.float64("nan"), np.array(3), np.array([1, 2]), object()]
+    ),
+)
+names = st.sampled_from([field.name for field in fields(gl.Experiment)])
+
+
+@settings(max_examples=2000, deadline=None)
+@given(st.dictionaries(names | st.text(max_size=4), hostile, max_size=4))
+def test_hostile_settings_are_taken_as_they_are_or_refused_by_name(given_settings):
+    try:
+        experiment = gl.Experiment.from_dict(given_settings)
+    except gl.ExperimentError as error:
+        assert any(name in str(error) for name in given_settings)  # noqa: PT017
+        return
+    assert set(given_settings) <= {field.name for field in fields(gl.Experiment)}
+    assert gl.Experiment.from_dict(json.loads(json.dumps(experiment.to_dict(), allow_nan=False))) == experiment
+    assert hash(experiment) == hash(experiment.replace())
+    for name, value in given_settings.items():
+        kept = getattr(experiment, name)
+        assert kept == (tuple(value) if isinstance(value, list) else value)
+        assert type(kept) in (int, float, str, tuple, type(None))
+
+
+CHILD = """
+import sys, gmfl_lite as gl, numpy, random, torch
+experiment = gl.Experiment.from_dict(__import__("json").loads(sys.argv[1]))
+random.random(); numpy.random.seed(int(sys.argv[3])); torch.manual_seed(int(sys.argv[3]))
+gl.run(experiment, checkpoint=sys.argv[2], progress=False, on_round=lambda *_: print("scored", flush=True))
+"""
+
+
+def child(path, shuffle=0):
+    command = [sys.executable, "-c", CHILD, json.dumps(EXPERIMENT.to_dict()), str(path), str(shuffle)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def finish(path, shuffle=0):
+    with child(path, shuffle) as process:
+        process.communicate()
+    assert process.returncode == 0
+    return gl.load_result(path)
+
+
+def assert_same(one, other):
+    assert one.history.equals(other.history)
+    assert one.agents.equals(other.agents)
+    assert all(torch.equal(tensor, other.params[name]) for name, tensor in one.params.items())
+    assert (one.status, one.round, one.message) == (other.status, other.round, other.message)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return finish(tmp_path_factory.mktemp("whole") / "checkpoint")
+
+
+@pytest.mark.slow
+def test_another_process_with_other_global_generators_gives_the_same_bits(whole, tmp_path):
+    assert_same(whole, finish(tmp_path / "again", shuffle=7))
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_random_moments_change_nothing(whole, tmp_path):
+    path, moments, kills, left = tmp_path / "checkpoint", random.Random(0), 0, []
+    while kills < 20:
+        with child(path) as process:
+            process.stdout.readline()
+            time.sleep(moments.uniform(0, 0.3))
+            kills += process.poll() is None
+            process.send_signal(signal.SIGKILL)
+        part = gl.load_result(path)  # whatever the moment, a whole and valid file
+        left.append(part.round)
+        if part.status == "completed":
+            assert_same(whole, part)
+            path.unlink()
+    assert_same(whole, finish(path))
+    assert len(set(left)) > 3  # the kills met the run in the middle
+
+
+@pytest.mark.parametrize("failing", ["write", "fsync", "replace"])
+def test_a_full_disk_leaves_the_last_checkpoint(failing, tmp_path, monkeypatch):
+    path = tmp_path / "checkpoint"
+    short = EXPERIMENT.replace(rounds=2)
+    gl.run(short, checkpoint=path, progress=False).save(tmp_path / "other")
+    before = path.read_bytes()
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    if failing == "write":
+        monkeypatch.setattr(gl.storage, "open", lambda *a: FullFile(*a), raising=False)
+    else:
+        monkeypatch.setattr(os, failing, full)
+    with pytest.raises(OSError, match="No space left"):
+        gl.load_result(path).save(path)
+    monkeypatch.undo()
+    assert path.read_bytes() == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint", "other"]
+
+
+class FullFile:
+    """A file on a disk with room for a hundred bytes."""
+
+    def __init__(self, path, mode):
+        self.file = open(path, mode)  # noqa: SIM115
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.file.close()
+
+    def write(self, content):
+        self.file.write(content[:100])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_an_exception_in_a_callback_leaves_a_checkpoint_to_go_on_from(tmp_path):
+    path, short = tmp_path / "checkpoint", EXPERIMENT.replace(rounds=4)
+
+    def breaks(round, rows):
+        if round == 2:
+            raise RuntimeError("mine")
+
+    with pytest.raises(RuntimeError, match="mine"):
+        gl.run(short, checkpoint=path, on_round=breaks, progress=False)
+    assert gl.load_result(path).round == 2
+    assert_same(gl.run(short, checkpoint=path, progress=False), gl.run(short, progress=False))
+
+
+def test_every_region_of_a_file_matters(tmp_path):
+    """Flips and cuts all over the file: refused with a clear error, or not a difference at all."""
+    path = tmp_path / "result"
+    result = gl.run(EXPERIMENT.replace(rounds=1), progress=False)
+    result.save(path)
+    good, moments = path.read_bytes(), random.Random(0)
+    places = [*range(120), *(moments.randrange(len(good)) for _ in range(200))]
+    for place in places:
+        flipped = good[:place] + bytes([good[place] ^ (1 << moments.randrange(8))]) + good[place + 1 :]
+        for content in (flipped, good[:place]):
+            path.write_bytes(content)
+            try:
+                found = gl.load_result(path)
+            except ValueError as error:
+                assert str(path) in str(error)  # noqa: PT017
+            else:
+                assert_same(result, found)
+
+
+def test_nothing_in_the_library_can_run_what_a_file_or_a_parameter_says():
+    forbidden = {"eval", "exec", "compile", "__import__", "system", "popen", "Popen", "load_state_dict"}
+    for path in [*(ROOT / "gmfl_lite").glob("*.py"), *(ROOT / "tools").glob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call):
+                called = getattr(node.func, "id", getattr(node.func, "attr", ""))
+                assert called not in forbidden, f"{path.name} calls {called}"
+                assert not (called == "load" and ast.unparse(node.func) != "np.load"), (
+                    f"{path.name}: {ast.unparse(node)}"
+                )
+                options = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+                assert options.get("allow_pickle", "False") == "False"
+                assert options.get("shell", "False") == "False"
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                assert "pickle" not in ast.unparse(node)
+
+
+def test_make_lab_keeps_jupyters_token_and_loopback():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    (lab,) = [line for line in makefile.splitlines() if "jupyter lab" in line]
+    assert not any(word in lab for word in ("--ip", "token", "password", "allow"))
