@@ -21,6 +21,7 @@ from .models import build_model
 from .objective import fine_tune, meta_gradient, meta_loss
 from .partition import IID, Dirichlet, PerFedAvgSplit, Shards, partition
 from .runner import Result, load_result, run
+from .sweep import sweep
 from .trainer import aggregate, local_update, train
 
 __version__ = "0.1.0"
@@ -49,5 +50,6 @@ __all__ = [
     "partition",
     "plots",
     "run",
+    "sweep",
     "train",
 ]

@@ -168,8 +168,7 @@ def run(
     if result is None:
         nothing = _frame(None, HISTORY_COLUMNS), _frame(None, AGENT_COLUMNS)
         result = Result(experiment, "stopped", "stopped before training", 0, start, *nothing)
-    hidden = not progress or bool(os.environ.get("TQDM_DISABLE"))  # tqdm's notebook bar ignores the variable
-    with tqdm(total=experiment.rounds, initial=result.round, unit="round", disable=hidden) as bar:
+    with tqdm(total=experiment.rounds, initial=result.round, unit="round", disable=progress_hidden(progress)) as bar:
         try:
             for later in training.results(result):
                 evaluated = len(later.history) > len(result.history)
@@ -185,6 +184,11 @@ def run(
         except (Stopped, KeyboardInterrupt):
             pass
     return dataclasses.replace(result, params={name: tensor.cpu() for name, tensor in result.params.items()})
+
+
+def progress_hidden(progress: bool) -> bool:
+    """Say whether a bar is to be hidden; tqdm's notebook bar does not look at TQDM_DISABLE by itself."""
+    return not progress or bool(os.environ.get("TQDM_DISABLE"))
 
 
 def _check_arguments(

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import threading
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ def write(path: str | Path, record: dict[str, Any], arrays: dict[str, np.ndarray
     )
     content = body.getvalue()
     header = {"format": FORMAT, "sha256": hashlib.sha256(content).hexdigest()}
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    aside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
     try:
         with open(aside, "wb") as file:
             file.write(_json(header) + b"\n" + content)

@@ -1,0 +1,134 @@
+"""Grids of experiments, on any executor, with finished points kept on disk."""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Executor, as_completed
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from tqdm.auto import tqdm
+
+from . import checks
+from .experiment import Experiment, ExperimentError
+from .runner import Result, load_result, progress_hidden, run
+
+
+def sweep(
+    grid: Mapping[str, Iterable[Any]] | Sequence[Experiment],
+    base: Experiment = Experiment(),  # noqa: B008  (frozen)
+    *,
+    executor: Executor | None = None,
+    cache: str | Path | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Run every point of a grid of experiments and gather the last evaluations in one table.
+
+    Parameters
+    ----------
+    grid : {setting: values}, of which every combination is a point, or a list of experiments.
+    base : the other settings, where `grid` is a dict.
+    executor : any concurrent.futures.Executor; by default the points run one after the other in this process.
+    cache : a folder; a finished point is kept there, under its settings and the library's version, and never computed
+        again. Several processes may share it.
+    progress : whether to show a progress bar.
+
+    Returns
+    -------
+    DataFrame in the order of the points, with one row per point, group and number of fine-tuning steps: the settings
+    that vary, status, message, round, group, fine_tune_steps, loss, accuracy, worst_decile_accuracy. A point that
+    failed is one row with status "failed" and its error as the message; the other points go on.
+
+    Raises
+    ------
+    ExperimentError : a setting that does not exist.
+    ValueError : an empty grid.
+
+    Examples
+    --------
+    >>> table = sweep({"nu": [0, 1], "seed": range(2)}, Experiment(model="softmax", rounds=2), progress=False)
+    >>> len(table)  # 4 points × 2 groups × 5 numbers of steps
+    40
+    """
+    points, varied = _points(grid, base)
+    if cache is not None:
+        Path(cache).mkdir(parents=True, exist_ok=True)
+    answers: list[pd.DataFrame | None] = [None] * len(points)
+    with tqdm(total=len(points), unit="point", disable=progress_hidden(progress)) as bar:
+        if executor is None:
+            for number, point in enumerate(points):
+                answers[number] = run_point(point, cache)
+                bar.update()
+        else:
+            waiting = {executor.submit(run_point, point, cache): number for number, point in enumerate(points)}
+            for future in as_completed(waiting):
+                error = future.exception()
+                answers[waiting[future]] = future.result() if error is None else _failed(error)
+                bar.update()
+    rows = []
+    for point, answer in zip(points, answers, strict=True):
+        settings = {name: [point[name]] * len(answer) for name in varied}
+        rows.append(pd.concat([pd.DataFrame(settings), answer], axis=1))
+    return pd.concat(rows, ignore_index=True)
+
+
+def run_point(settings: Mapping[str, Any], cache: str | Path | None = None) -> pd.DataFrame:
+    """Run one point, or read it from the cache, and return its rows; what goes wrong becomes a row, too."""
+    try:
+        experiment = Experiment.from_dict(settings)
+        path = None if cache is None else Path(cache) / f"{_digest(experiment)}.result"
+        result = _kept(path)
+        if result is None:
+            result = run(experiment, progress=False)
+            if path is not None and result.status != "stopped":
+                result.save(path)
+    except Exception as error:  # a failing point must not end the others
+        return _failed(error)
+    last = result.history[result.history["round"] == result.history["round"].max()].drop(columns="round")
+    if last.empty:
+        return pd.DataFrame([{"status": result.status, "message": result.message, "round": result.round}])
+    last.insert(0, "status", result.status)
+    last.insert(1, "message", result.message)
+    last.insert(2, "round", result.round)
+    return last.reset_index(drop=True)
+
+
+def _points(grid: Mapping | Sequence, base: Experiment) -> tuple[list[dict[str, Any]], list[str]]:
+    names = [field.name for field in fields(Experiment)]
+    if isinstance(grid, Mapping):
+        for name, values in grid.items():
+            if name not in names:
+                raise ExperimentError(f"{name} is not a setting{checks.nearest(name, names)}")
+            if isinstance(values, str) or not isinstance(values, Iterable):
+                raise checks.refusal(f"grid[{name!r}]", values, "a list of values")
+        combinations = itertools.product(*(list(values) for values in grid.values()))
+        points = [{**base.to_dict(), **dict(zip(grid, values, strict=True))} for values in combinations]
+        varied = list(grid)
+    elif isinstance(grid, (list, tuple)) and all(isinstance(point, Experiment) for point in grid):
+        points = [point.to_dict() for point in grid]
+        varied = [name for name in names if any(point[name] != points[0][name] for point in points)]
+    else:
+        raise checks.refusal("grid", grid, "a dict of setting -> values, or a list of Experiments")
+    if not points or not isinstance(base, Experiment):
+        raise ValueError("grid: holds no point" if not points else f"base = {base!r}: must be an Experiment")
+    return points, varied
+
+
+def _digest(experiment: Experiment) -> str:
+    from . import __version__
+
+    return hashlib.sha256(json.dumps([__version__, experiment.to_dict()], sort_keys=True).encode()).hexdigest()
+
+
+def _kept(path: Path | None) -> Result | None:
+    try:
+        return None if path is None else load_result(path)
+    except (FileNotFoundError, ValueError):  # not there, or damaged: compute it (again)
+        return None
+
+
+def _failed(error: BaseException) -> pd.DataFrame:
+    return pd.DataFrame([{"status": "failed", "message": f"{type(error).__name__}: {error}"}])
