@@ -2,8 +2,11 @@
 
 import ast
 import errno
+import hashlib
+import io
 import json
 import os
+import pickle
 import random
 import signal
 import subprocess
@@ -113,21 +116,22 @@ def test_twenty_kills_at_random_moments_change_nothing(whole, tmp_path):
     assert len(set(left)) > 3  # the kills met the run in the middle
 
 
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES])
 @pytest.mark.parametrize("failing", ["write", "fsync", "replace"])
-def test_a_full_disk_leaves_the_last_checkpoint(failing, tmp_path, monkeypatch):
+def test_a_full_or_forbidden_disk_leaves_the_last_checkpoint(failing, code, tmp_path, monkeypatch):
     path = tmp_path / "checkpoint"
     short = EXPERIMENT.replace(rounds=2)
     gl.run(short, checkpoint=path, progress=False).save(tmp_path / "other")
     before = path.read_bytes()
 
     def full(*arguments):
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise OSError(code, "the disk says no")
 
     if failing == "write":
-        monkeypatch.setattr(gl.storage, "open", lambda *a: FullFile(*a), raising=False)
+        monkeypatch.setattr(gl.storage, "open", lambda *a: FullFile(code, *a), raising=False)
     else:
         monkeypatch.setattr(os, failing, full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="the disk says no"):
         gl.load_result(path).save(path)
     monkeypatch.undo()
     assert path.read_bytes() == before
@@ -137,7 +141,8 @@ def test_a_full_disk_leaves_the_last_checkpoint(failing, tmp_path, monkeypatch):
 class FullFile:
     """A file on a disk with room for a hundred bytes."""
 
-    def __init__(self, path, mode):
+    def __init__(self, code, path, mode):
+        self.code = code
         self.file = open(path, mode)  # noqa: SIM115
 
     def __enter__(self):
@@ -148,7 +153,35 @@ class FullFile:
 
     def write(self, content):
         self.file.write(content[:100])
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise OSError(self.code, "the disk says no")
+
+
+class Planted:
+    """What a pickle would do on being read."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.mark),)
+
+
+@pytest.mark.parametrize("where", ["whole file", "array inside"])
+def test_a_planted_pickle_is_refused_and_not_run(where, tmp_path):
+    path, mark = tmp_path / "result", tmp_path / "ran"
+    if where == "whole file":
+        path.write_bytes(pickle.dumps(Planted(mark)))
+    else:
+        body = io.BytesIO()
+        np.savez(body, record=np.array([Planted(mark)], dtype=object), allow_pickle=True)
+        content = body.getvalue()
+        header = {"format": gl.storage.FORMAT, "sha256": hashlib.sha256(content).hexdigest()}
+        path.write_bytes(json.dumps(header).encode() + b"\n" + content)
+    with pytest.raises(ValueError, match="is not a gmfl_lite result"):
+        gl.load_result(path)
+    with pytest.raises(ValueError, match="is not a gmfl_lite result"):
+        gl.run(EXPERIMENT, checkpoint=path, progress=False)
+    assert not mark.exists()
 
 
 def test_an_exception_in_a_callback_leaves_a_checkpoint_to_go_on_from(tmp_path):
