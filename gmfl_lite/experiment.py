@@ -69,7 +69,7 @@ class Experiment:
     Traceback (most recent call last):
     gmfl_lite.experiment.ExperimentError: 2 problems with this experiment:
     - nuu is not a setting (did you mean 'nu'?)
-    - rounds = 0: must be an integer of at least 1
+    - rounds = 0: must be an integer of at least 1 and at most 1000000
     """
 
     dataset: str = _setting("digits", _choice(*DATASETS), "The images that the agents hold.")
