@@ -283,8 +283,9 @@ def test_trap_a_difference_whose_step_has_no_scale(scale, rng):
         return {k: v[k] - alpha * (ahead[k] - behind[k]) / (2 * delta) for k in v}
 
     exact, _ = gl.meta_gradient(loss_fn, w, support, query, fine_tune_lr=alpha)
-    difference, _ = gl.meta_gradient(loss_fn, w, support, query, fine_tune_lr=alpha, method="hessian_free")
-    assert relative_error(pack(difference), pack(exact)) < 1e-2
+    way = {"method": "hessian_free", "delta": 1e-3}  # these losses are smooth; the default is for networks with kinks
+    difference, _ = gl.meta_gradient(loss_fn, w, support, query, fine_tune_lr=alpha, **way)
+    assert relative_error(pack(difference), pack(exact)) < 2e-3
     points = [w]
     for batch in support:
         points.append(gl.fine_tune(loss_fn, points[-1], [batch], alpha))
@@ -334,8 +335,10 @@ WAYS = [
 def test_vmap_over_agents_equals_one_after_the_other(way, dtype, rng):
     agents = [[tuple(t.to(dtype) for t in batch) for batch in batches_for(cosines, rng, 4)] for _ in range(3)]
     points = torch.from_numpy(rng.normal(size=(3, 7))).to(dtype)
+    if way.get("method") == "hessian_free":
+        way = way | {"delta": 1e-3}  # this loss is smooth; the default is for networks with kinks
     # Differences of float32 gradients divide their rounding errors, which are not the same under vmap, by the step.
-    tolerance = (1e-2 if way.get("method") == "hessian_free" else 1e-5) if dtype == torch.float32 else 1e-9
+    tolerance = (1e-3 if way.get("method") == "hessian_free" else 1e-5) if dtype == torch.float32 else 1e-9
 
     def gradient(w, batches):
         return gl.meta_gradient(cosines, unpack(w), batches[:3], batches[3], fine_tune_lr=ALPHA, **way)
