@@ -12,9 +12,10 @@ Agents with private data train one shared initial model w so that each does well
 'completed'
 """
 
-from . import plots
+from . import machine, plots, theory
 from .data import Dataset, load_dataset
 from .experiment import Experiment, ExperimentError, build_federation
+from .explorer import Explorer
 from .federation import Federation
 from .heterogeneity import label_heterogeneity, model_heterogeneity
 from .models import build_model
@@ -24,6 +25,10 @@ from .runner import Result, load_result, run
 from .sweep import sweep
 from .trainer import aggregate, local_update, train
 
+machine.set_threads()
+machine.keep_freed_memory()
+machine.load_derivatives()
+
 __version__ = "0.1.0"
 
 __all__ = [
@@ -32,6 +37,7 @@ __all__ = [
     "Dirichlet",
     "Experiment",
     "ExperimentError",
+    "Explorer",
     "Federation",
     "PerFedAvgSplit",
     "Result",
@@ -51,5 +57,6 @@ __all__ = [
     "plots",
     "run",
     "sweep",
+    "theory",
     "train",
 ]

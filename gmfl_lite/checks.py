@@ -2,8 +2,8 @@
 
 import difflib
 import math
-import numbers
 from collections.abc import Iterable
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ def integer(name: str, value: Any, low: int, high: int | None = None) -> int:
     Traceback (most recent call last):
     ValueError: nu = -1: must be an integer of at least 0
     """
-    is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    is_integer = isinstance(value, Integral) and not isinstance(value, bool)
     if not is_integer or value < low or (high is not None and value > high):
         raise refusal(
             name, value, f"an integer of at least {low}" + (f" and at most {high}" if high is not None else "")
@@ -40,7 +40,7 @@ def number(name: str, value: Any, low: float, high: float = math.inf, *, above: 
     Traceback (most recent call last):
     ValueError: alpha = 0: must be a finite number above 0
     """
-    exact = value if isinstance(value, numbers.Real) and not isinstance(value, bool) else math.nan
+    exact = value if isinstance(value, Real) and not isinstance(value, bool) else math.nan
     try:
         found = float(exact)
     except OverflowError:
@@ -50,6 +50,43 @@ def number(name: str, value: Any, low: float, high: float = math.inf, *, above: 
         bound = f" and {upper} {high:g}" if high < math.inf else ""
         raise refusal(name, value, f"a finite number {lower} {low:g}{bound}")
     return found
+
+
+def numbers(name: str, value: Any, low: float = -math.inf, *, above: bool = False) -> np.ndarray:
+    """Return `value`, a number or an array of numbers, as finite float64 of at least (or above) `low`.
+
+    >>> numbers("fine_tune_lr", [0.1, 1], 0)
+    array([0.1, 1. ])
+    """
+    array = _array(value)
+    if array.ndim == 0 and low > -math.inf:
+        return np.float64(number(name, array.item() if array.dtype.kind in "fiu" else value, low, above=above))
+    allowed = np.isfinite(array) if array.dtype.kind in "fiu" else np.zeros(1, bool)
+    if not allowed.all() or not (array > low if above else array >= low).all():
+        bound = "" if low == -math.inf else f" {'above' if above else 'of at least'} {low:g}"
+        raise refusal(name, value, f"finite numbers{bound}")
+    return array.astype(np.float64)
+
+
+def integers(name: str, value: Any, low: int) -> np.ndarray:
+    """Return `value`, an integer or an array of integers, as int64 of at least `low`.
+
+    >>> integers("nu", range(3), 0)
+    array([0, 1, 2])
+    """
+    array = _array(value)
+    if array.ndim == 0:
+        return np.int64(integer(name, array.item() if array.dtype.kind in "iu" else value, low))
+    if array.dtype.kind not in "iu" or not (array >= low).all():
+        raise refusal(name, value, f"integers of at least {low}")
+    return array.astype(np.int64)
+
+
+def _array(value: Any) -> np.ndarray:
+    try:
+        return np.asarray(value)
+    except (ValueError, TypeError):  # rows of different lengths, tensors on another device
+        return np.asarray(None)
 
 
 def choice(name: str, value: Any, allowed: Iterable[str]) -> str:

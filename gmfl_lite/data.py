@@ -160,5 +160,5 @@ def _torchvision(name: str, root: Path, split: str, download: bool) -> Dataset:
 
 
 def _from_bytes(name: str, images: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> Dataset:
-    x = torch.from_numpy(images.astype(np.float32) / 255)
+    x = torch.from_numpy(images.astype(np.float32)).div_(255)
     return Dataset(name, x, torch.from_numpy(labels.astype(np.int64)), classes)

@@ -1,5 +1,6 @@
 """Loss and accuracy against the number of fine-tuning steps, for every agent, trained-on or new."""
 
+import threading
 from collections.abc import Sequence
 from functools import partial
 
@@ -9,7 +10,8 @@ import torch
 from .federation import Batch, Federation
 from .models import Predict, cross_entropy
 from .objective import Params, fine_tune
-from .trainer import agents_at_once, map_agents
+from .trainer import Stopped
+from .vectorize import agents_at_once, chunks, map_agents
 
 AGENT_COLUMNS = {
     "agent": "int64", "group": "str", "samples": "int64", "fine_tune_steps": "int64",
@@ -18,7 +20,13 @@ AGENT_COLUMNS = {
 
 
 def adaptation_curve(
-    predict: Predict, params: Params, data: tuple[Batch, Batch], *, steps: Sequence[int], lr: float
+    predict: Predict,
+    params: Params,
+    data: tuple[Batch, Batch],
+    *,
+    steps: Sequence[int],
+    lr: float,
+    stop: threading.Event | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Score one agent after 0, 1, … fine-tuning steps on its full training set: loss [S] and accuracy [S].
 
@@ -26,12 +34,20 @@ def adaptation_curve(
     data : the agent's training set and the samples it is scored on.
     steps : increasing numbers of fine-tuning steps, S of them.
     lr : α, the step size of a fine-tuning step.
+    stop : looked at before every step.
+
+    Raises
+    ------
+    Stopped : `stop` was set.
     """
     train, (x, y, weight) = data
     loss_fn = cross_entropy(predict)
     losses, accuracies, taken = [], [], 0
     for target in steps:
-        params = fine_tune(loss_fn, params, [train] * (target - taken), lr)
+        for _ in range(target - taken):
+            if stop is not None and stop.is_set():
+                raise Stopped
+            params = fine_tune(loss_fn, params, [train], lr)
         taken = target
         losses.append(loss_fn(params, (x, y, weight)))
         accuracies.append(((predict(params, x).argmax(-1) == y) * weight).sum())
@@ -46,6 +62,7 @@ def evaluate(
     steps: Sequence[int],
     fine_tune_lr: float,
     execution: str,
+    stop: threading.Event | None = None,
 ) -> pd.DataFrame:
     """Score all agents, trained-on and new: one row per agent and number of fine-tuning steps.
 
@@ -55,16 +72,19 @@ def evaluate(
     Raises
     ------
     FloatingPointError : some agent's loss is not finite, so that its accuracy would mean nothing.
+    Stopped : `stop` was set.
     """
-    curve = partial(adaptation_curve, predict, steps=steps, lr=fine_tune_lr)
-    chunk = agents_at_once(params, 2) if execution == "vectorized" else 1
-    frames = []
+    curve = partial(adaptation_curve, predict, steps=steps, lr=fine_tune_lr, stop=stop)
+    most, frames = 1, []
+    if execution == "vectorized":
+        example = federation.train_sets(torch.zeros(1, dtype=torch.int64, device=federation.x.device))
+        most = max(1, agents_at_once(cross_entropy(predict), params, example, copies=4))
     for group, members in federation.groups.items():
         scores = [
             map_agents(
                 curve, params, (federation.train_sets(agents), federation.test_sets(agents)), execution=execution
             )
-            for agents in members.split(chunk)
+            for agents in chunks(members, most)
         ]
         losses, accuracies = (torch.cat(part).cpu() for part in zip(*scores, strict=True))
         if not losses.isfinite().all():

@@ -1,5 +1,6 @@
 """How different the agents are: by their labels, and by the gradients and Hessians of their losses at a point."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -10,9 +11,9 @@ from torch import nn
 from torch.func import grad, vmap
 
 from . import checks
-from .federation import Federation
+from .federation import Batch, Federation
 from .models import as_functions, cross_entropy
-from .objective import Params, exact_product, norm
+from .objective import LossFn, Params, exact_product, norm
 
 
 def label_heterogeneity(federation: Federation) -> pd.DataFrame:
@@ -91,13 +92,10 @@ def model_heterogeneity(
     params = {name: tensor.to(federation.x.device) for name, tensor in params.items()}
     loss_fn = cross_entropy(predict)
     agents = federation.groups["trained"]
-    own_batches = x, y, weight = federation.train_sets(agents)
-    everyone = (x.flatten(0, 1), y.flatten(), weight.flatten() / len(agents))
+    batches = federation.train_sets(agents)
 
-    gradients = vmap(grad(loss_fn), in_dims=(None, 0))(params, own_batches)
-    spread = sum((tensor - tensor.mean(0)).square().sum() for tensor in gradients.values()) / len(agents)
-
-    product = partial(exact_product(loss_fn), params)
+    gradients = vmap(grad(loss_fn), in_dims=(None, 0))(params, batches)
+    product = hessian_differences(loss_fn, params, batches)
     draws = torch.Generator().manual_seed(0)
     vectors = {
         name: torch.randn(len(agents), *tensor.shape, generator=draws).to(tensor) for name, tensor in params.items()
@@ -105,7 +103,24 @@ def model_heterogeneity(
     for _ in range(iterations):
         sizes = vmap(norm)(vectors).clamp(min=torch.finfo(torch.float32).tiny)
         vectors = {name: v / sizes.reshape(-1, *[1] * (v.ndim - 1)) for name, v in vectors.items()}
-        mine = vmap(product)(own_batches, vectors)
+        vectors = product(vectors)
+    return ModelHeterogeneity(root_mean_square_spread(gradients), vmap(norm)(vectors).square().mean().sqrt().item())
+
+
+def root_mean_square_spread(vectors: Params) -> float:
+    """Return ((1/n) Σ_i ‖v_i − v̄‖²)^½ of one vector per agent, a dict of tensors [n, …]."""
+    return sum((tensor - tensor.mean(0)).square().sum() / len(tensor) for tensor in vectors.values()).sqrt().item()
+
+
+def hessian_differences(loss_fn: LossFn, params: Params, batches: Batch) -> Callable[[Params], Params]:
+    """Return v ↦ (∇²f_i(w) − ∇²f(w)) v_i for one vector per agent, a dict of tensors [n, …]."""
+    x, y, weight = batches
+    everyone = (x.flatten(0, 1), y.flatten(), weight.flatten() / len(x))
+    product = partial(exact_product(loss_fn), params)
+
+    def differences(vectors: Params) -> Params:
+        mine = vmap(product)(batches, vectors)
         average = vmap(product, in_dims=(None, 0), chunk_size=8)(everyone, vectors)
-        vectors = {name: mine[name] - average[name] for name in vectors}
-    return ModelHeterogeneity(gradient=spread.sqrt().item(), hessian=vmap(norm)(vectors).square().mean().sqrt().item())
+        return {name: mine[name] - average[name] for name in vectors}
+
+    return differences

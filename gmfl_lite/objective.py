@@ -6,6 +6,7 @@ Pure functions of a dict of parameters and a loss; they know nothing of agents o
     ∇F(w) = (I − α∇²f(w⁽⁰⁾)) (I − α∇²f(w⁽¹⁾)) … (I − α∇²f(w⁽ᵛ⁻¹⁾)) ∇f(w⁽ᵛ⁾)
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -195,7 +196,11 @@ def factors_kept(method: str, backprop_steps: int | None, nu: int) -> int:
 
 def step(params: Params, gradient: Params, lr: float) -> Params:
     """Return params − lr · gradient."""
-    return {name: tensor - lr * gradient[name] for name, tensor in params.items()}
+    return {
+        # One pass over memory. torch.add refuses a finite step size beyond its type.
+        name: torch.add(tensor, gradient[name], alpha=-lr if lr <= torch.finfo(tensor.dtype).max else -math.inf)
+        for name, tensor in params.items()
+    }
 
 
 def _meta_loss(params: Params, loss_fn: LossFn, support: Sequence[Any], query: Any, lr: float) -> torch.Tensor:
@@ -233,8 +238,10 @@ def _difference_product(loss_fn: LossFn, delta: float) -> Product:
         size, t = norm(v), delta * (1 + norm(w))
         # Where v is zero the displacement is, too, however large its factor.
         displacement = t / size.clamp(min=torch.finfo(size.dtype).tiny ** 0.5)
-        ahead = grad(loss_fn)(step(w, v, -displacement), batch)
-        behind = grad(loss_fn)(step(w, v, displacement), batch)
+        ahead, behind = (
+            grad(loss_fn)({name: w[name] + shift * v[name] for name in w}, batch)
+            for shift in (displacement, -displacement)
+        )
         return {name: size / (2 * t) * (ahead[name] - behind[name]) for name in v}
 
     return product
@@ -252,10 +259,10 @@ def _checked(params: Params) -> Params:
 
 def _check_finite(loss: torch.Tensor, gradient: Params) -> None:
     try:
-        finite = bool(torch.stack([loss.isfinite(), *(tensor.isfinite().all() for tensor in gradient.values())]).all())
+        bool(loss)
     except RuntimeError:  # under vmap and on the meta device there is no value to look at
         return
-    if not finite:
+    if not torch.stack([loss.isfinite(), *(tensor.isfinite().all() for tensor in gradient.values())]).all():
         what = "the loss after fine-tuning" if not loss.isfinite() else "the gradient of the loss after fine-tuning"
         raise NonFiniteLoss(f"{what} is not finite: lower the step sizes, or look at the batch")
 

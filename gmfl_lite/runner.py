@@ -23,7 +23,8 @@ from .federation import Batch, Federation
 from .models import Predict, as_functions, build_model, check_prediction, cross_entropy
 from .objective import LossFn, Params, curvature, meta_loss
 from .theory import largest_safe_fine_tune_lr
-from .trainer import Stopped, map_agents, pick_agents, train
+from .trainer import Engine, Stopped, build_engine, pick_agents, train
+from .vectorize import map_agents
 
 HISTORY_COLUMNS = {
     "round": "int64", "group": "str", "fine_tune_steps": "int64", "loss": "float64", "accuracy": "float64",
@@ -43,6 +44,8 @@ class Result:
     experiment : what was run.
     status : "completed", "stopped" or "diverged".
     message : what happened and, if it diverged, in which round and which step size to lower.
+    engine : what computed the agents' updates: "loop", or "vectorized", how many agents at once, and whether from a
+        recording of the local step.
     round : rounds that `params` have seen.
     params : dict of CPU tensors, the shared initial model w.
     history : DataFrame, one row per evaluated round, group ("trained" or "new") and number of fine-tuning steps, with
@@ -53,6 +56,7 @@ class Result:
     experiment: Experiment
     status: str
     message: str
+    engine: str
     round: int
     params: Params
     history: pd.DataFrame
@@ -86,7 +90,7 @@ def _store(result: Result, path: str | Path, fingerprint: str = "") -> None:
     record = {
         "fingerprint": fingerprint,
         "experiment": result.experiment.to_dict(),
-        **{name: getattr(result, name) for name in ("status", "message", "round")},
+        **{name: getattr(result, name) for name in ("status", "message", "engine", "round")},
         **{name: getattr(result, name).to_dict("list") for name in ("history", "agents")},
     }
     storage.write(path, record, {name: tensor.numpy(force=True) for name, tensor in result.params.items()})
@@ -97,7 +101,7 @@ def _load(path: str | Path) -> tuple[Result, str]:
     try:
         result = Result(
             experiment=Experiment.from_dict(record["experiment"]),
-            **{name: record[name] for name in ("status", "message", "round")},
+            **{name: record[name] for name in ("status", "message", "engine", "round")},
             params={name: torch.from_numpy(array) for name, array in arrays.items()},
             history=_frame(record["history"], HISTORY_COLUMNS),
             agents=_frame(record["agents"], AGENT_COLUMNS),
@@ -109,14 +113,6 @@ def _load(path: str | Path) -> tuple[Result, str]:
 
 def _frame(columns: Any, dtypes: dict[str, str]) -> pd.DataFrame:
     return pd.DataFrame(columns, columns=list(dtypes)).astype(dtypes)
-
-
-def choose_execution(name: str, model: nn.Module, device: torch.device) -> str:
-    """Return "vectorized" or "loop"; "auto" loops for convolutions on a CPU, which vmap makes slower, not faster."""
-    if name != "auto":
-        return name
-    convolutions = any(isinstance(layer, nn.modules.conv._ConvNd) for layer in model.modules())
-    return "loop" if convolutions and device.type == "cpu" else "vectorized"
 
 
 def run(
@@ -160,14 +156,14 @@ def run(
     device = federation.x.device
     predict, start = as_functions(model, device)
     check_prediction(predict, start, federation)
-    execution = choose_execution(experiment.execution, model, device)
-    training = _Training(experiment, federation, predict, start, execution, stop)
+    engine = build_engine(experiment, federation, cross_entropy(predict), start)
+    training = _Training(experiment, federation, predict, start, engine, stop)
 
     fingerprint = "" if checkpoint is None else _fingerprint(federation, start)
     result = _resume(checkpoint, experiment, fingerprint, device)
     if result is None:
         nothing = _frame(None, HISTORY_COLUMNS), _frame(None, AGENT_COLUMNS)
-        result = Result(experiment, "stopped", "stopped before training", 0, start, *nothing)
+        result = Result(experiment, "stopped", "stopped before training", str(engine), 0, start, *nothing)
     with tqdm(total=experiment.rounds, initial=result.round, unit="round", disable=progress_hidden(progress)) as bar:
         try:
             for later in training.results(result):
@@ -252,7 +248,7 @@ class _Training:
     federation: Federation
     predict: Predict
     start: Params
-    execution: str
+    engine: Engine
     stop: threading.Event | None
 
     @property
@@ -273,7 +269,7 @@ class _Training:
                 self.federation,
                 self.loss_fn,
                 result.params,
-                execution=self.execution,
+                engine=self.engine,
                 start=result.round,
                 stop=self.stop,
             )
@@ -302,7 +298,8 @@ class _Training:
             params,
             steps=experiment.eval_steps,
             fine_tune_lr=experiment.fine_tune_lr,
-            execution=self.execution,
+            execution=self.engine.execution,
+            stop=self.stop,
         )
         history = pd.concat([result.history, summarise(agents).assign(round=round)], ignore_index=True)
         later = dataclasses.replace(later, agents=agents, history=_frame(history, HISTORY_COLUMNS))
@@ -320,7 +317,7 @@ class _Training:
         def tuned_loss(params: Params, batch: Batch) -> torch.Tensor:
             return meta_loss(self.loss_fn, params, [batch] * steps, batch, fine_tune_lr=self.experiment.fine_tune_lr)
 
-        return map_agents(tuned_loss, params, self.first_picked()[1], execution=self.execution).mean()
+        return map_agents(tuned_loss, params, self.first_picked()[1], execution=self.engine.execution).mean()
 
     def sane_loss(self) -> float:
         """Return the loss of guessing, or of the start if that is larger."""
@@ -341,7 +338,9 @@ class _Training:
             return meta_loss(self.loss_fn, params, [batch] * nu, batch, fine_tune_lr=experiment.fine_tune_lr)
 
         batches = self.first_picked()[1]
-        steepest = map_agents(partial(curvature, measured), self.start, batches, execution=self.execution).max().item()
+        steepest = (
+            map_agents(partial(curvature, measured), self.start, batches, execution=self.engine.execution).max().item()
+        )
         now = getattr(experiment, cause)
         value = now / 10
         if 0 < steepest < math.inf:

@@ -4,23 +4,26 @@ In round k the server picks agents S_k; each starts from w_k, takes τ steps w �
 ∇F_i; the server averages: w_{k+1} = Σ_{i ∈ S_k} p_i w_{i,τ}. ν = 0 is FedAvg and ν = 1 is Per-FedAvg.
 """
 
+import math
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch.utils._pytree import tree_leaves, tree_map
 
 from . import checks, randomness
+from .capture import capture
 from .federation import Federation
 from .objective import LossFn, Params, factors_kept, meta_gradient, step
+from .vectorize import agents_at_once, chunks, map_agents
 
 if TYPE_CHECKING:
     from .experiment import Experiment
 
-CHUNK_ELEMENTS = 2**26
-"""Numbers that the vectorised engine keeps at once (256 MB in float32); agents beyond that come in chunks."""
+RECORDED_FROM = 150
+"""Local steps of a whole run from which on the vectorised engine records them (gmfl_lite.capture)."""
 
 
 class Stopped(Exception):
@@ -65,16 +68,32 @@ def local_update(
     ({'w': tensor([0.5625])}, tensor([0.1250, 0.0703]))
     """
     meta_lr = checks.number("meta_lr", meta_lr, 0)
+    local_step = partial(_local_step, loss_fn, fine_tune_lr=fine_tune_lr, meta_lr=meta_lr, **estimate)
+    return _local_steps(local_step, params, batches, stop)
+
+
+def _local_step(
+    loss_fn: LossFn, params: Params, support: list[Any], query: Any, *, meta_lr: float, **estimate: Any
+) -> tuple[Params, torch.Tensor]:
+    gradient, loss = meta_gradient(loss_fn, params, support, query, **estimate)
+    return step(params, gradient, meta_lr), loss
+
+
+def _local_steps(
+    local_step: Callable[..., tuple[Params, torch.Tensor]],
+    params: Params,
+    batches: Iterable[tuple[list[Any], Any]],
+    stop: threading.Event | None,
+) -> tuple[Params, torch.Tensor]:
     losses = []
     for support, query in batches:
         if stop is not None and stop.is_set():
             raise Stopped
-        gradient, loss = meta_gradient(loss_fn, params, support, query, fine_tune_lr=fine_tune_lr, **estimate)
-        params = step(params, gradient, meta_lr)
+        params, loss = local_step(params, support, query)
         losses.append(loss)
     if not losses:
         raise ValueError("batches: must hold at least one (support, query), one for each local step")
-    return params, torch.stack(losses)
+    return params, torch.stack(losses, -1)
 
 
 def aggregate(updates: Params, weights: torch.Tensor | None = None) -> Params:
@@ -109,6 +128,10 @@ def aggregate(updates: Params, weights: torch.Tensor | None = None) -> Params:
         raise ValueError(f"weights: must be one for each of the {n_agents[0]} agents, got shape {tuple(weights.shape)}")
     if not bool((weights >= 0).all()) or not 0 < float(weights.sum()) < float("inf"):
         raise ValueError(f"weights: must be non-negative with a finite sum above 0, got {weights.tolist()}")
+    return _weighted_mean(updates, weights)
+
+
+def _weighted_mean(updates: Params, weights: torch.Tensor) -> Params:
     averages = {}
     for name, tensor in updates.items():
         share = weights.to(tensor)
@@ -122,7 +145,7 @@ def train(
     loss_fn: LossFn,
     params: Params,
     *,
-    execution: str,
+    engine: "Engine | None" = None,
     start: int = 0,
     stop: threading.Event | None = None,
 ) -> Iterator[tuple[int, Params, torch.Tensor]]:
@@ -134,7 +157,7 @@ def train(
     ----------
     experiment : step sizes, ν, gradient, rounds, agents_per_round, local_steps, batch_size, weighting and seed.
     federation, loss_fn, params : the agents, f_i as a function of (params, batch), and w at round `start`.
-    execution : "vectorized" computes all picked agents at once, "loop" one after the other; they agree to rounding.
+    engine : computes the picked agents' local updates; by default what `build_engine` gives.
     stop : looked at before every local step.
 
     Raises
@@ -144,35 +167,20 @@ def train(
     Examples
     --------
     >>> import gmfl_lite as gl
-    >>> from gmfl_lite.experiment import build_federation
     >>> experiment = gl.Experiment(rounds=2, model="softmax")
-    >>> federation = build_federation(experiment)
-    >>> predict, w = gl.models.as_functions(gl.build_model("softmax", gl.load_dataset("digits")), "cpu")
+    >>> federation = gl.build_federation(experiment)
+    >>> predict, w = gl.models.as_functions(gl.build_model("softmax", federation), "cpu")
     >>> loss_fn = gl.models.cross_entropy(predict)
-    >>> for done, w, losses in train(experiment, federation, loss_fn, w, execution="loop"):
+    >>> for done, w, losses in train(experiment, federation, loss_fn, w):
     ...     print(done, tuple(losses.shape))
     1 (10, 5)
     2 (10, 5)
     """
-    kept = factors_kept(experiment.gradient, experiment.backprop_steps, experiment.nu)
-    # Differentiating through a step keeps about three sets of an agent's parameters, recomputing it one
-    # (benchmarks/RESULTS.md); recomputing is slower, but chunks of very few agents are slower still.
-    recompute = agents_at_once(params, 3 * kept) < min(10, experiment.agents_per_round)
-    update = partial(
-        local_update,
-        loss_fn,
-        fine_tune_lr=experiment.fine_tune_lr,
-        meta_lr=experiment.meta_lr,
-        stop=stop,
-        method=experiment.gradient,
-        backprop_steps=experiment.backprop_steps,
-        recompute=recompute,
-    )
-    chunk = agents_at_once(params, kept if recompute else 3 * kept) if execution == "vectorized" else 1
+    engine = engine or build_engine(experiment, federation, loss_fn, params)
     for round in range(start, experiment.rounds):
         picked = pick_agents(federation, experiment.agents_per_round, experiment.seed, round)
-        sent, losses = [], []
-        for agents in picked.split(chunk):
+        average, total, losses = None, 0, []
+        for agents in chunks(picked, engine.agents_at_once):
             batches = federation.batches(
                 agents,
                 nu=experiment.nu,
@@ -181,30 +189,112 @@ def train(
                 seed=experiment.seed,
                 round=round,
             )
-            updated, loss = map_agents(update, params, batches, execution=execution)
-            sent.append(updated)
+            updates, loss = engine.update(params, batches, stop)
+            sizes = federation.train_sizes[agents]
+            weights = sizes if experiment.weighting == "samples" else torch.ones_like(sizes)
+            average, total = _average_with(average, total, updates, weights)
             losses.append(loss)
-        weights = federation.train_sizes[picked] if experiment.weighting == "samples" else None
-        params = aggregate({name: torch.cat([part[name] for part in sent]) for name in params}, weights)
+        params = average
         yield round + 1, params, torch.cat(losses)
+
+
+def _average_with(
+    average: Params | None, total: torch.Tensor | int, updates: Params, weights: torch.Tensor
+) -> tuple[Params, torch.Tensor]:
+    """Return the average of all agents so far and their weight, so that only one chunk of them is in memory."""
+    mean, weight = _weighted_mean(updates, weights), weights.sum()
+    if average is None:
+        return mean, weight
+    total = total + weight
+    return {name: torch.lerp(average[name], mean[name], (weight / total).to(mean[name])) for name in mean}, total
+
+
+class Engine(Protocol):
+    """Computes local updates: of `agents_at_once` agents together, from batches with a leading agents axis."""
+
+    execution: str
+    agents_at_once: int
+
+    def update(self, params: Params, batches: Any, stop: threading.Event | None) -> tuple[Params, torch.Tensor]: ...
+
+
+class Loop:
+    """One agent after the other: what a student reads."""
+
+    execution, agents_at_once = "loop", 1
+
+    def __init__(self, experiment: "Experiment", loss_fn: LossFn) -> None:
+        self.update_one = partial(local_update, loss_fn, **_settings(experiment))
+
+    def update(self, params: Params, batches: Any, stop: threading.Event | None) -> tuple[Params, torch.Tensor]:
+        return map_agents(partial(self.update_one, stop=stop), params, batches, execution="loop")
+
+    def __str__(self) -> str:
+        return "loop"
+
+
+class Vectorized:
+    """A chunk of agents at once, each local step one batched computation, recorded if it is repeated often."""
+
+    execution = "vectorized"
+
+    def __init__(self, experiment: "Experiment", loss_fn: LossFn, params: Params, example: Any) -> None:
+        kept = factors_kept(experiment.gradient, experiment.backprop_steps, experiment.nu)
+        most = partial(agents_at_once, loss_fn, params, example)
+        # Differentiating through a step keeps about three sets of an agent's numbers, recomputing it one, which takes
+        # longer (benchmarks/RESULTS.md): only where not even one agent fits otherwise.
+        recompute = most(3 * kept + 2) < 1
+        self.agents_at_once = max(1, most((1 if recompute else 3) * kept + 2))
+        parts = math.ceil(experiment.agents_per_round / self.agents_at_once)
+        one = partial(_local_step, loss_fn, recompute=recompute, **_settings(experiment))
+        self.local_step = torch.func.vmap(one) if parts < experiment.agents_per_round else partial(_alone, one)
+        # A recording merges what is recomputed to save memory. Whether to record is decided by the whole run's length,
+        # so that a resumed run does what an uninterrupted one does.
+        self.records = not recompute and experiment.rounds * experiment.local_steps * parts >= RECORDED_FROM
+        self.recordings: dict[int, Callable[..., tuple[Params, torch.Tensor]]] = {}
+
+    def update(self, params: Params, batches: Any, stop: threading.Event | None) -> tuple[Params, torch.Tensor]:
+        agents = len(tree_leaves(batches)[0])
+        # Contiguous, as the parameters will be from the second step on: a recording is made for that layout.
+        params = {name: tensor.expand(agents, *tensor.shape).contiguous() for name, tensor in params.items()}
+        if self.records and agents not in self.recordings:
+            self.recordings[agents] = capture(self.local_step, params, *batches[0])
+        return _local_steps(self.recordings.get(agents, self.local_step), params, batches, stop)
+
+    def __str__(self) -> str:
+        return f"vectorized, at most {self.agents_at_once} agents at once" + ", recorded" * self.records
+
+
+def _alone(local_step: Callable[..., Any], *arguments: Any) -> Any:
+    """Do what vmap does, for a leading agents axis of length one, where it only costs time."""
+    results = local_step(*tree_map(lambda tensor: tensor[0], arguments))
+    return tree_map(lambda tensor: tensor.unsqueeze(0), results)
+
+
+def build_engine(experiment: "Experiment", federation: Federation, loss_fn: LossFn, params: Params) -> Engine:
+    """Return the engine that experiment.execution names; "auto" is the vectorised one.
+
+    Measured (benchmarks/RESULTS.md), it is the faster one for every model: by far for small products, where a loop
+    spends its time between them. Where products are large on a CPU it takes one agent at a time itself.
+    """
+    if experiment.execution == "loop":
+        return Loop(experiment, loss_fn)
+    everything = federation.train_sets(torch.zeros(1, dtype=torch.int64, device=federation.x.device))
+    example = tuple(tensor[:, : experiment.batch_size] for tensor in everything)
+    return Vectorized(experiment, loss_fn, params, example)
+
+
+def _settings(experiment: "Experiment") -> dict[str, Any]:
+    return {
+        "fine_tune_lr": experiment.fine_tune_lr,
+        "meta_lr": experiment.meta_lr,
+        "method": experiment.gradient,
+        "backprop_steps": experiment.backprop_steps,
+    }
 
 
 def pick_agents(federation: Federation, agents_per_round: int, seed: int, round: int) -> torch.Tensor:
     """Return the agents of a round, drawn uniformly without replacement from those that train."""
-    n_agents = torch.tensor(federation.n_agents, device=federation.x.device)
+    n_agents = torch.full((), federation.n_agents, device=federation.x.device)
     key = randomness.keys(seed, "picks", round, torch.zeros_like(n_agents))
     return randomness.choose(key, n_agents, agents_per_round, federation.n_agents)
-
-
-def map_agents(function: Callable[..., Any], params: Params, data: Any, *, execution: str) -> Any:
-    """Apply function(params, one agent's data) to every agent and stack the results along a leading agents axis."""
-    if execution == "vectorized":
-        return torch.func.vmap(function, in_dims=(None, 0))(params, data)
-    n_agents = len(tree_leaves(data)[0])
-    results = [function(params, tree_map(lambda tensor: tensor[agent], data)) for agent in range(n_agents)]  # noqa: B023
-    return tree_map(lambda *tensors: torch.stack(tensors), *results)
-
-
-def agents_at_once(params: Params, copies: int) -> int:
-    """Return how many agents the vectorised engine takes in one chunk if each keeps `copies` + 2 sets of parameters."""
-    return max(1, CHUNK_ELEMENTS // (sum(tensor.numel() for tensor in params.values()) * (copies + 2)))

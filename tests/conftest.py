@@ -37,3 +37,13 @@ def untouched_global_generators():
     yield
     after = (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())  # noqa: NPY002
     assert before == after, "a global random generator was used"
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Print what tests measured and recorded with `record_property`."""
+    reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, [])]
+    measured = [pair for report in reports for pair in getattr(report, "user_properties", [])]
+    if measured:
+        terminalreporter.section("measured")
+        for what, value in measured:
+            terminalreporter.write_line(f"{what}: {value}")

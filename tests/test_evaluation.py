@@ -11,6 +11,7 @@ import gmfl_lite as gl
 from gmfl_lite.evaluation import evaluate, summarise
 from gmfl_lite.federation import IndexTable
 from gmfl_lite.models import as_functions
+from gmfl_lite.trainer import Stopped
 
 
 @pytest.fixture
@@ -90,3 +91,18 @@ def test_padding_counts_for_nothing(federation, model):
         padding = torch.randint(len(federation.y), (15, 9), generator=torch.Generator().manual_seed(0))
         setattr(wide, name, IndexTable(torch.cat([table.index, padding], 1), table.sizes))
     np.testing.assert_allclose(scores(federation, model)["loss"], scores(wide, model)["loss"], atol=1e-5)
+
+
+def test_stop_ends_an_evaluation_within_a_step(federation, model):
+    class AfterThreeLooks:
+        looks = 0
+
+        def is_set(self) -> bool:
+            self.looks += 1
+            return self.looks > 3
+
+    stop = AfterThreeLooks()
+    predict, params = as_functions(model, torch.device("cpu"))
+    with pytest.raises(Stopped):
+        evaluate(federation, predict, params, steps=(0, 10), fine_tune_lr=0.1, execution="vectorized", stop=stop)
+    assert stop.looks == 4

@@ -1,13 +1,18 @@
 """Training against an independent float64 computation, and the two engines against each other."""
 
+import dataclasses
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 import gmfl_lite as gl
-from gmfl_lite import trainer
+from gmfl_lite import trainer, vectorize
+from gmfl_lite.models import as_functions, cross_entropy
 
 
 def softmax_oracle(federation, w, b, experiment):
@@ -100,11 +105,14 @@ def test_both_engines_give_the_same_model(federation, experiment):
 
 
 def test_chunks_of_agents_change_nothing(federation, monkeypatch):
+    chunks = trainer.chunks
     experiment = gl.Experiment(rounds=2, n_agents=12, agents_per_round=12, batch_size=8)
     whole = gl.run(experiment, federation=federation, progress=False)
-    monkeypatch.setattr(trainer, "CHUNK_ELEMENTS", 5 * 10_670 * (3 * experiment.nu + 2))
-    assert trainer.agents_at_once(whole.params, 3 * experiment.nu) == 5
+    sizes = []
+    monkeypatch.setattr(vectorize, "CHUNK_ELEMENTS", vectorize.CHUNK_ELEMENTS // 100)
+    monkeypatch.setattr(trainer, "chunks", lambda agents, most: sizes.append(most) or chunks(agents, most))
     pieces = gl.run(experiment, federation=federation, progress=False)
+    assert all(1 < most < 12 for most in sizes), sizes
     for name, tensor in whole.params.items():
         torch.testing.assert_close(tensor, pieces.params[name], rtol=0, atol=1e-6)
 
@@ -190,7 +198,7 @@ def test_local_update_refuses(changes, message):
 def test_recomputation_takes_over_where_memory_ends(federation, monkeypatch):
     experiment = gl.Experiment(rounds=2, n_agents=12, agents_per_round=6, batch_size=8, nu=4)
     through = gl.run(experiment, federation=federation, progress=False)
-    monkeypatch.setattr(trainer, "CHUNK_ELEMENTS", 3 * 10_670 * (3 * 4 + 2))
+    monkeypatch.setattr(vectorize, "CHUNK_ELEMENTS", 0.8 * 12_500 * (3 * 4 + 2))  # one agent, if it recomputes
     asked = []
     meta_gradient = trainer.meta_gradient
 
@@ -236,3 +244,61 @@ def test_every_round_picks_anew_and_every_method_picks_the_same(federation, monk
         gl.run(experiment.replace(nu=nu), federation=federation, progress=False)
     assert seen[0] == seen[2]
     assert len({tuple(sorted(agents)) for agents in seen[0]}) > 3
+
+
+@pytest.mark.parametrize("model", ["softmax", "mlp", "cnn"])
+@pytest.mark.parametrize("gradient", ["exact", "first_order", "hessian_free"])
+@pytest.mark.parametrize("weighting", ["uniform", "samples"])
+def test_a_round_keeps_to_one_device_and_never_waits_for_a_value(digits, model, gradient, weighting):
+    """On the meta device tensors have no values: what mixes devices, or looks at a value, raises."""
+    parts = gl.partition(digits.y, gl.Dirichlet(0.5), 8, seed=1)
+    federation = gl.Federation.from_partition(digits, parts, seed=1)
+    federation.x, federation.y = federation.x.to("meta"), federation.y.to("meta")
+    federation._train, federation._test = (
+        dataclasses.replace(table, index=table.index.to("meta"), sizes=table.sizes.to("meta"))
+        for table in (federation._train, federation._test)
+    )
+    predict, w = as_functions(gl.build_model(model, digits), torch.device("meta"))
+    experiment = gl.Experiment(
+        n_agents=8, agents_per_round=4, rounds=2, local_steps=2, nu=2, gradient=gradient, weighting=weighting
+    )
+    rounds = list(gl.train(experiment, federation, cross_entropy(predict), w))
+    assert len(rounds) == 2
+    for _, params, losses in rounds:
+        assert losses.shape == (4, 2)
+        assert {tensor.device.type for tensor in [losses, *params.values()]} == {"meta"}
+        assert {name: tensor.shape for name, tensor in params.items()} == {name: t.shape for name, t in w.items()}
+
+
+@pytest.mark.slow
+def test_ten_thousand_agents_need_no_more_memory_than_one_chunk_of_them():
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("peak memory is read from Linux's /proc")
+    code = """
+import sys, torch, gmfl_lite as gl
+from gmfl_lite.models import as_functions, cross_entropy
+from meta_gradient import peak_memory
+images = torch.rand(20_000, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+dataset = gl.Dataset("random", images, torch.arange(20_000) % 10, tuple("0123456789"))
+federation = gl.Federation.from_partition(dataset, list(torch.arange(20_000).reshape(10_000, 2).numpy()))
+predict, w = as_functions(gl.build_model("mlp", dataset), torch.device("cpu"))
+for picked in (1000, 10_000):
+    experiment = gl.Experiment(n_agents=10_000, agents_per_round=picked, rounds=1, local_steps=1, nu=1, batch_size=1)
+    rounds = gl.train(experiment, federation, cross_entropy(predict), w)
+    print(peak_memory(lambda: next(rounds)))
+"""
+    benchmarks = Path(__file__).parent.parent / "benchmarks"
+    ran = subprocess.run([sys.executable, "-c", code], cwd=benchmarks, capture_output=True, text=True, check=True)
+    few, many = map(float, ran.stdout.split())
+    # All of them at once would be 2,700 MB of parameters alone.
+    assert many < few + 200, (few, many)
+
+
+def test_the_result_says_what_computed_it(federation):
+    for execution, expected in (
+        ("auto", "vectorized, at most "),
+        ("vectorized", "vectorized, at most "),
+        ("loop", "loop"),
+    ):
+        experiment = gl.Experiment(rounds=1, n_agents=12, execution=execution, model="softmax")
+        assert gl.run(experiment, federation=federation, progress=False).engine.startswith(expected)

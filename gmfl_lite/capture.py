@@ -1,0 +1,150 @@
+"""Record a function of tensors once, as a flat list of tensor operations, and replay that list.
+
+torch.func nests one interpreter for every vmap and every derivative, and each operation passes through all of them: for
+the small products of a few agents that takes longer than the products. A recording has the nesting worked out. It is
+then tidied, by rewriting that holds for all values and changes results by rounding at most:
+
+    the same operation on the same tensors is done once
+    views that change nothing, and transpositions of transpositions, go
+    A (s B)     becomes  s (A B)               where B is larger than the product
+    W + s A B   becomes  one fused operation   which neither writes A B to memory nor reads it back
+
+A recording holds for tensors of the shapes it was made with.
+"""
+
+import math
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.fx import GraphModule, Node
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.passes.dialect.common.cse_pass import CSEPass
+
+aten = torch.ops.aten
+_VIEWS = (aten.view.default, aten._unsafe_view.default, aten.expand.default)
+_recording = threading.Lock()  # torch records one function at a time
+
+
+def capture(function: Callable[..., Any], *example: Any) -> Callable[..., Any]:
+    """Return a faster equal of function(*example), for arguments of the same structure, shapes and types.
+
+    The function may not branch on values of tensors, as under vmap. The result carries no graph for autograd.
+
+    >>> double = capture(lambda x: x + x, torch.ones(2))
+    >>> double(torch.tensor([1.0, 2.0]))
+    tensor([2., 4.])
+    """
+    with _recording, torch.no_grad():
+        recorded = make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)(*example)
+        if any(_changes_in_place(node) for node in recorded.graph.nodes):
+            return _without_autograd(recorded)  # a tensor changed in place is not the same before and after
+        tidied = CSEPass()(recorded).graph_module
+    tidied.graph.set_codegen(recorded.graph._codegen)  # which takes and returns nested arguments
+    for rewrite in (_drop_what_changes_nothing, _multiply_the_smaller, _fuse_products_with_sums):
+        for node in list(tidied.graph.nodes):
+            rewrite(node)
+        tidied.graph.eliminate_dead_code()
+    tidied.recompile()
+    return _without_autograd(tidied)
+
+
+def _without_autograd(recording: GraphModule) -> Callable[..., Any]:
+    replay = recording.forward
+
+    def replayed(*args: Any) -> Any:
+        with torch.no_grad():
+            return replay(*args)
+
+    return replayed
+
+
+def _drop_what_changes_nothing(node: Node) -> None:
+    source = node.args[0] if node.args else None
+    if not isinstance(source, Node):
+        return
+    if (node.target in _VIEWS and _shape(node) == _shape(source)) or _scale(node) == 1:
+        node.replace_all_uses_with(source)
+    elif node.target is aten.view.default:
+        node.target = aten.reshape.default  # real strides need not be the predicted ones
+    elif _transposed(node) and _transposed(source) and _axes(node) == _axes(source):
+        node.replace_all_uses_with(source.args[0])
+
+
+def _multiply_the_smaller(node: Node) -> None:
+    """A (s B) → s (A B), if all that is done with s B is to multiply it."""
+    if _scale(node) is None or not (products := _products_of(node)):
+        return
+    if sum(math.prod(_shape(product)) for product in products) >= math.prod(_shape(node)):
+        return
+    for product in products:
+        with node.graph.inserting_after(product):
+            scaled = node.graph.call_function(aten.mul.Scalar, (product, _scale(node)))
+        scaled.meta = product.meta
+        product.replace_all_uses_with(scaled, delete_user_cb=lambda user, scaled=scaled: user is not scaled)
+    node.replace_all_uses_with(node.args[0])
+
+
+def _fuse_products_with_sums(node: Node) -> None:
+    """W + s A B → baddbmm(W, A, B)."""
+    if not _is(node, aten.add.Tensor):
+        return
+    scale = node.kwargs.get("alpha", 1)
+    first, second = node.args
+    for term, product in ((first, second), (second, first)) if scale == 1 else ((first, second),):
+        if not (isinstance(product, Node) and isinstance(term, Node) and _kind(term) == _kind(product) == _kind(node)):
+            continue
+        turned = _transposed(product) and _axes(product) == {1, 2} and len(product.users) == 1
+        product = product.args[0] if turned else product
+        if not _is(product, aten.bmm.default) or len(product.users) != 1:
+            continue
+        with node.graph.inserting_before(node):
+            factors = product.args
+            if turned:  # (A B)ᵀ = Bᵀ Aᵀ
+                factors = [node.graph.call_function(aten.transpose.int, (factor, 1, 2)) for factor in factors[::-1]]
+            fused = node.graph.call_function(aten.baddbmm.default, (term, *factors), {"alpha": scale})
+        fused.meta = node.meta
+        node.replace_all_uses_with(fused)
+        return
+
+
+def _products_of(node: Node) -> list[Node]:
+    """Return the products that a tensor goes into, through transpositions; none if it goes anywhere else."""
+    found = []
+    for user in node.users:
+        further = _products_of(user) if _transposed(user) else [user] * _is(user, aten.bmm.default)
+        if not further:
+            return []
+        found += further
+    return found
+
+
+def _changes_in_place(node: Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+
+
+def _is(node: Node, operation: Any) -> bool:
+    return node.op == "call_function" and node.target is operation
+
+
+def _scale(node: Node) -> float | None:
+    """Return s of a node s A, None of any other."""
+    scaling = _is(node, aten.mul.Scalar) or (_is(node, aten.mul.Tensor) and not isinstance(node.args[1], Node))
+    return node.args[1] if scaling and _kind(node) == _kind(node.args[0]) else None
+
+
+def _transposed(node: Node) -> bool:
+    return _is(node, aten.transpose.int)
+
+
+def _axes(node: Node) -> set[int]:
+    return {axis % len(_shape(node)) for axis in node.args[1:]}
+
+
+def _shape(node: Node) -> tuple[int, ...]:
+    return tuple(node.meta["val"].shape)
+
+
+def _kind(node: Node) -> tuple[tuple[int, ...], torch.dtype]:
+    return _shape(node), node.meta["val"].dtype

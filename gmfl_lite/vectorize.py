@@ -1,0 +1,58 @@
+"""One function of one agent, for many agents: all of a chunk at once, or one after the other."""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch.utils._pytree import tree_leaves, tree_map
+
+from .objective import LossFn, Params
+
+CHUNK_ELEMENTS = 10**8
+"""Numbers that the vectorised engine keeps at once (400 MB in float32); agents beyond that come in chunks."""
+
+BLOCK_ELEMENTS = 2**23
+"""Numbers of the largest tensor of a chunk's parameters (32 MB): larger ones are no faster, and fragment memory."""
+
+ALONE_ELEMENTS = 10**6
+"""Numbers of one agent (4 MB) above which a CPU takes it alone: its caches hold no more, and dispatch costs little."""
+
+
+def map_agents(function: Callable[..., Any], params: Params, data: Any, *, execution: str) -> Any:
+    """Apply function(params, one agent's data) to every agent and stack the results along a leading agents axis."""
+    if execution == "vectorized" and len(tree_leaves(data)[0]) > 1:
+        return torch.func.vmap(function, in_dims=(None, 0))(params, data)
+    n_agents = len(tree_leaves(data)[0])
+    results = [function(params, tree_map(lambda tensor: tensor[agent], data)) for agent in range(n_agents)]  # noqa: B023
+    return tree_map(lambda *tensors: torch.stack(tensors), *results)
+
+
+def chunks(agents: torch.Tensor, most: int) -> Iterable[torch.Tensor]:
+    """Split agents into as few parts as hold at most `most`, all but the last of the same size."""
+    parts = math.ceil(len(agents) / most)
+    return agents.split(math.ceil(len(agents) / parts))
+
+
+def agents_at_once(loss_fn: LossFn, params: Params, example: Any, copies: int) -> int:
+    """Return how many agents to compute at once: as many as fit, one if that is no slower, or 0 if none fits.
+
+    Each keeps `copies` sets of its parameters and of what differentiating its loss keeps, which is measured on an
+    `example` of a batch of one agent, [1, …].
+    """
+    weights = {name: tensor.detach().requires_grad_() for name, tensor in params.items()}
+    own = {tensor.untyped_storage()._cdata for tensor in weights.values()}
+    kept = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            kept[storage._cdata] = storage.nbytes() // tensor.element_size()
+        return tensor
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss_fn(weights, tree_map(lambda tensor: tensor[0].clone(), example))
+    sizes = [tensor.numel() for tensor in params.values()]
+    numbers = sum(sizes) + sum(kept.values())
+    alone = numbers > ALONE_ELEMENTS and example[0].device.type == "cpu"
+    return min(CHUNK_ELEMENTS // (copies * numbers), 1 if alone else max(1, BLOCK_ELEMENTS // max(sizes)))

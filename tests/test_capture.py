@@ -1,0 +1,143 @@
+"""A recording gives what the function gives, tidied or not."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch.func import grad, vmap
+
+import gmfl_lite as gl
+from gmfl_lite import trainer
+from gmfl_lite.capture import capture
+from gmfl_lite.models import as_functions, cross_entropy
+
+
+def operations(recording) -> list[str]:
+    graph = recording.__closure__[0].cell_contents.__self__.graph
+    return [str(node.target) for node in graph.nodes if node.op == "call_function"]
+
+
+def draw(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+A, B, W = draw(3, 4, 5), draw(3, 5, 6, seed=1), draw(3, 4, 6, seed=2)
+SMALL = draw(3, 1, 40, seed=3), draw(3, 40, 30, seed=4)
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "expected"),
+    [
+        pytest.param(lambda w, a, b: w + a @ b, (W, A, B), ["baddbmm"], id="sum"),
+        pytest.param(lambda w, a, b: a @ b + w, (W, A, B), ["baddbmm"], id="sum, product first"),
+        pytest.param(lambda w, a, b: torch.add(w, a @ b, alpha=-0.3), (W, A, B), ["baddbmm"], id="scaled product"),
+        pytest.param(lambda w, a, b: torch.add(a @ b, w, alpha=-0.3), (W, A, B), ["bmm", "add"], id="scaled sum"),
+        pytest.param(
+            lambda w, a, b: w.mT + (a @ b).mT,
+            (W, A, B),
+            ["transpose", "transpose", "transpose", "baddbmm"],
+            id="turned",
+        ),
+        pytest.param(lambda w, a, b: w[:, :1] + a @ b, (W, A, B), ["slice", "bmm", "add"], id="broadcast sum"),
+        pytest.param(
+            lambda w, a, b: (w + a @ b, a @ b), (W, A, B), ["bmm", "add"], id="a product that is also given back"
+        ),
+        pytest.param(lambda a, b: a @ (b * 0.5), SMALL, ["bmm", "mul"], id="scaled the smaller"),
+        pytest.param(lambda a, b: a @ (b * 0.5) @ (b * 0.5).mT, SMALL, None, id="scaled twice"),
+        pytest.param(lambda b: (b * 0.5) @ (b * 0.5).mT, SMALL[1:], None, id="a product with itself"),
+        pytest.param(lambda a, b: (a @ (b * 0.5), b * 0.5), SMALL, ["mul", "bmm"], id="scaled and given back"),
+        pytest.param(lambda a: a.mT.mT.view(3, 4, 5).expand(3, 4, 5) * 1, (A,), [], id="nothing"),
+        pytest.param(lambda a: (a.transpose(0, 1).mT, a.mT), (A,), ["transpose"] * 3, id="other axes"),
+        pytest.param(lambda a: a.exp() + a.exp(), (A,), ["exp", "add"], id="twice the same"),
+        pytest.param(lambda a: a.clone().exp_() + a.clone().mul_(2), (A,), None, id="changed in place"),
+    ],
+)
+def test_tidying_changes_operations_and_not_values(function, arguments, expected):
+    recording = capture(function, *arguments)
+    fresh = [tensor + 0.1 for tensor in arguments]  # not the values it was recorded with
+    results, truths = recording(*fresh), function(*fresh)
+    for result, truth in zip(*((r if isinstance(r, tuple) else (r,)) for r in (results, truths)), strict=True):
+        torch.testing.assert_close(result, truth, rtol=1e-12, atol=1e-12)
+    if expected is not None:
+        names = [name.split(".")[1] for name in operations(recording)]
+        assert [name for name in names if name not in ("reshape", "expand")] == expected
+
+
+def test_sums_of_another_type_are_left_alone():
+    w, a, b = W, A.float(), B.float()
+    torch.testing.assert_close(capture(lambda w, a, b: w + a @ b, w, a, b)(w, a, b), w + a @ b)
+
+
+@pytest.mark.parametrize("name", ["softmax", "mlp", "cnn"])
+@pytest.mark.parametrize("method", ["exact", "first_order", "truncated", "hessian_free"])
+def test_a_recorded_meta_gradient_is_the_meta_gradient(federation, name, method):
+    predict, w = as_functions(gl.build_model(name, federation), torch.device("cpu"))
+
+    def double(batch):
+        return batch[0].double(), batch[1], batch[2].double()
+
+    (support, query), (later_support, later_query) = (
+        ([double(batch) for batch in support], double(query))
+        for support, query in federation.batches(torch.arange(4), nu=2, local_steps=2, batch_size=7, seed=0, round=0)
+    )
+    params = {key: tensor.double().expand(4, *tensor.shape).contiguous() for key, tensor in w.items()}
+    steps = {"backprop_steps": 1} if method == "truncated" else {}
+    function = vmap(partial(gl.meta_gradient, cross_entropy(predict), fine_tune_lr=0.3, method=method, **steps))
+    recording = capture(function, params, support, query)
+    elsewhere = {key: 1.1 * tensor for key, tensor in params.items()}
+    gradient, loss = recording(elsewhere, later_support, later_query)
+    truth, true_loss = function(elsewhere, later_support, later_query)
+    torch.testing.assert_close(loss, true_loss)
+    # Differences divide rounding errors by their small step.
+    tolerance = 1e-7 if method == "hessian_free" else 1e-12
+    for key in truth:
+        torch.testing.assert_close(gradient[key], truth[key], rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", ["softmax", "mlp", "cnn"])
+def test_recorded_runs_end_where_others_do_and_resume_bit_by_bit(federation, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(trainer, "RECORDED_FROM", 12)
+    experiment = gl.Experiment(
+        model=name, nu=2, rounds=6, local_steps=2, n_agents=12, agents_per_round=5, eval_every=2, fine_tune_lr=0.1
+    )
+    recorded = gl.run(experiment, federation=federation, progress=False)
+    assert recorded.engine.endswith("recorded")
+
+    class Killed(Exception):
+        pass
+
+    def die(round, rows):
+        if round == 4:
+            raise Killed
+
+    with pytest.raises(Killed):
+        gl.run(experiment, federation=federation, progress=False, on_round=die, checkpoint=tmp_path / "run")
+    resumed = gl.run(experiment, federation=federation, progress=False, checkpoint=tmp_path / "run")
+    monkeypatch.setattr(trainer, "RECORDED_FROM", 13)
+    plain = gl.run(experiment, federation=federation, progress=False)
+    assert not plain.engine.endswith("recorded")
+    for key in recorded.params:
+        assert torch.equal(recorded.params[key], resumed.params[key])
+        torch.testing.assert_close(recorded.params[key], plain.params[key], rtol=0, atol=1e-5)
+
+
+def test_modules_that_work_in_place_or_keep_frozen_parameters_are_recorded_rightly(federation, monkeypatch):
+    with torch.random.fork_rng():
+        frozen = torch.nn.Linear(64, 20).requires_grad_(False)
+        model = torch.nn.Sequential(torch.nn.Flatten(), frozen, torch.nn.ReLU(inplace=True), torch.nn.Linear(20, 10))
+    experiment = gl.Experiment(nu=2, rounds=3, n_agents=12, agents_per_round=5, fine_tune_lr=0.2)
+    results = []
+    for enough in (1, 10**9):
+        monkeypatch.setattr(trainer, "RECORDED_FROM", enough)
+        results.append(gl.run(experiment, federation=federation, model=model, progress=False))
+    recorded, plain = results
+    for key in plain.params:
+        torch.testing.assert_close(recorded.params[key], plain.params[key], rtol=0, atol=1e-6)
+    assert not torch.equal(plain.params["3.weight"], model[3].weight)
+
+
+def test_a_recording_carries_no_graph_and_changes_nothing():
+    x = torch.ones(3, requires_grad=True)
+    recording = capture(lambda x: grad(lambda x: (x**3).sum())(x), x.detach())
+    assert not recording(x).requires_grad
+    assert x.tolist() == [1, 1, 1]

@@ -1,0 +1,59 @@
+"""Threads follow the cores this process may use, and freed memory is kept, unless the environment says otherwise."""
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+LINUX = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux lets a process choose its cores")
+GLIBC = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="this machine's allocator is not glibc's")
+
+
+def python(code: str, **environment: str) -> str:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("GMFL", "OMP", "CPU_LIMIT"))}
+    ran = subprocess.run(
+        [sys.executable, "-c", code], env={**inherited, **environment}, capture_output=True, text=True, check=True
+    )
+    return ran.stdout.strip()
+
+
+THREADS = "import torch; import gmfl_lite; print(torch.get_num_threads())"
+
+
+@LINUX
+def test_threads_follow_affinity_limit_and_wish():
+    one_core = f"import os; os.sched_setaffinity(0, [{min(os.sched_getaffinity(0))}]); "
+    many = "import torch; torch.set_num_threads(64); "  # as on a host with 64 cores of which few may be used
+    cores = len(os.sched_getaffinity(0))
+    assert python(many + THREADS) == str(cores)
+    assert python(one_core + many + THREADS) == "1"
+    assert python(many + THREADS, CPU_LIMIT="1.0") == "1"
+    assert python(many + THREADS, CPU_LIMIT="0.5") == "1"
+    assert python(many + THREADS, CPU_LIMIT="nonsense") == str(cores)
+    assert python(many + THREADS, GMFL_LITE_THREADS="0") == "64"
+    assert python(many + THREADS, GMFL_LITE_THREADS="3") == "3"
+    assert python(THREADS, OMP_NUM_THREADS="1") == "1"
+
+
+@LINUX
+@GLIBC
+def test_freed_memory_is_kept_so_that_pages_fault_once():
+    code = """
+import resource, torch
+import gmfl_lite
+faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+def work():  # 40 MB, in pieces such as a meta step of fifty agents frees
+    parts = [torch.ones(2_500_000) for _ in range(4)]
+for _ in range(3):
+    work()
+before = faults()
+for _ in range(10):
+    work()
+print(faults() - before)
+"""
+    assert int(python(code)) < 1000  # of the 98,000 pages of 4 kB that are asked for
+    asked = "from gmfl_lite import machine; print(machine.keep_freed_memory())"
+    assert python(asked) == "True"
+    assert python(asked, GMFL_LITE_KEEP_MEMORY="0") == "False"
