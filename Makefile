@@ -18,10 +18,12 @@ lint: .venv/ready-to-test
 	$(BIN)/ruff format --check .
 
 notebooks: .venv/ready-to-test  ## run all notebooks and commit-ready their outputs
+	$(BIN)/python tools/notebooks.py link notebooks/*.ipynb
 	$(BIN)/python tools/notebooks.py refresh notebooks/*.ipynb
 	$(BIN)/ruff format -q notebooks
 
-bench: .venv/ready-to-test  ## measure, and write benchmarks/RESULTS.md; on a quiet machine
+bench: .venv/ready-to-bench  ## measure, and write benchmarks/RESULTS.md; on a quiet machine, half an hour
+	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/meta_gradient.py
 
 .venv/ready: pyproject.toml
@@ -31,4 +33,8 @@ bench: .venv/ready-to-test  ## measure, and write benchmarks/RESULTS.md; on a qu
 
 .venv/ready-to-test: .venv/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,peers]'
+	touch $@
+
+.venv/ready-to-bench: .venv/ready-to-test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	touch $@

@@ -5,8 +5,6 @@ python benchmarks/meta_gradient.py [--quick]     prints the table and writes it 
 
 import argparse
 import ctypes
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -15,6 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from harness import write_section
 
 import gmfl_lite as gl
 from gmfl_lite.models import as_functions, cross_entropy
@@ -131,13 +130,7 @@ def main() -> None:
         print(sections[-1], flush=True)
     if quick:
         return
-    path = Path(__file__).parent / "RESULTS.md"
-    cores, threads = len(os.sched_getaffinity(0)), torch.get_num_threads()
-    machine = f"{platform.machine()}, {cores} cores, {threads} threads, CPU, torch {torch.__version__}"
-    head, _, tail = path.read_text(encoding="utf-8").partition("<!-- meta-gradient -->")
-    _, _, tail = tail.partition("<!-- end -->")
-    body = f"\nMeasured on: {machine}.\n\n" + "\n\n".join(sections) + "\n"
-    path.write_text(f"{head}<!-- meta-gradient -->{body}<!-- end -->{tail}", encoding="utf-8")
+    write_section("meta-gradient", "\n\n".join(sections))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """The benchmarks run, and what RESULTS.md says of memory holds."""
 
-import importlib.util
+import importlib
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
@@ -31,13 +33,63 @@ for recompute in (False, True):
     assert through > 1.7 * recompute
 
 
+@pytest.fixture
+def benchmarks(monkeypatch):
+    """The benchmarks' modules, which find each other as scripts in one folder do."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    drawn = np.random.get_state()  # noqa: NPY002
+    yield importlib.import_module
+    np.random.set_state(drawn)  # noqa: NPY002  JAX draws when it is imported
+    for name in ("harness", "contenders", "meta_gradient", "speed"):
+        sys.modules.pop(name, None)
+
+
 @pytest.mark.slow
-def test_the_table_is_made(capsys, monkeypatch):
-    spec = importlib.util.spec_from_file_location("meta_gradient", BENCHMARKS / "meta_gradient.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+def test_the_table_is_made(benchmarks, monkeypatch):
+    module = benchmarks("meta_gradient")
     monkeypatch.setattr(module, "NUS", (1, 2))
     frame = module.measure(agents=2, repeats=2)
     assert list(frame.index) == list(module.WAYS)
     assert (frame["ms"] > 0).all().all()
     assert module.markdown(frame).count("ν = 2") == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["exact", "first_order"])
+@pytest.mark.parametrize("nu", [0, 2])
+def test_contenders_do_the_same_work(benchmarks, method, nu):
+    """What is raced gives the same parameters after the same meta step of the same agents."""
+    contenders = benchmarks("contenders")
+    agents = 3
+    ((updates, _),) = contenders.ours(agents, nu, method)()
+    mine = [
+        torch.stack([tensor[agent].flatten()[:50] for tensor in updates.values() if tensor[agent].numel() > 50])
+        for agent in range(agents)
+    ]
+    rivals = {"plain_loop": {"method": method}, "jax_vmap": {"method": method}}
+    if method == "exact":
+        rivals |= {"torchopt_loop": {}, "higher_loop": {}}
+    for name, arguments in rivals.items():
+        try:
+            found = getattr(contenders, name)(agents, nu, **arguments)()
+        except ImportError:
+            continue
+        if isinstance(found, dict):
+            rows = [[torch.from_numpy(np.array(found[key][agent])) for key in updates] for agent in range(agents)]
+        else:
+            rows = found
+        for agent, tensors in enumerate(rows):
+            theirs = torch.stack([tensor.detach().flatten()[:50] for tensor in tensors if tensor.numel() > 50])
+            torch.testing.assert_close(
+                theirs, mine[agent], rtol=0, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
+            )
+
+
+@pytest.mark.slow
+def test_a_race_times_every_contender_and_leaves_out_what_is_not_installed(benchmarks, monkeypatch):
+    harness = benchmarks("harness")
+    monkeypatch.setenv("PYTHONPATH", str(BENCHMARKS))
+    times = harness.race({"a": ("our_width", {"width": 5}), "b": ("our_fedavg", {"agents": 2, "size": 4})}, repeats=1)
+    assert set(times) == {"a", "b"}
+    assert all(0 < seconds < 10 for seconds in times.values())
+    assert harness.table(["x"], [[1], [2]]) == "| x |\n| --- |\n| 1 |\n| 2 |"

@@ -1,0 +1,184 @@
+"""Side by side with what people piece together today: meta steps, whole rounds, growth, memory, the default run.
+
+python benchmarks/speed.py [--quick]     prints the tables and writes them to benchmarks/RESULTS.md
+"""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from harness import race, table, write_section
+
+PEERS = {
+    "this library": ("ours", "exact first_order"),
+    "JAX, jit of vmap": ("jax_vmap", "exact first_order"),
+    "plain PyTorch loop": ("plain_loop", "exact first_order"),
+    "TorchOpt loop": ("torchopt_loop", "exact"),
+    "higher loop": ("higher_loop", "exact"),
+    "the products alone": ("products", "exact first_order"),
+}
+
+
+def meta_steps(repeats: int, nus: tuple[int, ...] = (0, 1, 5, 10), agents: int = 50) -> str:
+    """(a) One local meta step of fifty agents, MLP 784-80-60-10, batches of 20."""
+    blocks = []
+    for method in ("exact", "first_order"):
+        rows = {label: [label] for label, (_, methods) in PEERS.items() if method in methods}
+        for nu in nus:
+            arguments = {"agents": agents, "nu": nu}
+            if method == "first_order" and nu == 0:
+                continue
+            times = race(
+                {
+                    label: (
+                        name,
+                        arguments if "loop" in name and name != "plain_loop" else {**arguments, "method": method},
+                    )
+                    for label, (name, methods) in PEERS.items()
+                    if method in methods
+                },
+                repeats=repeats,
+            )
+            for label in rows:
+                if label not in times:
+                    rows[label].append("not installed")
+                else:
+                    ratio = times[label] / times["this library"]
+                    rows[label].append(f"{1e3 * times[label]:.1f} ({ratio:.2f})")
+        used = [nu for nu in nus if not (method == "first_order" and nu == 0)]
+        header = [f"{method}, ms (ratio to this library)", *(f"ν = {nu}" for nu in used)]
+        blocks.append(table(header, list(rows.values())))
+        print(blocks[-1], flush=True)
+    return "\n\n".join(blocks)
+
+
+def rounds(repeats: int) -> str:
+    """(b) FedAvg rounds against FedLab, and what a round costs beside its local steps."""
+    rows = []
+    for agents, size in ((10, 8), (50, 8), (10, 28), (50, 28)):
+        settings = {"agents": agents, "size": size}
+        times = race({name: (name, settings) for name in ("our_fedavg", "fedlab_fedavg")}, repeats=repeats)
+        fedlab = times.get("fedlab_fedavg", float("nan"))
+        mine = times["our_fedavg"]
+        rows.append(
+            [
+                f"{agents} agents, {size}×{size} images",
+                *(f"{1e3 * t:.1f}" for t in (mine, fedlab)),
+                f"{fedlab / mine:.1f}",
+            ]
+        )
+    fedavg = table(["FedAvg round, τ = 5, ms", "this library", "FedLab", "ratio"], rows)
+    times = race({name: (name, {}) for name in ("our_round", "our_local_steps")}, repeats=repeats)
+    whole, steps = times["our_round"], times["our_local_steps"]
+    overhead = (
+        f"A whole default round takes {1e3 * whole:.1f} ms, its local steps alone {1e3 * steps:.1f} ms: "
+        f"{whole / steps:.2f} times."
+    )
+    print(fedavg, overhead, sep="\n\n", flush=True)
+    return f"{fedavg}\n\n{overhead}"
+
+
+def cnns(repeats: int) -> str:
+    """(d) The CNN on a CPU: the engine that "auto" takes against loops over agents."""
+    rows = []
+    for agents, size, nu in ((1, 8, 3), (10, 8, 3), (1, 28, 3), (10, 28, 1), (10, 28, 5)):
+        settings = {"agents": agents, "nu": nu, "method": "exact", "model": "cnn", "size": size}
+        times = race(
+            {
+                "auto": ("ours", settings),
+                "loop": ("ours", {**settings, "execution": "loop"}),
+                "plain PyTorch loop": ("plain_loop", settings),
+            },
+            repeats=repeats,
+            calls=6,
+        )
+        label = f"{agents} agents, {size}×{size} images, ν = {nu}"
+        rows.append([label, *(f"{1e3 * times[key]:.0f} ({times[key] / times['auto']:.2f})" for key in times)])
+    found = table(["CNN, ms (ratio to auto)", "auto", 'execution="loop"', "plain PyTorch loop"], rows)
+    print(found, flush=True)
+    return found
+
+
+def growth(repeats: int) -> str:
+    """(c) How the time of a round grows with ν, with the agents picked and with the parameters."""
+    base = {"local_steps": 1, "n_agents": 50, "n_new_agents": 0}
+    nus = (1, 2, 5, 10, 15, 20)
+    times = race({nu: ("our_round", {**base, "nu": nu}) for nu in nus}, repeats=repeats)
+    blocks = [_line("ν", times, "10 agents of digits, exact")]
+    agents = (10, 100, 1000, 10_000)
+    times = race({n: ("our_many_agents", {"agents": n}) for n in agents}, repeats=max(1, repeats // 3), calls=1)
+    blocks.append(_line("agents picked", times, "ν = 1, MLP 784-80-60-10, batches of 1"))
+    widths = (20, 80, 320, 1280)
+    times = race({w: ("our_width", {"width": w}) for w in widths}, repeats=repeats)
+    numbers = {w * 785 + 10 * (w + 1): seconds for w, seconds in times.items()}
+    blocks.append(_line("parameters", numbers, "10 agents, ν = 3, one hidden layer"))
+    print("\n\n".join(blocks), flush=True)
+    return "\n\n".join(blocks)
+
+
+def _line(what: str, times: dict[int, float], where: str) -> str:
+    x, y = np.array(list(times)), 1e3 * np.array(list(times.values()))
+    r2 = np.corrcoef(x, y)[0, 1] ** 2
+    found = table([f"{what} ({where})", *map(str, x)], [["ms a round", *(f"{value:.1f}" for value in y)]])
+    return f"{found}\n\nR² of a straight line: {r2:.4f}."
+
+
+def memory() -> str:
+    """(e) How far a process grows in a round, by ν and by agents picked."""
+    code = "from contenders import our_growth; print(our_growth({agents}, {nu}))"
+
+    def grown(agents: int, nu: int) -> str:
+        command = [sys.executable, "-c", code.format(agents=agents, nu=nu)]
+        ran = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+        return f"{float(ran.stdout):.0f}"
+
+    rows = [[f"{agents} agents", *(grown(agents, nu) for nu in (0, 1, 5, 20))] for agents in (10, 100, 1000)]
+    found = table(["MB in a round, MLP 784-80-60-10", *(f"ν = {nu}" for nu in (0, 1, 5, 20))], rows)
+    print(found, flush=True)
+    return found
+
+
+def default_run() -> str:
+    """gl.run(gl.Experiment()) in a fresh process."""
+    code = """
+import time
+start = time.perf_counter()
+import gmfl_lite as gl
+imported = time.perf_counter()
+points = []
+gl.run(gl.Experiment(), progress=False, on_round=lambda *_: points.append(time.perf_counter() - imported))
+print(imported - start, points[0], time.perf_counter() - imported)
+"""
+    seconds = []
+    for _ in range(3):
+        ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        seconds.append(list(map(float, ran.stdout.split())))
+    imported, first, whole = np.median(seconds, axis=0)
+    found = (
+        f"`gl.run(gl.Experiment())`: first point after {first:.1f} s, all of it after {whole:.1f} s; "
+        f"the import before it takes {imported:.1f} s."
+    )
+    print(found, flush=True)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="one repeat, and write nothing")
+    parser.add_argument("only", nargs="*", help="sections: steps rounds cnn growth memory default")
+    options = parser.parse_args()
+    repeats = 1 if options.quick else 9
+    sections = {
+        "default": default_run, "steps": lambda: meta_steps(repeats), "rounds": lambda: rounds(repeats),
+        "cnn": lambda: cnns(max(1, repeats // 3)), "growth": lambda: growth(max(1, repeats // 2)), "memory": memory,
+    }  # fmt: skip
+    for name in options.only or sections:
+        found = sections[name]()
+        if not options.quick:
+            write_section(name, found)
+
+
+if __name__ == "__main__":
+    main()
