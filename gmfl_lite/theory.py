@@ -1,24 +1,65 @@
-"""Constants and bounds of the theory, each with every constant explicit."""
+"""The theory with every constant explicit: constants, bounds, quadratic agents, and constants of real models.
 
-from . import checks
+Everything is reachable from here, as `gl.theory.<name>`; each docstring states the formula and its lemma or theorem.
+"""
 
+from .bounds import (
+    ConvergenceBound,
+    Prescription,
+    convergence_bound,
+    covariance_bound,
+    drift,
+    drift_noise,
+    full_participation_bound,
+    prescription,
+    rounds_to_reach,
+    sampling_factor,
+)
+from .constants import (
+    geometric_sum,
+    growth,
+    hessian_free_bias,
+    largest_safe_fine_tune_lr,
+    meta_gradient_cost,
+    meta_heterogeneity,
+    meta_smoothness,
+    spectral_smoothness,
+    truncated_smoothness,
+    truncation_bias,
+    truncation_factor,
+)
+from .estimates import Advice, Constants, advice, estimate_constants
+from .observe import Observation, beside_bound, observe
+from .quadratics import Quadratics
 
-def largest_safe_fine_tune_lr(nu: int, smoothness: float) -> float:
-    """Return the largest α for which ν fine-tuning steps cannot more than double a vector: (2^(1/ν) − 1) / L.
-
-    With ‖I − αH‖ ≤ 1 + αL, the product of ν factors stays below (1 + αL)^ν ≤ 2 (corollary C1). Without fine-tuning
-    steps (ν = 0) it is the α of one step, 1 / L.
-
-    Parameters
-    ----------
-    nu : number of fine-tuning steps.
-    smoothness : L, the largest absolute curvature, above 0.
-
-    Examples
-    --------
-    >>> [round(largest_safe_fine_tune_lr(nu, 1.0), 4) for nu in (1, 2, 5, 10)]
-    [1.0, 0.4142, 0.1487, 0.0718]
-    """
-    nu = checks.integer("nu", nu, 0)
-    smoothness = checks.number("smoothness", smoothness, 0, above=True)
-    return (2 ** (1 / max(nu, 1)) - 1) / smoothness
+__all__ = [
+    "Advice",
+    "Constants",
+    "ConvergenceBound",
+    "Observation",
+    "Prescription",
+    "Quadratics",
+    "advice",
+    "beside_bound",
+    "convergence_bound",
+    "covariance_bound",
+    "drift",
+    "drift_noise",
+    "estimate_constants",
+    "full_participation_bound",
+    "geometric_sum",
+    "growth",
+    "hessian_free_bias",
+    "largest_safe_fine_tune_lr",
+    "meta_gradient_cost",
+    "meta_heterogeneity",
+    "meta_smoothness",
+    "observe",
+    "prescription",
+    "rounds_to_reach",
+    "sampling_factor",
+    "spectral_smoothness",
+    "truncated_smoothness",
+    "truncation_bias",
+    "truncation_factor",
+]

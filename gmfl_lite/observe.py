@@ -1,0 +1,176 @@
+"""A real run held beside its bound: what Theorem 3 speaks of, measured in every round."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+from torch.func import vmap
+
+from . import bounds, checks
+from .experiment import Experiment, build_federation
+from .federation import Batch, Federation
+from .models import as_functions, build_model, cross_entropy
+from .objective import LossFn, Params, curvature, meta_gradient, meta_loss
+from .trainer import local_update, train
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """What `observe` measured along w_0, …, w_K.
+
+    Attributes
+    ----------
+    experiment : the run.
+    squares : ‖∇F(w_k)‖² [K].
+    losses : F(w_k) [K + 1].
+    heterogeneity : γ_F(w_k)² [K].
+    bias : b² [K], the mean over agents of the largest ‖g_i − ∇F_i‖² in the round's local steps.
+    meta_smoothness : the largest ‖∇²F_i‖ at the start, in the middle and at the end.
+    """
+
+    experiment: Experiment
+    squares: np.ndarray
+    losses: np.ndarray
+    heterogeneity: np.ndarray
+    bias: np.ndarray
+    meta_smoothness: float
+
+
+def observe(
+    experiment: Experiment, *, federation: Federation | None = None, model: nn.Module | None = None
+) -> Observation:
+    """Train as `gmfl_lite.train` does and measure, in every round, what the bounds speak of.
+
+    F_i is the meta-loss on all of agent i's training samples, so that the run must use them all: batch_size None.
+
+    Parameters
+    ----------
+    experiment : the run.
+    federation, model : replace what the experiment would build.
+
+    Raises
+    ------
+    ValueError : batch_size is not None, or an unsuitable model.
+
+    Examples
+    --------
+    >>> import gmfl_lite as gl
+    >>> experiment = gl.Experiment(model="softmax", n_agents=4, n_new_agents=0, agents_per_round=4, rounds=5,
+    ...                            batch_size=None, local_steps=1, meta_lr=0.3, device="cpu")
+    >>> seen = observe(experiment)
+    >>> (seen.losses[1:] < seen.losses[:-1]).all(), seen.bias.max()
+    (np.True_, np.float64(0.0))
+    """
+    if experiment.batch_size is not None:
+        raise checks.refusal("batch_size", experiment.batch_size, "None: the bounds are held against full batches")
+    federation = build_federation(experiment) if federation is None else federation
+    model = build_model(experiment.model, federation, seed=experiment.seed) if model is None else model
+    predict, w = as_functions(model, federation.x.device)
+    measure = _Measure(experiment, cross_entropy(predict), federation.train_sets(federation.groups["trained"]))
+    visited = [w, *(later for _, later, _ in train(experiment, federation, measure.loss_fn, w))]
+    rows = [measure.at(point) for point in visited[:-1]]
+    squares, losses, heterogeneity, bias = (np.array(column) for column in zip(*rows, strict=True))
+    return Observation(
+        experiment,
+        squares,
+        np.append(losses, measure.at(visited[-1])[1]),
+        heterogeneity,
+        bias,
+        max(measure.steepest(visited[k]) for k in {0, experiment.rounds // 2, experiment.rounds}),
+    )
+
+
+def beside_bound(observations: Sequence[Observation], *, n_agents: int) -> pd.DataFrame:
+    """Return the mean of ‖∇F(w_k)‖² over the first K rounds, and the bound of Theorem 3 with measured constants.
+
+    Parameters
+    ----------
+    observations : runs that differ in their seed, over which expectations are taken.
+    n_agents : n.
+
+    Returns
+    -------
+    DataFrame : for K = 1, 2, …: measured, transient, drift, bias, noise, sampling and total.
+
+    Raises
+    ------
+    ValueError : no runs, runs that differ in more than their seed, or βτL_F above ½.
+    """
+    if not observations or len({seen.experiment.replace(seed=0) for seen in observations}) > 1:
+        raise checks.refusal("observations", len(observations), "at least one run, all equal but for their seed")
+    experiment = observations[0].experiment
+    K = np.arange(1, experiment.rounds + 1)
+
+    def so_far(name: str) -> np.ndarray:
+        return np.mean([getattr(seen, name) for seen in observations], axis=0).cumsum() / K
+
+    losses = np.mean([seen.losses for seen in observations], axis=0)
+    bound = bounds.convergence_bound(
+        rounds=K,
+        local_steps=experiment.local_steps,
+        meta_lr=experiment.meta_lr,
+        meta_smoothness=max(seen.meta_smoothness for seen in observations),
+        initial_gap=np.maximum(losses[0] - losses[1:], 0),
+        n_agents=n_agents,
+        agents_per_round=experiment.agents_per_round,
+        meta_heterogeneity=np.sqrt(so_far("heterogeneity")),
+        meta_bias=np.sqrt(so_far("bias")),
+    )
+    return pd.DataFrame({"measured": so_far("squares"), **vars(bound)}, index=pd.Index(K, name="rounds"))
+
+
+class _Measure:
+    """Full-batch quantities of all agents at a point."""
+
+    def __init__(self, experiment: Experiment, loss_fn: LossFn, batches: Batch) -> None:
+        self.experiment, self.loss_fn, self.batches = experiment, loss_fn, batches
+
+    def at(self, w: Params) -> tuple[float, float, float, float]:
+        """Return ‖∇F(w)‖², F(w), γ_F(w)² and b²."""
+        n = len(self.batches[0])
+        points = {name: tensor.expand(n, *tensor.shape) for name, tensor in w.items()}
+        exact, loss = self.gradients(points, "exact")
+        mean = exact.mean(0)
+        return (mean @ mean).item(), loss, (exact - mean).square().sum(1).mean().item(), self.bias(points, exact)
+
+    def bias(self, points: Params, exact: torch.Tensor) -> float:
+        if self.experiment.gradient == "exact":
+            return 0.0
+        errors = []
+        for t in range(self.experiment.local_steps):
+            if t:
+                points = vmap(self.local_step)(points, self.batches)
+                exact, _ = self.gradients(points, "exact")
+            used, _ = self.gradients(points, self.experiment.gradient, self.experiment.backprop_steps)
+            errors.append((used - exact).square().sum(1))
+        return torch.stack(errors).max(0).values.mean().item()
+
+    def gradients(self, points: Params, method: str, backprop_steps: int | None = None) -> tuple[torch.Tensor, float]:
+        """Return every agent's meta-gradient at its own point [n, d], and the mean of the meta-losses."""
+
+        def one(p: Params, batch: Batch) -> tuple[Params, torch.Tensor]:
+            return meta_gradient(
+                self.loss_fn, p, [batch] * self.experiment.nu, batch, method=method, backprop_steps=backprop_steps,
+                fine_tune_lr=self.experiment.fine_tune_lr,
+            )  # fmt: skip
+
+        gradients, losses = vmap(one)(points, self.batches)
+        return torch.cat([g.flatten(1) for g in gradients.values()], 1).double(), losses.double().mean().item()
+
+    def local_step(self, p: Params, batch: Batch) -> Params:
+        experiment = self.experiment
+        return local_update(
+            self.loss_fn, p, [([batch] * experiment.nu, batch)], fine_tune_lr=experiment.fine_tune_lr,
+            meta_lr=experiment.meta_lr, method=experiment.gradient, backprop_steps=experiment.backprop_steps,
+        )[0]  # fmt: skip
+
+    def steepest(self, w: Params) -> float:
+        experiment = self.experiment
+
+        def f_nu(p: Params, batch: Batch) -> torch.Tensor:
+            return meta_loss(self.loss_fn, p, [batch] * experiment.nu, batch, fine_tune_lr=experiment.fine_tune_lr)
+
+        return vmap(lambda batch: curvature(f_nu, w, batch))(self.batches).max().item()
