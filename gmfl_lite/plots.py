@@ -8,11 +8,14 @@ import io
 from collections.abc import Mapping, Sequence
 
 import matplotlib.ticker
+import numpy as np
 import pandas as pd
 import seaborn as sns
 import torch
 from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from . import checks
 from .data import Dataset
@@ -39,7 +42,7 @@ class Picture(Figure):
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> tuple[dict, dict]:
         png = io.BytesIO()
-        self.savefig(png, format="png", dpi=100)
+        self.savefig(png, format="png", dpi=100, pil_kwargs={"optimize": True})
         return {"image/png": png.getvalue(), "text/plain": self.alt}, {"image/png": {"alt": self.alt}}
 
 
@@ -236,6 +239,237 @@ def accuracy_against_steps(results: Mapping[str, Result]) -> Picture:
     return figure
 
 
+def exploration(
+    histories: Mapping[str, pd.DataFrame],
+    federation: Federation,
+    *,
+    fine_tune_steps: int,
+    rounds: int | None = None,
+    reference: str | None = None,
+) -> Picture:
+    """Draw new agents' accuracy against rounds and against fine-tuning steps, and below it who holds what.
+
+    Made to be drawn again and again while training runs: a tenth of a second, where the other figures take more.
+
+    Parameters
+    ----------
+    histories : label -> Result.history or its beginning, without any row if there is nothing to draw yet.
+    federation : the agents; where none are new, those that were trained on are scored.
+    fine_tune_steps : after how many steps to draw accuracy against rounds.
+    rounds : how many there will be, so that the axis stands still while a curve grows.
+    reference : the label of a curve to draw in grey.
+
+    Examples
+    --------
+    >>> import gmfl_lite as gl
+    >>> experiment = gl.Experiment(rounds=10)
+    >>> history = gl.run(experiment, progress=False).history
+    >>> figure = exploration({"ν = 3": history}, gl.build_federation(experiment), fine_tune_steps=3)
+    """
+    group = list(federation.groups)[-1]
+    drawn = {label: h[h["group"] == group] for label, h in histories.items() if len(h)}
+    legend_rows = -(-len(drawn) // 3)
+    inches = {"top": 0.35, "plot": 2.6, "legend": 0.9 + 0.22 * legend_rows, "strip": 0.75, "bottom": 0.45}
+    height = sum(inches.values())
+    figure = Picture(figsize=(6.8, height), dpi=100)
+
+    def place(left: float, bottom: float, width: float, tall: float) -> Axes:
+        axes = figure.add_axes((left, bottom / height, width, tall / height))
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color="0.9")
+        axes.set_axisbelow(True)
+        return axes
+
+    floor = inches["bottom"] + inches["strip"] + inches["legend"]
+    against_rounds, against_steps = (place(left, floor, 0.405, inches["plot"]) for left in (0.075, 0.58))
+    ends = []
+    for (label, history), style in zip(drawn.items(), _styles(drawn, reference), strict=True):
+        after = history[history["fine_tune_steps"] == fine_tune_steps]
+        last = history[history["round"] == history["round"].iloc[-1]]
+        against_rounds.plot(after["round"].to_numpy(), 100 * after["accuracy"].to_numpy(), label=label, **style)
+        against_steps.plot(last["fine_tune_steps"].to_numpy(), 100 * last["accuracy"].to_numpy(), **style)
+        reached = 100 * after["accuracy"].iloc[-1]
+        ends.append(f"{label} {reached:.0f} % after round {after['round'].iloc[-1]}")
+    against_steps.axvline(fine_tune_steps, color="0.6", linewidth=1, zorder=0)
+    against_rounds.set(xlabel="communication rounds", ylabel="accuracy (%)", xlim=(0, rounds))
+    against_steps.set(xlabel="fine-tuning steps on own data")
+    against_rounds.set_title(f"{_TITLES[group]}, after {_steps(fine_tune_steps)}", fontsize="medium", loc="left")
+    against_steps.set_title(f"{_TITLES[group]}, last round drawn", fontsize="medium", loc="left")
+    for axes in (against_rounds, against_steps):
+        axes.set_ylim(0, 100)
+        axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(6, integer=True))
+    if drawn:
+        figure.legend(
+            loc="upper center",
+            bbox_to_anchor=(0.5, (floor - 0.5) / height),
+            ncols=min(3, len(drawn)),
+            frameon=False,
+            fontsize="medium",
+            handlelength=3.5,
+        )
+    strip = place(0.075, inches["bottom"], 0.91, inches["strip"])
+    _draw_strip(strip, federation)
+    figure.alt = (
+        f"Accuracy of {_TITLES[group]} after {_steps(fine_tune_steps)} against communication rounds, and against "
+        f"fine-tuning steps: {'; '.join(ends) if ends else 'nothing yet'}. Below, who holds what: "
+        f"{len(federation.sizes)} agents by {len(federation.classes)} classes."
+    )
+    return figure
+
+
+def curves(
+    panels: Mapping[str, pd.DataFrame],
+    *,
+    xlabel: str,
+    ylabel: str,
+    alt: str,
+    log: str = "",
+    ylim: tuple[float | None, float | None] | None = None,
+    mark_lowest: bool = False,
+    columns: int = 4,
+) -> Picture:
+    """Draw tables as lines: a panel for each table, a line for each of its columns, against its index.
+
+    Lines of one name look alike in all panels; few points are marked.
+
+    Parameters
+    ----------
+    panels : title -> DataFrame.
+    xlabel, ylabel : of all panels.
+    alt : what a reader who cannot see the picture should know.
+    log : axes with a logarithmic scale: "", "x", "y" or "xy".
+    ylim : lower and upper end of the vertical axes; None is free.
+    mark_lowest : put a marker at the lowest point of every line.
+    columns : how many panels side by side.
+
+    Raises
+    ------
+    ValueError : no panels.
+
+    Examples
+    --------
+    >>> table = pd.DataFrame({"w": [0.0, 0.5, 1.0], "w²": [0.0, 0.25, 1.0]}, index=[0.0, 0.5, 1.0])
+    >>> figure = curves({"": table}, xlabel="w", ylabel="value", alt="w² is below w between 0 and 1.")
+    """
+    if not isinstance(panels, Mapping) or not panels:
+        raise checks.refusal("panels", panels, "a non-empty dict of title -> DataFrame")
+    names = list(dict.fromkeys(str(name) for frame in panels.values() for name in frame))
+    colours = dict(zip(names, sns.color_palette("colorblind", len(names)), strict=True))
+    columns = min(columns, len(panels))
+    rows = -(-len(panels) // columns)
+    with sns.axes_style("white", _STYLE):
+        size = (min(5.2 if columns == 1 else 2.8 * columns, 9.2) + 1.6, 0.6 + (2.9 if rows == 1 else 2.1 * rows))
+        figure = Picture(figsize=size, layout="constrained")
+        grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    figure.alt = alt
+    handles = {}
+    for axes, (title, frame) in zip(grid.flat, panels.items(), strict=False):
+        for name, values in frame.items():
+            number = names.index(str(name))
+            marks = {"marker": "osD^vXP"[number % 7], "markersize": 5}
+            if mark_lowest:
+                marks["markevery"] = [int(np.argmin(values))]
+            elif len(frame) > 15:
+                marks = {}
+            style = ("-", "--", "-.", ":")[number % 4]
+            handles[str(name)] = axes.plot(
+                frame.index, values, label=str(name), color=colours[str(name)], linestyle=style, **marks
+            )[0]
+        axes.set(title=title, xscale="log" if "x" in log else "linear", yscale="log" if "y" in log else "linear")
+        if "x" not in log and pd.api.types.is_integer_dtype(frame.index):
+            axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5, steps=[1, 2, 5, 10], integer=True))
+    if ylim is not None:
+        grid[0, 0].set_ylim(ylim)
+    low, high = grid[0, 0].get_ylim()
+    if "y" in log and high < 100 * low:  # too few powers of ten for a scale
+        axis = grid[0, 0].yaxis
+        axis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(matplotlib.ticker.StrMethodFormatter("{x:g}"))
+        axis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+    for axes in grid.flat[len(panels) :]:
+        axes.set_visible(False)
+    figure.supxlabel(xlabel, fontsize="medium")
+    figure.supylabel(ylabel, fontsize="medium")
+    if len(handles) > 1:
+        figure.legend(handles.values(), handles, loc="outside right center", frameon=False)
+    return figure
+
+
+def mismatch(tables: Mapping[str, pd.DataFrame], *, label: str) -> Picture:
+    """Draw losses of models trained for ν steps (down) and deployed with ν′ steps (across) as heat maps.
+
+    Colours are by the logarithm, dark for high; the lowest value of each column is framed.
+
+    Parameters
+    ----------
+    tables : title -> DataFrame [trained × deployed] of positive numbers, as `theory.Quadratics.mismatch` gives.
+    label : what the numbers are, for those who cannot see the picture.
+
+    Raises
+    ------
+    ValueError : no tables.
+
+    Examples
+    --------
+    >>> from gmfl_lite import theory
+    >>> agents = theory.Quadratics([[[1.0]], [[0.1]]], [[1.0], [-1.0]])
+    >>> figure = mismatch({"two agents": agents.mismatch([0, 1, 5], 0.5)}, label="mean loss")
+    """
+    if not isinstance(tables, Mapping) or not tables:
+        raise checks.refusal("tables", tables, "a non-empty dict of title -> DataFrame")
+    with sns.axes_style("white"):
+        figure = Picture(figsize=(min(4.7 * len(tables), 11), 3.6), layout="constrained")
+        grid = figure.subplots(1, len(tables), squeeze=False)[0]
+    said = []
+    for axes, (title, table) in zip(grid, tables.items(), strict=True):
+        texts = table.map(lambda value: f"{value:.2g}")
+        norm = LogNorm(table.to_numpy().min(), table.to_numpy().max())
+        sns.heatmap(table, ax=axes, cmap="rocket_r", norm=norm, annot=texts, fmt="", cbar=False)
+        axes.set(title=title, xlabel="deployed with ν′ steps", ylabel="trained for ν steps")
+        axes.tick_params(axis="both", rotation=0, length=0)
+        for column, row in enumerate(table.to_numpy().argmin(axis=0)):
+            axes.add_patch(Rectangle((column, row), 1, 1, fill=False, edgecolor="tab:blue", linewidth=2, clip_on=False))
+        own = (table.idxmin() == table.columns).sum()
+        said.append(f"{title}: in {own} of {table.shape[1]} columns the lowest value is where trained equals deployed")
+    figure.alt = f"Heat maps of {label}, trained (rows) by deployed (columns). " + "; ".join(said) + "."
+    return figure
+
+
+def bound_terms(table: pd.DataFrame) -> Picture:
+    """Draw bounds as stacked bars of their terms, one bar for each row, and a diamond at what was measured.
+
+    Parameters
+    ----------
+    table : rows of `theory.beside_bound`: measured, transient, drift, bias, noise, sampling, …; the index names them.
+
+    Examples
+    --------
+    >>> row = {"measured": 0.1, "transient": 0.1, "drift": 0.05, "bias": 0.0, "noise": 0.0, "sampling": 0.1}
+    >>> figure = bound_terms(pd.DataFrame([row], index=["τ = 5"]))
+    """
+    terms = [name for name in ("transient", "drift", "sampling", "noise", "bias") if (table[name] > 0).any()]
+    with sns.axes_style("white", _STYLE):
+        figure = Picture(figsize=(8.2, 1.0 + 0.42 * len(table)), layout="constrained")
+        axes = figure.subplots()
+    start = np.zeros(len(table))
+    hatches = {"transient": "", "drift": "//", "sampling": "..", "noise": "xx", "bias": "\\\\"}
+    for name, colour in zip(terms, sns.color_palette("colorblind", len(terms)), strict=True):
+        style = {"color": colour, "hatch": hatches[name], "edgecolor": "white", "linewidth": 0.5}
+        axes.barh(table.index, table[name], left=start, label=name, **style)
+        start = start + table[name].to_numpy()
+    axes.plot(table["measured"], table.index, "D", color="black", markersize=6, label="measured")
+    axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel("mean of ‖∇F‖² over the rounds")
+    figure.legend(loc="outside right center", frameon=False)
+    said = "; ".join(
+        f"{row}: measured {values['measured']:.2g}, bound {sum(values[name] for name in terms):.2g}"
+        for row, values in table.iterrows()
+    )
+    figure.alt = f"Stacked bars of the terms {', '.join(terms)}, and what was measured. {said}."
+    return figure
+
+
 def _checked(results: Mapping[str, Result]) -> Mapping[str, Result]:
     if not isinstance(results, Mapping) or not results:
         raise checks.refusal("results", results, "a non-empty dict of label -> Result")
@@ -284,3 +518,32 @@ def _draw_lines(axes: Axes, data: pd.DataFrame, x: str) -> None:
         palette=sns.color_palette("colorblind", data["method"].nunique()),
         errorbar=None,
     )
+
+
+def _styles(labels: Mapping[str, object], reference: str | None) -> list[dict]:
+    colours = sns.color_palette("colorblind", max(1, len(labels)))
+    lines, markers = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1))), "osD^vXPp"
+    styles = []
+    for number, label in enumerate(labels):
+        style = {"color": colours[number], "linestyle": lines[number % len(lines)], "linewidth": 1.8}
+        style |= {"marker": markers[number % len(markers)], "markersize": 5, "clip_on": False}
+        styles.append(style if label != reference else {**style, "color": "0.5", "linestyle": ":", "marker": "."})
+    return styles
+
+
+def _draw_strip(axes: Axes, federation: Federation) -> None:
+    """Draw label_counts as a strip: agents across, classes down, darker = more samples."""
+    counts = federation.label_counts.to_numpy()
+    axes.imshow(counts.T, aspect="auto", cmap="rocket_r", vmin=0, interpolation="nearest")
+    axes.grid(False)
+    axes.set(yticks=[], xlabel="agent", ylabel="class")
+    axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+    title = "who holds what (darker = more samples)"
+    if federation.n_new_agents:
+        axes.axvline(federation.n_agents - 0.5, color="tab:blue", linewidth=2)
+        title += "; right of the line: new agents"
+    axes.set_title(title, fontsize="medium", loc="left")
+
+
+def _steps(number: int) -> str:
+    return f"{number} fine-tuning step" + "s" * (number != 1)

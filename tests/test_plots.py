@@ -2,6 +2,7 @@
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.ndimage
 
@@ -108,3 +109,67 @@ def test_label_distances_draws_every_agent(federation):
     assert figure.axes[0].lines[0].get_xdata()[0] == pytest.approx(mean)
     with pytest.raises(ValueError, match="federations"):
         gl.plots.label_distances({})
+
+
+def test_exploration_draws_the_rows_it_is_given(federation):
+    base = gl.Experiment(n_agents=12, n_new_agents=3, rounds=4, eval_every=2, model="softmax")
+    histories = {f"ν = {nu}": gl.run(base.replace(nu=nu), progress=False).history for nu in (0, 1)}
+    figure = gl.plots.exploration(histories, federation, fine_tune_steps=3, rounds=10, reference="ν = 0")
+    against_rounds, against_steps, _ = figure.axes
+    assert against_rounds.get_xlim() == (0, 10)
+    for line, history in zip(against_rounds.lines, histories.values(), strict=True):
+        rows = history.query("group == 'new' and fine_tune_steps == 3")
+        assert line.get_xdata().tolist() == [0, 2, 4]
+        assert line.get_ydata().tolist() == (100 * rows["accuracy"]).tolist()
+    last = histories["ν = 1"].query("group == 'new' and round == 4")
+    assert against_steps.lines[1].get_ydata().tolist() == (100 * last["accuracy"]).tolist()
+    assert against_rounds.lines[0].get_color() == "0.5"
+    assert against_rounds.lines[0].get_marker() != against_rounds.lines[1].get_marker()
+    assert "nothing yet" in gl.plots.exploration({}, federation, fine_tune_steps=3).alt
+
+
+def test_curves_draws_every_column():
+    one = pd.DataFrame({"a": [1.0, 2.0, 0.5], "b": [3.0, 1.0, 2.0]}, index=[1, 10, 100])
+    figure = gl.plots.curves(
+        {"left": one, "right": one[["b"]]}, xlabel="x", ylabel="y", log="xy", ylim=(0.1, None), mark_lowest=True,
+        alt="what is seen",
+    )  # fmt: skip
+    left, right = figure.axes
+    assert figure.alt == "what is seen"
+    assert [list(line.get_ydata()) for line in left.get_lines()] == [list(one["a"]), list(one["b"])]
+    assert [line.get_markevery() for line in left.get_lines()] == [[2], [1]]
+    assert right.get_lines()[0].get_color() == left.get_lines()[1].get_color()
+    assert (left.get_xscale(), left.get_yscale(), left.get_ylim()[0]) == ("log", "log", 0.1)
+    assert left.get_ylim()[1] > 3
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]
+    assert (figure.get_supxlabel(), figure.get_supylabel()) == ("x", "y")
+    with pytest.raises(ValueError, match="panels"):
+        gl.plots.curves({}, xlabel="x", ylabel="y", alt="nothing")
+
+
+def test_curves_wraps_panels_and_shows_all_values():
+    frames = {str(i): pd.DataFrame({"a": np.full(30, 10.0**i)}) for i in range(5)}
+    figure = gl.plots.curves(frames, xlabel="x", ylabel="y", columns=2, log="y", alt="…")
+    assert [axes.get_visible() for axes in figure.axes] == [True] * 5 + [False]
+    assert figure.axes[0].get_ylim()[0] <= 1
+    assert figure.axes[0].get_ylim()[1] >= 1e4
+    assert not figure.legends
+
+
+def test_mismatch_draws_the_table():
+    table = pd.DataFrame([[1.0, 4.0], [2.0, 3.0]], pd.Index([0, 5]), pd.Index([0, 5]))
+    figure = gl.plots.mismatch({"mine": table}, label="loss")
+    axes = figure.axes[0]
+    assert [text.get_text() for text in axes.texts] == ["1", "4", "2", "3"]
+    assert [patch.get_xy() for patch in axes.patches] == [(0, 0), (1, 1)]
+    assert "mine: in 2 of 2 columns" in figure.alt
+    with pytest.raises(ValueError, match="tables"):
+        gl.plots.mismatch({}, label="loss")
+
+
+def test_bound_terms_stacks_what_is_there():
+    row = {"measured": 0.1, "transient": 0.2, "drift": 0.05, "bias": 0.0, "noise": 0.0, "sampling": 0.1}
+    axes = gl.plots.bound_terms(pd.DataFrame([row, row], index=["a", "b"])).axes[0]
+    bars = [(round(bar.get_x(), 9), round(bar.get_width(), 9)) for bar in axes.patches]
+    assert bars == [(0, 0.2)] * 2 + [(0.2, 0.05)] * 2 + [(0.25, 0.1)] * 2
+    assert list(axes.get_lines()[0].get_xdata()) == [0.1, 0.1]

@@ -1,0 +1,217 @@
+"""What the explorer says and shows of its curves: sentences, a picture, a table, code to take away; as HTML."""
+
+import base64
+import html
+import io
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from urllib.parse import quote
+
+import pandas as pd
+
+from . import plots
+from .experiment import Experiment
+from .federation import Federation
+from .settings import Setting, as_papermill, as_python, in_words, labels
+
+FEDAVG = "FedAvg (ν = 0)"
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """What is known of one setting so far; status is "untrained", "running" or that of a Result."""
+
+    setting: Setting
+    history: pd.DataFrame
+    status: str
+
+
+@dataclass(frozen=True)
+class View:
+    """What is to be seen of the runs; replaced, never changed."""
+
+    curves: tuple[Curve, ...] = ()
+    fedavg: Curve | None = None
+    federation: Federation | None = None
+    swept: str | None = None
+    message: str = ""
+    problem: str = ""
+    progress: str = ""
+    part_done: float = 0.0
+
+
+class Clock:
+    """How far several runs are, in words, and how long the rest will take."""
+
+    def __init__(self, todo: Sequence[Setting], what: str = "") -> None:
+        self._rounds = sum(setting.experiment.rounds for setting in todo)
+        self._runs, self._finished = len(todo), 0
+        self._what, self._done, self._started = what, 0, None
+
+    def at(self, round: int, rounds: int) -> tuple[str, float]:
+        """Return what to say, and which part of all rounds is done."""
+        if self._started is None:
+            self._started = time.monotonic()
+        done = self._done + round
+        run = f"run {self._finished + 1} of {self._runs}, " if self._runs > 1 else ""
+        words = f"{self._what}{run}round {round} of {rounds}"
+        if done:
+            left = (time.monotonic() - self._started) * (self._rounds - done) / done
+            words += f", about {left:.0f} s left"
+        return words, done / self._rounds
+
+    def finished(self, rounds: int) -> None:
+        self._done += rounds
+        self._finished += 1
+
+
+def steps_to_show(experiment: Experiment) -> int:
+    """Return ν where that is scored (and not 0), else the middle one of the numbers of steps."""
+    steps = experiment.eval_steps
+    return experiment.nu if experiment.nu and experiment.nu in steps else steps[len(steps) // 2]
+
+
+def together(pins: Sequence[Curve], curves: Sequence[Curve]) -> list[Curve]:
+    """Return the pinned curves and then the others, each setting once."""
+    now = {curve.setting for curve in curves}
+    return [*(pin for pin in pins if pin.setting not in now), *curves]
+
+
+def reading(curve: Curve, fedavg: Curve | None, steps: int) -> str:
+    """Say in one sentence what a curve shows, next to FedAvg's once that is complete."""
+    reached = _last(curve, steps)
+    if reached is None:
+        return ""
+    who = "new agents" if curve.setting.experiment.n_new_agents else "agents trained on"
+    words = f"after {_steps(steps)} {who} reach {reached:.0f} %"
+    if curve.status != "completed":
+        rounds = curve.history["round"].iloc[-1]
+        return f"In round {rounds}, {words}." if rounds else f"Before training, {words}."
+    words = words.capitalize()
+    if curve.setting == curve.setting.fedavg:
+        return f"{words}: this is FedAvg."
+    if fedavg is None or fedavg.status != "completed":
+        return f"{words}."
+    more = round(reached) - round(_last(fedavg, steps))
+    if not more:
+        return f"{words}, level with FedAvg fine-tuned as long."
+    points = f"{abs(more)} point{'s' * (abs(more) != 1)} {'above' if more > 0 else 'below'}"
+    return f"{words}, {points} FedAvg fine-tuned as long."
+
+
+def reading_of_sweep(name: str, curves: Sequence[Curve], steps: int) -> str:
+    """Say which value of the swept knob did best and which worst, of those that are complete."""
+    scored = [(_last(curve, steps), curve.setting.value(name)) for curve in curves if curve.status == "completed"]
+    if not scored:
+        return ""
+    (high, best), (low, worst) = (choose(scored, key=lambda score: score[0]) for choose in (max, min))
+    words = f"After {_steps(steps)}, {in_words(name, best)} gives {high:.0f} %"
+    return words + (f" and {in_words(name, worst)} {low:.0f} %." if best != worst else ".")
+
+
+def picture(
+    pins: Sequence[Curve], curves: Sequence[Curve], fedavg: Curve | None, federation: Federation, steps: int
+) -> plots.Picture:
+    """Draw all curves, those of FedAvg in grey unless it is one of them."""
+    shown = together(pins, curves)
+    histories = dict(zip(labels([curve.setting for curve in shown]), [curve.history for curve in shown], strict=True))
+    beside = fedavg is not None and fedavg.setting not in {curve.setting for curve in shown}
+    if beside:
+        histories[FEDAVG] = fedavg.history
+    rounds = max((curve.setting.experiment.rounds for curve in shown), default=None)
+    return plots.exploration(
+        histories, federation, fine_tune_steps=steps, rounds=rounds, reference=FEDAVG if beside else None
+    )
+
+
+# ipywidgets' sliders show a label and a value, but tell neither to a screen reader.
+_NAME_SLIDERS = (
+    "for(const h of this.closest('.gmfl-explorer').querySelectorAll('.noUi-handle')){"
+    "const w=h.closest('.widget-inline-hbox');"
+    "h.setAttribute('aria-label',w.querySelector('label').textContent);"
+    "h.setAttribute('aria-valuetext',w.querySelector('.widget-readout').textContent)}"
+)
+
+
+def image(figure: plots.Picture) -> str:
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=130, pil_kwargs={"compress_level": 1})
+    data = base64.b64encode(png.getvalue()).decode()
+    alt = html.escape(figure.alt)
+    return f'<img style="width:100%" alt="{alt}" onload="{_NAME_SLIDERS}" src="data:image/png;base64,{data}">'
+
+
+def sentence(view: View, steps: int) -> str:
+    """Return the one line on top: what went wrong, what to do, what is to be seen."""
+    if view.swept is not None:
+        words = reading_of_sweep(view.swept, view.curves, steps)
+    else:
+        words = reading(view.curves[-1], view.fedavg, steps) if view.curves and not view.problem else ""
+    said = html.escape(f"{view.message} {words}".strip()).replace(" %", "&nbsp;%")
+    alert = html.escape(view.problem).replace("\n", "<br>")
+    return (alert and f'<div role="alert" class="gmfl-alert">⚠ {alert}</div>') + (
+        said and f'<div role="status" class="gmfl-words">{said}</div>'
+    )
+
+
+def progress_bar(view: View) -> str:
+    if not view.progress:
+        return ""
+    words = html.escape(view.progress)
+    return f'<progress max="1" value="{view.part_done:.3f}" aria-label="{words}"></progress> {words}'
+
+
+def runs(pins: Sequence[Curve], curves: Sequence[Curve], steps: int, best_first: bool) -> pd.DataFrame:
+    """Return one row a run: its name, how it ended, and the accuracy (%) of new agents after 0, 1, … steps."""
+    shown, pinned = together(pins, curves), {pin.setting for pin in pins}
+    rows = []
+    for name, curve in zip(labels([curve.setting for curve in shown]), shown, strict=True):
+        row = {"run": name, "pinned": "yes" if curve.setting in pinned else "", "status": curve.status}
+        row["rounds"] = curve.history["round"].max() if len(curve.history) else 0
+        rows.append(row | {f"after {s}": _last(curve, s) for s in curve.setting.experiment.eval_steps})
+    if best_first:
+        final = f"after {steps}"
+        rows.sort(key=lambda row: -1 if row[final] is None else row[final], reverse=True)
+    return pd.DataFrame(rows)
+
+
+def table(frame: pd.DataFrame) -> str:
+    if frame.empty:
+        return "Nothing has run yet."
+    frame = frame.rename(columns=lambda name: name.removeprefix("after "))
+    rows = frame.to_html(index=False, float_format=lambda value: f"{value:.0f}", na_rep="–", border=0)
+    caption = "Accuracy (%) of new agents, if any, after 0, 1, … fine-tuning steps"
+    return f'<div class="gmfl-table">{caption}{rows}</div>'
+
+
+_COPY = "navigator.clipboard.writeText(this.nextElementSibling.textContent);this.textContent='Copied'"
+_FIGURE = "this.href=this.closest('.gmfl-explorer').querySelector('img').src"
+
+
+def take_away(settings: Sequence[Setting], frame: pd.DataFrame) -> str:
+    """Return code to copy, and the figure and the table to save."""
+    if not settings:
+        return "Nothing has run yet."
+    csv = quote(frame.to_csv(index=False, float_format="%.2f"))
+    codes = {"Copy as Python": as_python(settings), "Copy as papermill command": as_papermill(settings)}
+    blocks = [
+        f'<p><a href="#" download="explored.png" onclick="{_FIGURE}">Save the figure</a> · '
+        f'<a href="data:text/csv;charset=utf-8,{csv}" download="explored.csv">Save the table</a></p>'
+    ]
+    for title, code in codes.items():
+        button = f'<button class="jupyter-button" style="width:auto" onclick="{_COPY}">{title}</button>'
+        blocks.append(f'<div>{button}<pre tabindex="0">{html.escape(code)}</pre></div>')
+    return "".join(blocks)
+
+
+def _last(curve: Curve, steps: int) -> float | None:
+    """Return the last accuracy, in percent, of new agents; of trained-on ones where none are new."""
+    if not len(curve.history):
+        return None
+    last = curve.history[curve.history["round"] == curve.history["round"].iloc[-1]]
+    return 100 * last[last["fine_tune_steps"] == steps]["accuracy"].iloc[-1]
+
+
+def _steps(number: int) -> str:
+    return f"{number} fine-tuning step{'s' * (number != 1)}"

@@ -1,0 +1,148 @@
+"""The runs that an explorer starts: one background worker, results that are kept, and what is to be seen of them."""
+
+import dataclasses
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import pandas as pd
+
+from .experiment import ExperimentError
+from .reading import Clock, Curve, View
+from .runner import Result
+from .settings import Setting, in_words
+from .worker import LatestWins
+
+RESULTS_KEPT = 64
+
+
+class Runs:
+    """Run the latest setting asked for, and FedAvg to compare with it, in the background.
+
+    Parameters
+    ----------
+    base : the setting that the others are changes of; its initial weights are scored at once.
+    changed : called, in whichever thread, when there is something new to see in `view`.
+    """
+
+    def __init__(self, base: Setting, changed: Callable[[], None]) -> None:
+        self._base, self._changed = base, changed
+        self.view = View()
+        self._results: OrderedDict[Setting, Result] = OrderedDict()
+        self._lock = threading.Lock()
+        self._worker = LatestWins("gmfl_lite training", self._tell)
+        self.stop, self.wait, self.close = self._worker.stop, self._worker.wait, self._worker.close
+        self._worker.submit(self._first_look)
+
+    def start(self, values: Mapping[str, Any], swept: tuple[str, Sequence] | None = None) -> None:
+        """Run the knobs' values in place of what runs now, or once for each value of a swept knob; return at once."""
+        self._worker.submit(partial(self._explore, values, swept))
+
+    @property
+    def last(self) -> Result | None:
+        """The result of the last curve to be seen, once it is finished."""
+        return self._results.get(self.view.curves[-1].setting) if self.view.curves else None
+
+    def _first_look(self, stop: threading.Event) -> None:
+        """Score the initial weights: there is something to see, and what is slow only once is over."""
+
+        def scored(round: int, rows: pd.DataFrame) -> None:
+            self._show(curves=(Curve(self._base, rows, "untrained"),))
+            stop.set()
+
+        self._show(message="Press Run, or move a knob.")
+        self._show(federation=self._base.federation)
+        result = self._base.run(stop=stop, on_round=scored)
+        if result.status == "diverged":
+            self._show(problem=result.message)
+
+    def _explore(self, values: Mapping[str, Any], swept: tuple[str, Sequence] | None, stop: threading.Event) -> None:
+        settings, problems = [], []
+        for value in [None] if swept is None else swept[1]:
+            try:
+                chosen = values if swept is None else {**values, swept[0]: value}
+                settings.append(Setting.from_values(self._base, chosen))
+            except ExperimentError as error:
+                problems.append(_about(swept, value, error))
+        self._show(
+            curves=self.view.curves if settings else (),
+            swept=swept and swept[0],
+            message="",
+            problem="\n".join(problems),
+            progress="preparing the agents" if settings else "",
+            part_done=0.0,
+        )
+        clock = Clock([setting for setting in settings if setting not in self._results])
+        done: tuple[Curve, ...] = ()
+
+        def show(curve: Curve) -> None:
+            self._show(curves=(*done, curve), fedavg=None)
+
+        for setting in settings:
+            try:
+                result = self._follow(setting, stop, clock, show)
+                problem = result.message if result.status == "diverged" else ""
+                done = self.view.curves
+            except Exception as error:  # one point of a sweep must not end the others
+                problem = in_words_of(error)
+            if problem:
+                problems.append(_about(swept, swept and setting.value(swept[0]), problem))
+                self._show(problem="\n".join(problems))
+            if stop.is_set():
+                break
+        if swept is None and settings and not problems and not stop.is_set() and settings[0] != settings[0].fedavg:
+            fedavg = settings[0].fedavg
+            self._follow(fedavg, stop, Clock([fedavg], "FedAvg, to compare: "), lambda curve: self._show(fedavg=curve))
+        if not self._worker.superseded:
+            stopped = any(curve.status == "stopped" for curve in self.view.curves)
+            message = "Stopped: press Run to start again." if stopped else ""
+            self._show(message=message, progress="", part_done=0.0)
+
+    def _follow(self, setting: Setting, stop: threading.Event, clock: Clock, show: Callable[[Curve], None]) -> Result:
+        """Run a setting, or take the result that is kept, and show its curve as it grows."""
+        federation, frames = setting.federation, []
+
+        def scored(round: int, rows: pd.DataFrame) -> None:
+            frames.append(rows)
+            show(Curve(setting, pd.concat(frames, ignore_index=True), "running"))
+            progress, part_done = clock.at(round, setting.experiment.rounds)
+            self._show(federation=federation, progress=progress, part_done=part_done)
+
+        known = setting in self._results
+        result = self.result(setting, stop=stop, on_round=scored)
+        if not known:
+            clock.finished(setting.experiment.rounds)
+        self._show(federation=federation)
+        show(Curve(setting, result.history, result.status))
+        return result
+
+    def result(self, setting: Setting, **how: Any) -> Result:
+        """Run a setting, or take the result that is kept."""
+        with self._lock:
+            if setting in self._results:
+                self._results.move_to_end(setting)
+                return self._results[setting]
+        result = setting.run(**how)
+        if result.status != "stopped":
+            with self._lock:
+                self._results[setting] = result
+                if len(self._results) > RESULTS_KEPT:
+                    self._results.popitem(last=False)
+        return result
+
+    def _tell(self, error: Exception) -> None:
+        self._show(problem=in_words_of(error), message="", progress="", part_done=0.0)
+
+    def _show(self, **changes: Any) -> None:
+        self.view = dataclasses.replace(self.view, **changes)
+        self._changed()
+
+
+def in_words_of(error: Exception) -> str:
+    return str(error) if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: {error}"
+
+
+def _about(swept: tuple[str, Sequence] | None, value: Any, problem: object) -> str:
+    return str(problem) if swept is None else f"{in_words(swept[0], value)}: {problem}"

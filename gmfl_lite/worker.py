@@ -1,0 +1,100 @@
+"""A background thread that does the latest thing asked; it knows neither widgets nor training."""
+
+import atexit
+import threading
+import weakref
+from collections.abc import Callable
+
+Job = Callable[[threading.Event], None]
+"""Work to do; the event is set when somebody wants it to end early."""
+
+_workers: "weakref.WeakSet[LatestWins]" = weakref.WeakSet()
+
+
+class LatestWins:
+    """Do one job at a time in one daemon thread: a new job stops the one at work and replaces the one that waits.
+
+    The thread starts with a job and ends when there is none, so that an idle worker costs nothing.
+
+    Parameters
+    ----------
+    name : of the thread.
+    on_error : called, in the thread, with an exception that a job raised.
+
+    Examples
+    --------
+    >>> done = []
+    >>> worker = LatestWins("example", on_error=print)
+    >>> worker.submit(lambda stop: done.append(stop.is_set()))
+    >>> worker.wait()
+    True
+    >>> done
+    [False]
+    """
+
+    def __init__(self, name: str, on_error: Callable[[Exception], None]) -> None:
+        self._name, self._on_error = name, on_error
+        self._changed = threading.Condition()
+        self._stop = threading.Event()
+        self._waiting: Job | None = None
+        self._thread: threading.Thread | None = None
+        self._closed = False
+        _workers.add(self)
+
+    def submit(self, job: Job) -> None:
+        """Have `job` done as soon as the one at work has stopped; return at once."""
+        with self._changed:
+            if self._closed:
+                return
+            self._stop.set()
+            self._waiting = job
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
+                self._thread.start()
+
+    def stop(self) -> None:
+        """Ask the job at work to end and forget the one that waits; return at once."""
+        with self._changed:
+            self._stop.set()
+            self._waiting = None
+
+    @property
+    def superseded(self) -> bool:
+        """Whether another job waits for the one at work to end."""
+        return self._waiting is not None
+
+    @property
+    def busy(self) -> bool:
+        return self._thread is not None
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until there is nothing left to do; False if that takes longer than `timeout` seconds."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._thread is None, timeout)
+
+    def close(self) -> None:
+        """Stop, and take no more jobs; return at once."""
+        self._closed = True
+        self.stop()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                job, self._waiting = self._waiting, None
+                if job is None:
+                    self._thread = None
+                    self._changed.notify_all()
+                    return
+                self._stop = stop = threading.Event()
+            try:
+                job(stop)
+            except Exception as error:  # whatever it is, it is told and the next job is done
+                self._on_error(error)
+
+
+@atexit.register
+def _close_all() -> None:
+    """A daemon thread that is inside torch while the interpreter is taken down would crash it."""
+    for worker in list(_workers):
+        worker.close()
+        worker.wait(timeout=5)

@@ -1,0 +1,256 @@
+"""The explorer in a real browser: Chromium, driven by Playwright, on the JupyterLab of this environment.
+
+Screenshots are left in artefacts/, to be looked at.
+"""
+
+import os
+import re
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import nbformat
+import pytest
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: no test in a browser")
+ROOT = Path(__file__).parent.parent
+ARTEFACTS = ROOT / "artefacts"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+WIDTHS = {"wide": (1280, 800), "narrow": (900, 800)}
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine (apt-get install chromium): no browser"),
+]
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """Start JupyterLab on the playground, without the cells below the panel, and without anybody's own settings."""
+    folder = tmp_path_factory.mktemp("lab")
+    notebook = nbformat.read(ROOT / "notebooks" / "07-explorer.ipynb", as_version=4)
+    shown = next(i for i, cell in enumerate(notebook.cells) if "gl.Explorer(" in cell.source)
+    notebook.cells = notebook.cells[: shown + 1]
+    (folder / "work").mkdir()
+    nbformat.write(notebook, folder / "work" / "playground.ipynb")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    token = secrets.token_hex(16)
+    own = {name: str(folder / name) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR")}
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}"]
+    command += [f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder / 'work'}"]
+    command += ["--LabApp.news_url=", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    with open(folder / "log", "w") as log:
+        server = subprocess.Popen(command, env={**os.environ, **own}, stdout=log, stderr=log, start_new_session=True)
+    try:
+        address = f"http://127.0.0.1:{port}"
+        for _ in range(300):
+            try:
+                urllib.request.urlopen(f"{address}/api", timeout=5).close()
+                break
+            except OSError:
+                time.sleep(0.1)
+        yield f"{address}/lab/tree/playground.ipynb?token={token}&reset"
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(30)
+
+
+@pytest.fixture(scope="module")
+def page(lab):
+    ARTEFACTS.mkdir(exist_ok=True)
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        context = browser.new_context(viewport=dict(zip(("width", "height"), WIDTHS["wide"], strict=True)))
+        context.grant_permissions(["clipboard-read", "clipboard-write"])
+        page = context.new_page()
+        page.set_default_timeout(60_000)
+        page.goto(lab)
+        page.wait_for_selector(".jp-Notebook .jp-Cell")
+        page.get_by_text("(ipykernel) | Idle").wait_for()  # before that, JupyterLab asks which kernel to use
+        news = page.get_by_role("button", name="No", exact=True)
+        if news.is_visible():
+            news.click()
+        run_all_cells(page)
+        page.wait_for_selector(".gmfl-explorer img")
+        page.locator(".gmfl-explorer").scroll_into_view_if_needed()
+        yield page
+        browser.close()
+
+
+@pytest.fixture
+def panel(page):
+    """The panel as it is at first: knobs reset, no pins, nothing unfolded, nothing at work."""
+    panel = page.locator(".gmfl-explorer")
+    for unfolded in panel.locator(".gmfl-fold.mod-active").all():
+        unfolded.click()
+    button(panel, "Clear pins").click()
+    button(panel, "Reset").click()
+    until_said(panel, "FedAvg fine-tuned as long")
+    page.wait_for_function("!document.querySelector('.gmfl-explorer progress')")
+    return panel
+
+
+def run_all_cells(page) -> None:
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+
+
+def button(panel, name: str):
+    return panel.get_by_role("button", name=re.compile(rf"^\W*{re.escape(name)}"))  # an icon comes before the name
+
+
+def knob(panel, name: str):
+    return panel.get_by_role("slider", name=name).first
+
+
+def alt(panel) -> str:
+    return panel.locator("img").first.get_attribute("alt")
+
+
+def until_drawn(panel, pattern: str, seconds: float = 60) -> None:
+    playwright.expect(panel.locator("img").first).to_have_attribute("alt", re.compile(pattern), timeout=1000 * seconds)
+
+
+def until_said(panel, words: str) -> None:
+    playwright.expect(panel.get_by_role("status")).to_contain_text(words, timeout=60_000)
+
+
+def picture_of(page, name: str) -> None:
+    page.screenshot(path=ARTEFACTS / f"{name}.png")
+
+
+def test_first_look(page, panel):
+    for name in ("nu (ν)", "fine_tune_lr (α)", "meta_lr (β)", "dirichlet_alpha", "permuted_classes"):
+        playwright.expect(knob(panel, name)).to_be_visible()
+    assert panel.get_by_role("slider").count() == 5
+    assert knob(panel, "nu (ν)").get_attribute("aria-valuetext") == "3"
+    for size, (width, height) in WIDTHS.items():
+        page.set_viewport_size({"width": width, "height": height})
+        page.wait_for_timeout(500)
+        picture_of(page, f"first-look-{size}")
+        assert panel.evaluate("box => box.scrollWidth <= box.clientWidth")
+    page.set_viewport_size(dict(zip(("width", "height"), WIDTHS["wide"], strict=True)))
+
+
+def test_nu_by_keyboard_draws_a_curve(page, panel, record_property):
+    knob(panel, "nu (ν)").focus()
+    pressed = time.monotonic()
+    page.keyboard.press("ArrowRight")
+    until_drawn(panel, r"ν = 5 \d+ % after round \d+")
+    record_property("browser: key to first point on screen", f"{time.monotonic() - pressed:.2f} s")
+    until_drawn(panel, "ν = 5 .* after round 100; FedAvg")
+    record_property("browser: whole run of the playground, with FedAvg", f"{time.monotonic() - pressed:.1f} s")
+    picture_of(page, "nu-by-keyboard")
+
+
+def test_nu_by_mouse_draws_a_curve(page, panel):
+    track = panel.locator(".noUi-target").first.bounding_box()
+    handle = knob(panel, "nu (ν)").bounding_box()
+    page.mouse.move(handle["x"] + handle["width"] / 2, handle["y"] + handle["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(track["x"] + track["width"] / 5, handle["y"] + 2, steps=5)
+    page.mouse.up()
+    until_drawn(panel, "ν = 1 .* after round 100")
+    assert knob(panel, "nu (ν)").get_attribute("aria-valuetext") == "1"
+
+
+def test_stop_stops(page, panel, record_property):
+    button(panel, "Training").click()
+    knob(panel, "rounds").focus()
+    page.keyboard.press("End")
+    until_drawn(panel, r"after round [1-9]0\.")
+    pressed = time.monotonic()
+    button(panel, "Stop").click()
+    until_said(panel, "Stopped: press Run to start again.")
+    record_property("browser: click to stopped on screen", f"{time.monotonic() - pressed:.2f} s")
+    page.wait_for_timeout(500)  # words come first, then the picture
+    before = alt(panel)
+    page.wait_for_timeout(1500)
+    assert alt(panel) == before
+    picture_of(page, "stopped")
+
+
+def test_a_pin_stays(page, panel):
+    button(panel, "Pin this curve").click()
+    button(panel, "ν = 1").click()
+    until_drawn(panel, "ν = 3 .* after round 100; ν = 1 .* after round 100; FedAvg")
+    button(panel, "Table of runs").click()
+    rows = panel.locator("table tbody tr")
+    playwright.expect(rows).to_have_count(2)
+    playwright.expect(rows.first).to_contain_text("ν = 3")
+    button(panel, "best first").click()
+    page.wait_for_timeout(500)
+    final = [float(text) for text in panel.locator("table tbody tr td:nth-child(7)").all_inner_texts()]
+    assert final == sorted(final, reverse=True)
+    panel.locator("table").scroll_into_view_if_needed()
+    assert panel.locator(".gmfl-table").evaluate("b => b.offsetWidth <= b.closest('.widget-html').offsetWidth")
+    picture_of(page, "pinned")
+    button(panel, "best first").click()
+
+
+def test_a_sweep_draws_its_family(page, panel):
+    button(panel, "Training").click()
+    knob(panel, "rounds").focus()
+    page.keyboard.press("Home")
+    button(panel, "sweep").first.click()
+    until_drawn(panel, "; ".join(rf"ν = {nu} \d+ % after round 10" for nu in (0, 1, 2, 3, 5, 10)))
+    until_said(panel, "After 3 fine-tuning steps, ν = ")
+    button(panel, "Training").click()
+    page.mouse.move(0, 0)
+    picture_of(page, "sweep")
+    ends = panel.get_by_role("slider", name="nu (ν)")
+    assert ends.count() == 2
+    ends.nth(1).focus()
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_function("!document.querySelector('.gmfl-explorer img').alt.includes('ν = 10')")
+
+
+def test_divergence_is_said_in_words(page, panel):
+    button(panel, "a step size that diverges").click()
+    alert = panel.get_by_role("alert")
+    playwright.expect(alert).to_contain_text(re.compile(r"diverged .*lower \w+_lr \(now .*\), for example to "))
+    picture_of(page, "diverged")
+
+
+def test_take_away(page, panel):
+    button(panel, "Take it away").click()
+    button(panel, "Copy as Python").click()
+    copied = page.evaluate("navigator.clipboard.readText()")
+    assert copied.startswith("import gmfl_lite as gl\n")
+    compile(copied, "copied", "exec")
+    button(panel, "Copy as papermill command").click()
+    assert page.evaluate("navigator.clipboard.readText()").startswith("papermill 07-explorer.ipynb")
+    for link, start in (("Save the figure", b"\x89PNG"), ("Save the table", b"run,")):
+        with page.expect_download() as download:
+            panel.get_by_role("link", name=link).click()
+        assert Path(download.value.path()).read_bytes().startswith(start)
+    picture_of(page, "take-away")
+
+
+def test_keyboard_reaches_everything(page, panel):
+    """From the first knob, Tab goes through all that can be moved, pressed or opened."""
+    knob(panel, "nu (ν)").focus()
+    reached = set()
+    for _ in range(40):
+        name = "(e => e.getAttribute('aria-label') || e.textContent.trim() || e.tagName)(document.activeElement)"
+        reached.add(page.evaluate(name))
+        page.keyboard.press("Tab")
+    for name in ("nu (ν)", "meta_lr (β)", "sweep", "Who holds what", "Seeds", "ν = 5", "Run", "Stop", "Table of runs"):
+        assert name in reached
+
+
+def test_running_the_cell_again_leaves_one_panel_that_works(page, panel):
+    run_all_cells(page)
+    page.wait_for_timeout(3000)
+    until_said(panel, "Press Run, or move a knob.")
+    assert page.locator(".gmfl-explorer").count() == 1
+    button(panel, "Run").click()
+    until_said(panel, "FedAvg fine-tuned as long")
