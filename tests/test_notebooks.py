@@ -23,6 +23,25 @@ SMALL = {
         {"n_agents": 15, "n_new_agents": 3, "seed": 1},
         {"n_agents": 30, "n_new_agents": 30, "fine_tune_lr": 0.1},
     ],
+    "02-one-model-for-all": [
+        {"rounds": 5, "n_agents": 9, "n_new_agents": 2, "seed": 3},
+        {"rounds": 3, "n_agents": 10, "n_new_agents": 1, "dirichlet_alpha": 10.0, "meta_lr": 0.05},
+    ],
+    "03-the-meta-objective-by-hand": [{"nu": 1, "seed": 1}, {"nu": 10, "fine_tune_lr": 0.1, "start_x": 1.2}],
+    "07-explorer": [
+        {"nu": 0, "rounds": 3, "weights_seed": 2},
+        {"nu": 2, "rounds": 5, "gradient": "truncated", "backprop_steps": 1, "partition": "iid", "fine_tune_lr": 0.01},
+    ],
+    "04-how-it-converges": [
+        {"n_agents": 5, "nu": 5, "rounds": 5, "local_steps": 2, "seed": 1},
+        {"n_agents": 6, "agents_per_round": 3, "nu": 0, "rounds": 3, "fine_tune_lr": 0.5, "step_share": 0.1},
+        {"n_agents": 4, "agents_per_round": 1, "nu": 1, "rounds": 4, "fine_tune_lr": 0.01, "seed": 2},
+    ],
+    "05-when-nu-helps-and-when-it-hurts": [
+        {"nu": 5, "largest_nu": 2, "rounds": 2, "n_agents": 4, "seed": 1},
+        {"nu": 0, "largest_nu": 1, "rounds": 3, "n_agents": 5, "fine_tune_lr": 0.9, "real_lr": 0.01},
+        {"nu": 1, "largest_nu": 4, "rounds": 1, "n_agents": 3, "fine_tune_lr": 0.1, "real_lr": 1.0, "seed": 2},
+    ],
 }
 
 
@@ -93,6 +112,15 @@ def test_what_is_committed_is_fit_to_be_read_and_compared(path):
     assert "widget-view" not in text
     assert not re.search(r"/(home|root|Users|tmp|work)/", text)
     assert path.stat().st_size < 500_000
+
+
+def test_notebooks_point_to_their_neighbours_and_to_nothing_that_is_not_there(tools):
+    read = {path.name: nbformat.read(path, as_version=4) for path in NOTEBOOKS}
+    before = {name: [cell.source for cell in notebook.cells] for name, notebook in read.items()}
+    assert before == {name: [cell.source for cell in nb.cells] for name, nb in tools.linked(read).items()}
+    for name, cells in before.items():
+        for target in re.findall(r"\]\((?!https?:|attachment:)([^)#\s]+)\)", "\n".join(cells)):
+            assert (ROOT / "notebooks" / target).exists(), (name, target)
 
 
 def test_nbval_sees_a_changed_number(tmp_path):

@@ -1,5 +1,6 @@
 """Run notebooks with papermill: refresh the committed outputs, or print the last table of one.
 
+python tools/notebooks.py link notebooks/*.ipynb      (all of them: each to the one before and the one after)
 python tools/notebooks.py refresh notebooks/*.ipynb
 python tools/notebooks.py demo notebooks/00-start-here.ipynb
 """
@@ -35,7 +36,26 @@ def refresh(path: Path) -> None:
     }
     for cell in notebook.cells:
         cell.metadata = {"tags": cell.metadata["tags"]} if cell.metadata.get("tags") else {}
+        for output in cell.get("outputs", []):  # a widget is gone with its kernel: what stays is its text
+            output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
     nbformat.write(notebook, path)
+
+
+def linked(notebooks: dict[str, nbformat.NotebookNode]) -> dict[str, nbformat.NotebookNode]:
+    """Return notebooks, by file name in reading order, whose first and last cells point to their neighbours."""
+    names = list(notebooks)
+    titles = {name: notebook.cells[0].source.split("\n")[0].lstrip("# ") for name, notebook in notebooks.items()}
+
+    def link(word: str, name: str | None) -> str:
+        return "" if name is None else f"\n\n{word}: [{titles[name].split(':')[0]}]({name})"
+
+    for position, notebook in enumerate(notebooks.values()):
+        before = names[position - 1] if position else None
+        after = names[position + 1] if position + 1 < len(names) else None
+        for cell, word, neighbour in ((notebook.cells[0], "Before", before), (notebook.cells[-1], "Next", after)):
+            kept = [line for line in cell.source.split("\n") if not line.startswith(f"{word}: [")]
+            cell.source = "\n".join(kept).rstrip() + link(word, neighbour)
+    return notebooks
 
 
 def demo(path: Path) -> None:
@@ -50,5 +70,10 @@ def demo(path: Path) -> None:
 if __name__ == "__main__":
     os.environ["TQDM_DISABLE"] = "1"  # bars are for people who wait; a stored one shows nothing
     command, *paths = sys.argv[1:]
-    for path in paths:
-        {"refresh": refresh, "demo": demo}[command](Path(path))
+    if command == "link":
+        read = {Path(path).name: nbformat.read(path, as_version=4) for path in sorted(paths)}
+        for path, notebook in zip(sorted(paths), linked(read).values(), strict=True):
+            nbformat.write(notebook, path)
+    else:
+        for path in paths:
+            {"refresh": refresh, "demo": demo}[command](Path(path))
