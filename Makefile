@@ -1,6 +1,8 @@
 # Every target sets up what it needs in .venv, once, and again only when pyproject.toml has changed.
 PYTHON ?= python3
 BIN := .venv/bin
+# Processes that run the tests; each computes with one thread.
+WORKERS ?= 2
 
 .PHONY: lab demo test notebooks lint bench
 
@@ -11,7 +13,7 @@ demo: .venv/ready  ## run the first notebook without a browser and print its fin
 	@$(BIN)/python tools/notebooks.py demo notebooks/00-start-here.ipynb
 
 test: .venv/ready-to-test lint  ## run the whole test suite
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
 
 lint: .venv/ready-to-test
 	$(BIN)/ruff check .
