@@ -25,6 +25,7 @@ from .questions import (
 )
 from .tutor import REGISTRY, Exercise, Note, Verdict
 from .variants import (
+    CONTEST,
     cost_of_a_step,
     largest_nu,
     one_beats_ten,
@@ -34,6 +35,7 @@ from .variants import (
 )
 
 __all__ = [
+    "CONTEST",
     "Exercise",
     "Note",
     "Verdict",

@@ -170,9 +170,6 @@ def where_fedavg_ends(answer: Any) -> None:
                 "You weighted with (1 − βa)^τ, the part of the way that is *left* after τ steps. What pulls at w is "
                 "the part "
                 "that an agent has *gone*.": (shrunk * c).sum() / shrunk.sum(),
-                "τ steps do not go τ times as far as one: each step is shorter than the one before.": (
-                    (tau * a * c).sum() / (tau * a).sum()
-                ),
                 "This is where one round from w = 0 leads. Asked is where the rounds end.": (c - shrunk * c).mean(),
             },
             what=shown,

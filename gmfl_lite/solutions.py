@@ -123,7 +123,7 @@ def largest_nu(agents, fine_tune_lr, meta_lr):
 
 
 def one_beats_ten():
-    return {"partition": "dirichlet", "dirichlet_alpha": 0.5}
+    return {"partition": "dirichlet", "dirichlet_alpha": 1.0, "size_spread": 1.0}  # mixed classes, unequal sizes
 
 
 def proximal_update(loss_fn, params, batches, fine_tune_lr, meta_lr, pull):

@@ -164,7 +164,8 @@ def call(function: Any, *arguments: Any) -> Any:
         raise Wrong(f"Your function stopped{where} with `{type(error).__name__}: {error}`.") from error
     if result is None:
         raise Wrong("Your function returns nothing. Is there a `return` at its end?")
-    require_an_answer(result)
+    if result is ...:
+        raise NotAttempted(f"`{function.__name__}` returns the `...` of the question still.")
     return result
 
 

@@ -161,33 +161,30 @@ def _truncations(
     "buys a few more steps.",
 )
 def largest_nu(answer: Any) -> None:
-    for seed, beta in ((1, 1.0), (0, 1.0), (4, 1.6)):
+    for seed, beta in ((0, 1.0), (1, 1.0), (4, 1.6)):
         agents, alpha = Quadratics.random(6, 3, lowest=0.3, highest=2.3, seed=seed), 1.0
         nus = range(9)
         converging = [nu for nu in nus if _converges(agents, nu, alpha, beta)]
         truth = max(converging)
         average = [beta * agents.meta_smoothness(nu, alpha) for nu in nus]
         each = [beta * agents.largest_meta_smoothness(nu, alpha) for nu in nus]
-        shown = f"for the agents of seed {seed}, α = {alpha:g}, β = {beta:g} your result"
-        mistakes = {f"{shown} is the first ν that diverges. Asked is the last that converges.": truth + 1}
+        mistakes = {truth + 1: "This is the first ν that diverges. Asked is the last that converges."}
+        for careful in ([h <= 1 for h in average], [h <= 0.5 for h in average], [h < 2 for h in each]):
+            mistakes[max(np.flatnonzero(careful), default=0)] = (
+                "Too careful. Convergence goes on up to βL = 2, beyond the 1 or ½ that theorems ask for to be safe; "
+                "and "
+                "the L that counts is that of the *average* meta-loss, as the server averages, not the steepest "
+                "agent's."
+            )
         if converging[0] > 0:
-            mistakes |= {
-                f"{shown} comes of stopping at ν = 0, which diverges. The curvature falls before it rises: larger ν "
-                f"converge.": value
-                for value in (0, -1)
-            }
-        mistakes |= {
-            f"{shown} is too small. βL ≤ ½ or βL ≤ 1 is what theorems ask for to be safe; convergence goes on "
-            f"beyond.": value
-            for share in (1.0, 0.5)
-            if (value := max((nu for nu in nus if average[nu] <= share), default=truth)) != truth
-        }
-        mistakes |= {
-            f"{shown} is too small: you looked at the steepest agent. The server averages, so the curvature of the "
-            f"*average* counts.": value
-            for value in {max((nu for nu in nus if each[nu] < 2), default=0)}
-        }
-        compare(number(call(answer, agents, alpha, beta), shown), truth, mistakes, what=shown)
+            mistakes[0] = mistakes[-1] = (
+                f"For the agents of seed {seed} and β = {beta} already ν = 0 diverges, but larger ν converge: the "
+                f"curvature "
+                "falls before it rises. Do not stop at the first failure."
+            )
+        shown = f"for the agents of seed {seed}, α = {alpha:g}, β = {beta:g} your result"
+        value = number(call(answer, agents, alpha, beta), shown)
+        compare(value, truth, {message: nu for nu, message in mistakes.items() if value == nu}, what=shown)
 
 
 def _converges(agents: Quadratics, nu: int, alpha: float, beta: float) -> bool:
@@ -220,45 +217,36 @@ LEAD = 5.0
 @exercise(
     NOTEBOOK,
     solution=solutions.one_beats_ten,
-    hint="Where one model is right for all, both win; where it is right for nobody, one step helps neither. Look for "
-    "agents in "
-    "between, whose mixes differ so that one step tells a lot. Notebook 01 shows the settings.",
-    why="Two things help ν = 1: its users take one step, as in its training, and thirty rounds with the same small "
-    "meta_lr are too "
-    "few for the flat landscape of ν = 10. Give ν = 10 a meta_lr of its own, and most of the lead goes. Fairness "
-    "first.",
+    hint="Where one model is right for nobody (permuted names), looking far ahead pays; where it is right for all, "
+    "both do well. "
+    "Look in between: mixes of classes that differ, but not too much. Then ask what else can differ between agents "
+    "besides their mixes: `gl.Experiment?` lists the settings.",
+    why="ν = 10 was scored after the very ten steps that it was trained for, and lost. That says little against its "
+    "goal: with "
+    "the same small meta_lr on a flatter landscape, thirty rounds do not get it there. The table below tries a "
+    "larger one.",
 )
 def one_beats_ten(answer: Any) -> None:
     if not isinstance(answer, dict):
         raise Wrong("Give a dict of settings, such as {'partition': 'shards', 'classes_per_agent': 2}.")
     others = [name for name in answer if name not in HOLDINGS]
     if others:
-        allowed = ", ".join(HOLDINGS)
         raise Wrong(
-            f"Only what the agents hold may change{nearest(others[0], HOLDINGS)}: {allowed}. "
-            f"{others[0]!r} would decide the contest by other means."
+            f"{others[0]!r} would decide the contest by other means{nearest(others[0], HOLDINGS)}. "
+            f"Only what the agents hold may change: {', '.join(HOLDINGS)}."
         )
     leads = []
     for seed in range(3):
         try:
-            one, ten = (
-                100 * run(CONTEST.replace(nu=nu, seed=seed, **answer), progress=False).table().loc["new"]
-                for nu in (1, 10)
-            )
-        except (ValueError, TypeError) as error:
-            raise Wrong(f"This partition cannot be dealt: {error}") from error
-        leads.append((one - ten)[[1, 10]])
-    after_one, after_ten = np.array(leads).T
-    if after_one.min() < LEAD:
+            experiments = [CONTEST.replace(nu=nu, seed=seed, **answer) for nu in (1, 10)]
+            one, ten = (run(experiment, progress=False).table().loc["new", 10] for experiment in experiments)
+        except ValueError as error:
+            raise Wrong(f"Nothing can be dealt like this: {error}") from error
+        leads.append(100 * (one - ten))
+    if min(leads) <= 0 or np.mean(leads) < LEAD:
         raise Wrong(
-            f"After one step ν = 1 leads ν = 10 by {', '.join(f'{lead:+.0f}' for lead in after_one)} points with "
-            f"three seeds; "
-            f"{LEAD:g} are needed with each. (After ten steps: {', '.join(f'{lead:+.0f}' for lead in after_ten)}.) "
-            + (
-                "Right for some: more of it, or less?"
-                if after_one.max() >= LEAD
-                else "What do your agents disagree about?"
-            )
+            f"After ten steps ν = 1 leads by {', '.join(f'{lead:+.1f}' for lead in leads)} points with three seeds, "
+            f"{np.mean(leads):+.1f} on average. Needed: {LEAD:g} on average, and a lead with each seed."
         )
 
 
