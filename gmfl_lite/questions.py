@@ -39,6 +39,7 @@ def look_ahead(answer: Any) -> None:
             ],
         },
         what="your list",
+        entries=("F for ν = 0", "F for ν = 1", "F for ν = 2"),
         rtol=5e-3,
     )
 
@@ -84,9 +85,10 @@ def effective_classes(answer: Any) -> None:
         held = np.array([count for count in counts if count])
         mix = held / sum(counts)
         truth = np.prod(mix**-mix)  # exp of the entropy, without a logarithm
-        shown = f"for counts {counts} your result"
+        given = f"for counts {counts}"
+        shown = f"your result {given}"
         with np.errstate(all="ignore"):
-            value = number(call(answer, np.array(counts)), shown)
+            value = number(call(answer, np.array(counts), given=given), shown)
         compare(
             value,
             truth,
@@ -159,9 +161,10 @@ def where_fedavg_ends(answer: Any) -> None:
                 walks = walks - beta * a * (walks - c)
             w = walks.mean()
         shrunk = (1 - beta * a) ** tau
-        shown = f"for a = {a.tolist()}, c = {c.tolist()}, β = {beta}, τ = {tau} your result"
+        given = f"for a = {a.tolist()}, c = {c.tolist()}, β = {beta}, τ = {tau}"
+        shown = f"your result {given}"
         compare(
-            number(call(answer, a, c, beta, tau), shown),
+            number(call(answer, a, c, beta, tau, given=given), shown),
             w,
             {
                 "This is the minimiser of the average loss. FedAvg ends there with τ = 1 only.": (a * c).sum()
@@ -193,8 +196,9 @@ def jacobian_product(answer: Any) -> None:
         chain = np.linalg.multi_dot([np.eye(2), np.eye(2), *matrices])
         elementwise = matrices.prod(axis=0)
         kind = {"dtype": torch.get_default_dtype()}
-        value = call(answer, [torch.tensor(matrix, **kind) for matrix in matrices], torch.tensor(g, **kind))
-        shown = f"with {nu} factor{'s' * (nu != 1)} your result"
+        given = f"with {nu or 'no'} factor{'s' * (nu > 1)} (ν = {nu})"
+        tensors = [torch.tensor(matrix, **kind) for matrix in matrices]
+        value = call(answer, tensors, torch.tensor(g, **kind), given=given)
         mistakes = {
             "This is the product of the factors alone; the gradient is missing.": chain,
             "The gradient alone: no factor was multiplied.": g,
@@ -208,7 +212,7 @@ def jacobian_product(answer: Any) -> None:
                 "The first factor is missing.": np.linalg.multi_dot([np.eye(2), *matrices[1:]]) @ g,
                 "The factors were added. The chain rule multiplies.": matrices.sum(axis=0) @ g,
             }
-        compare(value, chain @ g, mistakes, what=shown)
+        compare(value, chain @ g, mistakes, what=f"your result {given}")
 
 
 @exercise(
@@ -339,7 +343,7 @@ def undo_truncation(answer: Any) -> None:
         },
     }
     for name, value in answer.items():
-        compare(number(value, f"ν for {name!r}"), truth[name], messages[name], what=f"ν for {name!r}")
+        compare(number(value, f"the ν for {name!r}"), truth[name], messages[name], what=f"the ν for {name!r}")
 
 
 @exercise(
@@ -352,7 +356,7 @@ def undo_truncation(answer: Any) -> None:
     "show how large luck is. Give the list to `gl.sweep` and you have the table.",
 )
 def fair_comparison(answer: Any) -> None:
-    if not isinstance(answer, (list, tuple)) or not all(isinstance(one, Experiment) for one in answer):
+    if not isinstance(answer, (list, tuple)) or not answer or not all(isinstance(one, Experiment) for one in answer):
         raise Wrong("A list of `gl.Experiment`s is asked for, such as `[base.replace(nu=0), …]`.")
     settings = [one.to_dict() for one in answer]
     varied = [name for name in settings[0] if any(one[name] != settings[0][name] for one in settings)]

@@ -7,7 +7,7 @@ stands in a notebook, where a student sees it.
 import dis
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -148,8 +148,8 @@ def _is_empty(function: Callable) -> bool:
     )
 
 
-def call(function: Any, *arguments: Any) -> Any:
-    """Call a student's function; whatever goes wrong in it is told as `Wrong`, with the line."""
+def call(function: Any, *arguments: Any, given: str) -> Any:
+    """Call a student's function; whatever goes wrong in it is told as `Wrong`, with the line and what was `given`."""
     if not callable(function):
         raise Wrong("Give `check` the function itself, without calling it: its name, and no parentheses after it.")
     try:
@@ -161,7 +161,7 @@ def call(function: Any, *arguments: Any) -> Any:
                 line = step.tb_lineno - function.__code__.co_firstlineno + 1
             step = step.tb_next
         where = f" in its line {line}" if line else ""
-        raise Wrong(f"Your function stopped{where} with `{type(error).__name__}: {error}`.") from error
+        raise Wrong(f"Your function stopped{where} {given}: `{type(error).__name__}: {error}`.") from error
     if result is None:
         raise Wrong("Your function returns nothing. Is there a `return` at its end?")
     if result is ...:
@@ -205,9 +205,14 @@ def compare(
     mistakes: Mapping[str, ArrayLike] | None = None,
     *,
     what: str = "your result",
+    entries: Sequence[str] = (),
     rtol: float = 2e-3,
 ) -> None:
-    """Raise Wrong unless `value` is the truth; mistakes: what to say -> the value that would come of it."""
+    """Raise Wrong unless `value` is the truth.
+
+    mistakes : what to say -> the value that would come of it.
+    entries : names for the entries of a list whose parts are answers of their own.
+    """
     truth, value = np.asarray(truth, float), numbers(value, what)
     if value.size == truth.size == 1:  # a tensor of shape [1] is a number, too
         value, truth = value.reshape(()), truth.reshape(())
@@ -216,6 +221,9 @@ def compare(
     for message, wrong in (mistakes or {}).items():
         if _close(value, np.asarray(wrong, float), rtol):
             raise Wrong(message)
+    if entries and value.shape == truth.shape:
+        for name, one, other in zip(entries, value, truth, strict=False):
+            compare(one, other, what=name, rtol=rtol)
     raise Wrong(f"{what[0].upper()}{what[1:]} {_describe(value, truth, rtol)}")
 
 

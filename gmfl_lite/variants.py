@@ -89,13 +89,14 @@ def truncated_gradient(answer: Any) -> None:
     given = [tuple(tensor.to(**kind) for tensor in batch) for batch in exact]
     for nu, keep in ((3, 0), (3, 1), (3, 3), (3, 2), (1, 1)):
         start = torch.tensor(w, **kind)
-        value = call(answer, _neuron, start, given[:nu], given[3], alpha, keep)
+        shown = f"with ν = {nu} and keep = {keep}"
+        value = call(answer, _neuron, start, given[:nu], given[3], alpha, keep, given=shown)
         if not np.allclose(start.numpy(), w):
             raise Wrong("Your function changes the w that it was given. Make new tensors: `w = w - …`, not `w -= …`.")
         if isinstance(value, tuple):
             raise Wrong("Return the gradient alone, a tensor like w.")
         truth, mistakes = _truncations(torch.tensor(w), exact[:nu], exact[3], alpha, keep)
-        compare(value, truth, mistakes, what=f"with ν = {nu} and keep = {keep} your result")
+        compare(value, truth, mistakes, what=f"your result {shown}")
 
 
 def _truncations(
@@ -182,8 +183,9 @@ def largest_nu(answer: Any) -> None:
                 f"curvature "
                 "falls before it rises. Do not stop at the first failure."
             )
-        shown = f"for the agents of seed {seed}, α = {alpha:g}, β = {beta:g} your result"
-        value = number(call(answer, agents, alpha, beta), shown)
+        given = f"for the agents of seed {seed}, α = {alpha:g}, β = {beta:g}"
+        shown = f"your result {given}"
+        value = number(call(answer, agents, alpha, beta, given=given), shown)
         compare(value, truth, {message: nu for nu, message in mistakes.items() if value == nu}, what=shown)
 
 
@@ -271,8 +273,8 @@ def proximal_update(answer: Any) -> None:
     batch = (torch.tensor(a, **kind), torch.tensor(c, **kind))
     for nu, tau, alpha, beta, pull in ((1, 3, 0.4, 0.5, 0.0), (2, 4, 0.4, 0.5, 0.8), (0, 1, 0.4, 0.5, 0.8)):
         params = {"w": torch.tensor(w0, **kind)}
-        found = call(answer, _quadratic, params, [([batch] * nu, batch)] * tau, alpha, beta, pull)
-        shown = f"with ν = {nu}, τ = {tau}, pull = {pull:g} your result"
+        given = f"with ν = {nu}, τ = {tau}, pull = {pull:g}"
+        found = call(answer, _quadratic, params, [([batch] * nu, batch)] * tau, alpha, beta, pull, given=given)
         if isinstance(found, tuple):
             raise Wrong("Return the parameters alone, a dict like `params`, not a pair.")
         keys(found, params)
@@ -302,7 +304,7 @@ def proximal_update(answer: Any) -> None:
                 "This does not look ahead: it is the gradient at w, not the meta-gradient.": steps(pull, nu=0),
                 "meta_lr and fine_tune_lr are mixed up.": steps(pull, alpha=beta, beta=alpha),
             },
-            what=shown,
+            what=f"your result {given}",
         )  # fmt: skip
 
 
@@ -322,7 +324,7 @@ def server_step(answer: Any) -> None:
     sent = {"weight": np.array([[[2.0, 0.0]], [[4.0, 1.0]], [[0.0, 1.0]]]), "bias": np.array([[1.0], [2.0], [3.0]])}
     for lr in (1.0, 0.25, 0.0):
         params, updates = ({name: torch.tensor(value, **kind) for name, value in what.items()} for what in (w, sent))
-        found = call(answer, params, updates, lr)
+        found = call(answer, params, updates, lr, given=f"with server_lr = {lr:g}")
         keys(found, w)
         for name, value in found.items():
             mean = sent[name].mean(axis=0)
@@ -341,5 +343,5 @@ def server_step(answer: Any) -> None:
                     ]
                     + lr * mean,
                 },
-                what=f"with server_lr = {lr:g}, {name}",
+                what=f"{name!r} with server_lr = {lr:g}",
             )

@@ -80,11 +80,34 @@ def test_functions_that_stop_or_return_nothing(exercise):
         return missing["w"]
 
     assert "return" in exercise.check(forgets).text
-    assert "line 3 with `KeyError: 'w'`" in exercise.check(stops).text
+    assert re.search("in its line 3 (for|with) .*: `KeyError: 'w'`", exercise.check(stops).text)
     assert "without calling it" in exercise.check(3.0).text
     for verdict in (exercise.check(forgets), exercise.check(stops), exercise.check(3.0)):
         assert verdict.status == "incorrect"
     assert exercise.check(lambda *_: ...).status == "not attempted"
+
+
+@each
+def test_no_answer_however_odd_breaks_the_check(exercise):
+    for odd in (
+        0,
+        "",
+        "x",
+        [],
+        {},
+        (),
+        [[]],
+        {"w": 1},
+        [1, "a"],
+        np.nan,
+        np.zeros((2, 2, 2)),
+        object(),
+        str,
+        len,
+        True,
+    ):
+        assert exercise.check(odd).status == "incorrect", odd
+    assert exercise.check(lambda *_: object()).status == exercise.check(lambda *_: {}).status == "incorrect"
 
 
 def entropy_only(counts):
