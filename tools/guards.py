@@ -16,7 +16,7 @@ OVERRUN = 1.5
 SLACK_SECONDS = 10
 """… after so many seconds for a cold start on a busy machine."""
 
-STATED = re.compile(r"\*Time: (\d+) seconds on two cores([^.]*)\. Memory: (\d\.\d) GB\.")
+STATED = re.compile(r"\*Time: (\d+) seconds on two cores([^.]*)\. Memory: (\d\.\d\d) GB\.")
 
 _LINK = re.compile(r"\]\((?!https?:|attachment:)([^)#\s]*)(?:#([^)\s]*))?\)")
 _LOCAL_PATH = re.compile(r"/(home|root|Users|tmp|work)/")
@@ -40,13 +40,13 @@ def overruns(stated: Cost, measured: Cost) -> list[str]:
     """Say where a notebook took more than it may.
 
     >>> overruns(Cost(30, 0.5), Cost(80.0, 1.2))
-    ['took 80 s, states 30 s', 'took 1.20 GB, states 0.5 GB', 'took 1.20 GB, must stay under 1 GB']
+    ['took 80 s, states 30 s', 'took 1.20 GB, states 0.50 GB', 'took 1.20 GB, must stay under 1 GB']
     """
     wrong = []
     if measured.seconds > OVERRUN * stated.seconds + SLACK_SECONDS:
         wrong.append(f"took {measured.seconds:.0f} s, states {stated.seconds:.0f} s")
     if measured.gigabytes > OVERRUN * stated.gigabytes:
-        wrong.append(f"took {measured.gigabytes:.2f} GB, states {stated.gigabytes:.1f} GB")
+        wrong.append(f"took {measured.gigabytes:.2f} GB, states {stated.gigabytes:.2f} GB")
     if measured.gigabytes >= MEMORY_GB:
         wrong.append(f"took {measured.gigabytes:.2f} GB, must stay under {MEMORY_GB:g} GB")
     return wrong

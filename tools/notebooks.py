@@ -94,16 +94,16 @@ def refresh(path: Path) -> None:
 
 
 def restate(notebook: nbformat.NotebookNode, measured: Cost) -> None:
-    """Round up what is stated of time and memory, unless it is still true and not twice too much."""
+    """Correct what is stated of time, rounded up, and of memory, unless it is still about true."""
     stated = stated_cost(notebook)
     if stated is None:
         return
     seconds, gigabytes = stated
     if not seconds / 2 <= measured.seconds <= seconds:
         seconds = next((step for step in GRID if step >= 1.1 * measured.seconds), math.ceil(measured.seconds))
-    if not gigabytes / 2 <= measured.gigabytes <= gigabytes:
-        gigabytes = math.ceil(10 * measured.gigabytes) / 10
-    said = rf"*Time: {seconds:.0f} seconds on two cores\2. Memory: {gigabytes:.1f} GB."
+    if abs(measured.gigabytes - gigabytes) > 0.05:
+        gigabytes = measured.gigabytes
+    said = rf"*Time: {seconds:.0f} seconds on two cores\2. Memory: {gigabytes:.2f} GB."
     notebook.cells[0].source = STATED.sub(said, notebook.cells[0].source)
 
 
@@ -137,12 +137,12 @@ def index(notebooks: dict[str, nbformat.NotebookNode]) -> str:
     stated = {name: stated_cost(notebook) for name, notebook in notebooks.items()}
     rows = [
         f"| [{name[:2]}](notebooks/{name}) | {title(notebook)} | {stated[name].seconds:.0f} s "
-        f"| {stated[name].gigabytes:.1f} GB |"
+        f"| {stated[name].gigabytes:.2f} GB |"
         for name, notebook in notebooks.items()
     ]
     minutes = sum(spent.seconds for spent in stated.values()) / 60
     most = max(spent.gigabytes for spent in stated.values())
-    rows.append(f"| | all of them, one after the other | {minutes:.0f} min | {most:.1f} GB |")
+    rows.append(f"| | all of them, one after the other | {minutes:.0f} min | {most:.2f} GB |")
     head = "| | notebook | time on two cores | memory |\n|---|---|---|---|"
     return "\n".join([BEGIN, head, *rows, END])
 
@@ -158,7 +158,7 @@ def write_index(notebooks: dict[str, nbformat.NotebookNode]) -> None:
 
 
 def as_page(path: Path) -> str:
-    """Return a notebook as an HTML page, its pictures with their alternative texts, which nbconvert's own page omits."""
+    """Return a notebook as an HTML page, with pictures' alternative texts, which nbconvert's own omits."""
     from nbconvert import HTMLExporter
 
     page = HTMLExporter(template_file=str(Path(__file__).parent / "page.html.j2")).from_filename(str(path))[0]
