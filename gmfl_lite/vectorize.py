@@ -48,7 +48,7 @@ def agents_at_once(loss_fn: LossFn, params: Params, example: Any, copies: int) -
         storage = tensor.untyped_storage()
         if storage._cdata not in own:
             kept[storage._cdata] = storage.nbytes() // tensor.element_size()
-        return tensor
+        return tensor.detach()  # an operation that kept its own result, graph and all, would never be freed
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         loss_fn(weights, tree_map(lambda tensor: tensor[0].clone(), example))
