@@ -60,6 +60,10 @@ SMALL = {
         {"nu": 0, "largest_nu": 1, "rounds": 3, "n_agents": 5, "fine_tune_lr": 0.9, "real_lr": 0.01},
         {"nu": 1, "largest_nu": 4, "rounds": 1, "n_agents": 3, "fine_tune_lr": 0.1, "real_lr": 1.0, "seed": 2},
     ],
+    "08-exercises": [
+        {"nu": 5, "pull": 0.1, "server_lr": 1.0, "rounds": 1, "local_steps": 2, "n_agents": 10, "seed": 1},
+        {"nu": 0, "fine_tune_lr": 0.05, "pull": 0.0, "rounds": 2, "local_steps": 1, "n_agents": 9, "n_new_agents": 1},
+    ],
 }
 
 
