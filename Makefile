@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Processes that run the tests; each computes with one thread.
 WORKERS ?= 2
 
-.PHONY: lab demo test notebooks lint bench
+.PHONY: lab demo test notebooks pages lint bench
 
 lab: .venv/ready  ## open JupyterLab at the first notebook
 	$(BIN)/jupyter lab notebooks/00-start-here.ipynb
@@ -23,6 +23,10 @@ notebooks: .venv/ready-to-test  ## run all notebooks and commit-ready their outp
 	$(BIN)/python tools/notebooks.py link notebooks/*.ipynb
 	$(BIN)/python tools/notebooks.py refresh notebooks/*.ipynb
 	$(BIN)/ruff format -q notebooks
+	$(BIN)/python tools/notebooks.py index notebooks/*.ipynb
+
+pages: .venv/ready-to-test  ## the notebooks as HTML, in build/html
+	$(BIN)/python tools/notebooks.py html notebooks/*.ipynb
 
 bench: .venv/ready-to-bench  ## measure, and write benchmarks/RESULTS.md; on a quiet machine, half an hour
 	$(BIN)/python benchmarks/speed.py

@@ -12,7 +12,7 @@ Agents with private data train one shared initial model w so that each does well
 'completed'
 """
 
-from . import machine, plots, theory
+from . import exercises, machine, plots, theory
 from .data import Dataset, load_dataset
 from .experiment import Experiment, ExperimentError, build_federation
 from .explorer import Explorer
@@ -45,6 +45,7 @@ __all__ = [
     "aggregate",
     "build_federation",
     "build_model",
+    "exercises",
     "fine_tune",
     "label_heterogeneity",
     "load_dataset",
