@@ -52,7 +52,7 @@ def keep_freed_memory() -> bool:
         return False
     mallopt = ctypes.CDLL(None).mallopt
     settings = {_M_MMAP_THRESHOLD: 2**26, _M_TRIM_THRESHOLD: 2**31 - 1, _M_ARENA_MAX: 2}
-    return all([mallopt(setting, value) for setting, value in settings.items()])
+    return all(mallopt(setting, value) for setting, value in settings.items())
 
 
 def load_derivatives() -> None:
