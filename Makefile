@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: lab demo test notebooks lint bench
+.PHONY: lab demo test notebooks docs lint bench
 
 lab: .venv/ready  ## open JupyterLab at the first notebook
 	$(BIN)/jupyter lab notebooks/00-start-here.ipynb
@@ -22,6 +22,9 @@ notebooks: .venv/ready-to-test  ## run all notebooks and commit-ready their outp
 	$(BIN)/python tools/notebooks.py refresh notebooks/*.ipynb
 	$(BIN)/ruff format -q notebooks
 
+docs: .venv/ready-to-test  ## build the documentation into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
 bench: .venv/ready-to-bench  ## measure, and write benchmarks/RESULTS.md; on a quiet machine, half an hour
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/meta_gradient.py
@@ -35,6 +38,9 @@ bench: .venv/ready-to-bench  ## measure, and write benchmarks/RESULTS.md; on a q
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,peers]'
 	touch $@
 
-.venv/ready-to-bench: .venv/ready-to-test
+.venv/ready-to-docs: .venv/ready-to-test  ## build the documentation into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+bench: .venv/ready-to-test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	touch $@

@@ -8,7 +8,9 @@ import sysconfig
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-_LEFT_OUT = shutil.ignore_patterns(".git", ".venv", ".*_cache", "__pycache__", "artefacts", "dist", "site", "*.egg-info")
+_LEFT_OUT = shutil.ignore_patterns(
+    ".git", ".venv", ".*_cache", "__pycache__", "artefacts", "dist", "site", "*.egg-info"
+)
 
 
 def copy_of_the_repository(folder: Path) -> Path:

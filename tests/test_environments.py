@@ -66,7 +66,12 @@ def test_post_build_leaves_the_package_importable(tmp_path):
     repository = clean_machine.copy_of_the_repository(tmp_path)
     binaries = clean_machine.new_environment(tmp_path)
     variables = clean_machine.empty_home(tmp_path, binaries)
-    where = ["python", "-I", "-c", "import importlib.util as i; print(getattr(i.find_spec('gmfl_lite'), 'origin', None))"]
+    where = [
+        "python",
+        "-I",
+        "-c",
+        "import importlib.util as i; print(getattr(i.find_spec('gmfl_lite'), 'origin', None))",
+    ]
     assert clean_machine.run(where, tmp_path, variables).strip() == "None"
     clean_machine.run(["binder/postBuild"], repository, variables)
     assert clean_machine.run(where, tmp_path, variables).strip() == str(repository / "gmfl_lite" / "__init__.py")
