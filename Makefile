@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: lab demo test notebooks docs lint bench
+.PHONY: lab demo test notebooks docs pictures lint release binder bench
 
 lab: .venv/ready  ## open JupyterLab at the first notebook
 	$(BIN)/jupyter lab notebooks/00-start-here.ipynb
@@ -25,6 +25,15 @@ notebooks: .venv/ready-to-test  ## run all notebooks and commit-ready their outp
 docs: .venv/ready-to-test  ## build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
+pictures: .venv/ready-to-test  ## make README's picture and CONTRIBUTING's map of the modules anew
+	$(BIN)/python tools/pictures.py
+
+release: .venv/ready-to-test  ## build sdist and wheel into dist/
+	$(BIN)/python -m build --no-isolation
+
+binder: .venv/ready-to-test  ## build the image that mybinder.org would; needs Docker
+	$(BIN)/jupyter-repo2docker --no-run .
+
 bench: .venv/ready-to-bench  ## measure, and write benchmarks/RESULTS.md; on a quiet machine, half an hour
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/meta_gradient.py
@@ -38,9 +47,6 @@ bench: .venv/ready-to-bench  ## measure, and write benchmarks/RESULTS.md; on a q
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,peers]'
 	touch $@
 
-.venv/ready-to-docs: .venv/ready-to-test  ## build the documentation into site/
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
-
-bench: .venv/ready-to-test
+.venv/ready-to-bench: .venv/ready-to-test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	touch $@

@@ -18,6 +18,20 @@ def copy_of_the_repository(folder: Path) -> Path:
     return shutil.copytree(ROOT, folder / "gmfl_lite", symlinks=True, ignore=_LEFT_OUT)
 
 
+def checkout(folder: Path) -> Path:
+    """Return such a copy that git knows, with this environment as its .venv, so that make has nothing to install."""
+    copy = copy_of_the_repository(folder)
+    (copy / ".venv").mkdir()
+    for entry in Path(sys.prefix).iterdir():
+        if not entry.name.startswith("ready"):
+            (copy / ".venv" / entry.name).symlink_to(entry)
+    for ready in ("ready", "ready-to-test"):
+        (copy / ".venv" / ready).touch()
+    for command in (["git", "init", "-q"], ["git", "add", "-A"]):
+        subprocess.run(command, cwd=copy, check=True)
+    return copy
+
+
 def new_environment(folder: Path) -> Path:
     """Make a virtual environment that has every package of this one except gmfl_lite; return its bin folder.
 

@@ -3,7 +3,6 @@
 import importlib.util
 import inspect
 import re
-import sys
 from pathlib import Path
 
 import clean_machine
@@ -18,10 +17,10 @@ NO_NETWORK = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PR
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("docs")
-    variables = clean_machine.empty_home(folder, Path(sys.executable).parent) | NO_NETWORK
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-q", "-d", str(folder / "site")]
-    clean_machine.run(command, clean_machine.ROOT, variables | {"NO_MKDOCS_2_WARNING": "1"})
-    return folder / "site"
+    repository = clean_machine.checkout(folder)
+    variables = clean_machine.empty_home(folder) | NO_NETWORK | {"PYTHONPATH": str(repository)}
+    clean_machine.run(["make", "docs"], repository, variables)
+    return repository / "site"
 
 
 @pytest.mark.slow
