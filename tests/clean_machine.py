@@ -37,7 +37,7 @@ def new_environment(folder: Path) -> Path:
 
     The packages are links: to copy torch would take minutes.
     """
-    subprocess.run([sys.executable, "-m", "venv", str(folder / "env")], check=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder / "env")], check=True)
     packages = folder / "packages"
     packages.mkdir()
     for entry in Path(sysconfig.get_path("purelib")).iterdir():

@@ -31,10 +31,8 @@ def test_wheel_and_sdist_install_and_run(tmp_path):
     for built in (source, wheel):  # pip builds a wheel from the source, too
         command = ["python", "-m", "pip", "install", "--no-deps", "--force-reinstall", "-q", str(built)]
         clean_machine.run(command, elsewhere, variables)
-    assert clean_machine.run(["python", "-I", "-c", QUICKSTART], elsewhere, variables).split() == [
-        "completed",
-        gl.__version__,
-    ]
+    printed = clean_machine.run(["python", "-I", "-c", QUICKSTART], elsewhere, variables)
+    assert printed.split() == ["completed", gl.__version__]
 
 
 def test_version_is_the_same_everywhere():

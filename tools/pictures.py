@@ -39,16 +39,15 @@ def imports(package: Path = ROOT / "gmfl_lite") -> dict[str, set[str]]:
     modules = {path.stem: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(package.glob("[!_]*.py"))}
     found = {}
     for name, tree in modules.items():
-        for_types = [
+        blocks = [
             node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
         ]
-        skipped = {id(inner) for node in for_types for inner in ast.walk(node)}
+        for_types = {inner for block in blocks for inner in ast.walk(block)}
         nodes = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level == 1]
-        nodes = [node for node in nodes if id(node) not in skipped]
-        found[name] = {
-            word for node in nodes for word in ([node.module] if node.module else [a.name for a in node.names])
-        }
-    return {name: wanted & modules.keys() for name, wanted in found.items()}
+        found[name] = set()
+        for node in set(nodes) - for_types:
+            found[name] |= {node.module} if node.module else {alias.name for alias in node.names}
+    return {name: others & modules.keys() for name, others in found.items()}
 
 
 def essential(graph: dict[str, set[str]]) -> dict[str, set[str]]:
