@@ -19,7 +19,7 @@ BLOCK = re.compile(r"(?:<!-- needs: (.+?) -->\n)?^```(\w*)\n(.*?)^```$", re.DOTA
 PERCENT = r"\d+ %"
 SHOWN = {"text", "mermaid"}
 """Languages of blocks that nobody would run."""
-UNTESTABLE = {"conda", "uv", "pytorch.org", "Docker"}
+UNTESTABLE = {"conda", "uv", "github.com", "pytorch.org", "Docker"}
 """What a test machine need not have."""
 ELSEWHERE = {"make lab", "make docs", "make release"}
 """Commands with tests of their own: below, in test_docs.py and in test_release.py."""

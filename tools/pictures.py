@@ -9,12 +9,16 @@ import re
 from graphlib import TopologicalSorter
 from pathlib import Path
 
+import matplotlib
+from matplotlib.figure import Figure
 from PIL import Image, PngImagePlugin
 
 import gmfl_lite as gl
 
 ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
 PICTURE = ROOT / "docs" / "adaptation.png"
+MODULES = ROOT / "docs" / "modules.svg"
 
 
 def example(readme: str) -> str:
@@ -26,7 +30,7 @@ def make_picture() -> str:
     """Run README's example, keep the picture that it saves, and return what is to be seen there."""
     names = {}
     os.chdir(PICTURE.parent)
-    exec(compile(example((ROOT / "README.md").read_text(encoding="utf-8")), "README.md", "exec"), names)
+    exec(compile(example(README.read_text(encoding="utf-8")), "README.md", "exec"), names)
     alt = gl.plots.accuracy_against_steps(names["results"]).alt
     text = PngImagePlugin.PngInfo()
     text.add_itxt("Description", alt)
@@ -58,10 +62,42 @@ def essential(graph: dict[str, set[str]]) -> dict[str, set[str]]:
     return {name: others - set().union(*(reached[other] for other in others)) for name, others in graph.items()}
 
 
-def as_mermaid(graph: dict[str, set[str]]) -> str:
-    """Return the graph as Mermaid draws it: an arrow means "imports"."""
-    arrows = [f"    {name} --> {other}" for name in sorted(graph) for other in sorted(graph[name])]
-    return "\n".join(["```mermaid", "flowchart TD", *arrows, "```"])
+def storeys(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Return the modules by how many others stand below them, each above what it imports, neighbours near each other."""
+    height: dict[str, int] = {}
+    for name in TopologicalSorter(graph).static_order():
+        height[name] = 1 + max((height[other] for other in graph[name]), default=-1)
+    rows = [[name for name in sorted(graph) if height[name] == level] for level in range(max(height.values()) + 1)]
+    linked = {name: others | {other for other in graph if name in graph[other]} for name, others in graph.items()}
+    for _ in range(20):  # move each module over the mean of those that it is linked with
+        place = {name: (position + 0.5) / len(row) for row in rows for position, name in enumerate(row)}
+        for row in rows:
+            row.sort(key=lambda name: sum(place[other] for other in linked[name]) / max(1, len(linked[name])))
+    return rows
+
+
+def draw_modules(graph: dict[str, set[str]]) -> None:
+    """Draw who imports whom, what follows from others left out; the picture also says it in words."""
+    rows, arrows = storeys(graph), essential(graph)
+    place = {name: ((i + 0.5) / len(row), level) for level, row in enumerate(rows) for i, name in enumerate(row)}
+    figure = Figure(figsize=(9, 0.62 * len(rows)), layout="constrained")
+    axes = figure.add_subplot(xlim=(0, 1), ylim=(-0.5, len(rows) - 0.5))
+    axes.set_axis_off()
+    for name, others in arrows.items():
+        for other in others:
+            arrow = {"arrowstyle": "-|>", "color": "0.55", "shrinkA": 8, "shrinkB": 8, "lw": 0.8}
+            axes.annotate("", place[other], place[name], arrowprops=arrow)
+    for name, (x, level) in place.items():
+        box = {"boxstyle": "round,pad=0.35", "facecolor": "#e6f2f0", "edgecolor": "#009485"}
+        axes.text(x, level, name, ha="center", va="center", fontsize=9, bbox=box)
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "gmfl_lite"}):
+        figure.savefig(MODULES, metadata={"Date": None, "Description": in_words(graph)})
+
+
+def in_words(graph: dict[str, set[str]]) -> str:
+    """Return who imports whom as a text."""
+    arrows = {name: sorted(others) for name, others in sorted(essential(graph).items())}
+    return "; ".join(f"{name} imports {', '.join(others)}" for name, others in arrows.items() if others)
 
 
 def replaced(text: str, name: str, content: str) -> str:
@@ -70,9 +106,7 @@ def replaced(text: str, name: str, content: str) -> str:
 
 
 if __name__ == "__main__":
-    for document, name, content in (
-        ("README.md", "picture", f"![{make_picture()}](docs/adaptation.png)"),
-        ("CONTRIBUTING.md", "modules", as_mermaid(essential(imports()))),
-    ):
-        path = ROOT / document
-        path.write_text(replaced(path.read_text(encoding="utf-8"), name, content), encoding="utf-8")
+    draw_modules(imports())
+    README.write_text(
+        replaced(README.read_text("utf-8"), "picture", f"![{make_picture()}](docs/adaptation.png)"), "utf-8"
+    )
