@@ -25,7 +25,7 @@ notebooks: .venv/ready-to-test  ## run all notebooks and commit-ready their outp
 docs: .venv/ready-to-test  ## build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
-pictures: .venv/ready-to-test  ## make README's picture and CONTRIBUTING's map of the modules anew
+pictures: .venv/ready-to-test  ## make the pictures in README and CONTRIBUTING anew
 	$(BIN)/python tools/pictures.py
 
 release: .venv/ready-to-test  ## build sdist and wheel into dist/

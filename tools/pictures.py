@@ -1,4 +1,4 @@
-"""Make what README and CONTRIBUTING show of the library: the adaptation curve, and who imports whom.
+"""Make what README and CONTRIBUTING show of the library: an adaptation curve, and which module imports which.
 
 python tools/pictures.py      (or: make pictures)
 """
@@ -63,7 +63,7 @@ def essential(graph: dict[str, set[str]]) -> dict[str, set[str]]:
 
 
 def storeys(graph: dict[str, set[str]]) -> list[list[str]]:
-    """Return the modules by how many others stand below them, each above what it imports, neighbours near each other."""
+    """Return the modules by how many others stand below them, above what they import, near their neighbours."""
     height: dict[str, int] = {}
     for name in TopologicalSorter(graph).static_order():
         height[name] = 1 + max((height[other] for other in graph[name]), default=-1)
@@ -77,7 +77,7 @@ def storeys(graph: dict[str, set[str]]) -> list[list[str]]:
 
 
 def draw_modules(graph: dict[str, set[str]]) -> None:
-    """Draw who imports whom, what follows from others left out; the picture also says it in words."""
+    """Draw which module imports which, what follows from others left out; the picture also says it in words."""
     rows, arrows = storeys(graph), essential(graph)
     place = {name: ((i + 0.5) / len(row), level) for level, row in enumerate(rows) for i, name in enumerate(row)}
     figure = Figure(figsize=(9, 0.62 * len(rows)), layout="constrained")
@@ -85,8 +85,7 @@ def draw_modules(graph: dict[str, set[str]]) -> None:
     axes.set_axis_off()
     for name, others in arrows.items():
         for other in others:
-            arrow = {"arrowstyle": "-|>", "color": "0.55", "shrinkA": 8, "shrinkB": 8, "lw": 0.8}
-            axes.annotate("", place[other], place[name], arrowprops=arrow)
+            axes.plot(*zip(place[name], place[other], strict=True), color="0.6", lw=0.8, zorder=0)
     for name, (x, level) in place.items():
         box = {"boxstyle": "round,pad=0.35", "facecolor": "#e6f2f0", "edgecolor": "#009485"}
         axes.text(x, level, name, ha="center", va="center", fontsize=9, bbox=box)
@@ -95,7 +94,7 @@ def draw_modules(graph: dict[str, set[str]]) -> None:
 
 
 def in_words(graph: dict[str, set[str]]) -> str:
-    """Return who imports whom as a text."""
+    """Return the same as a text."""
     arrows = {name: sorted(others) for name, others in sorted(essential(graph).items())}
     return "; ".join(f"{name} imports {', '.join(others)}" for name, others in arrows.items() if others)
 
@@ -107,6 +106,5 @@ def replaced(text: str, name: str, content: str) -> str:
 
 if __name__ == "__main__":
     draw_modules(imports())
-    README.write_text(
-        replaced(README.read_text("utf-8"), "picture", f"![{make_picture()}](docs/adaptation.png)"), "utf-8"
-    )
+    picture = f"![{make_picture()}](docs/adaptation.png)"
+    README.write_text(replaced(README.read_text(encoding="utf-8"), "picture", picture), encoding="utf-8")
