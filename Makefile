@@ -39,12 +39,14 @@ bench: .venv/ready-to-bench  ## measure, and write benchmarks/RESULTS.md; on a q
 	$(BIN)/python benchmarks/meta_gradient.py
 
 .venv/ready: pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
-	touch $@
+	@echo 'setting up .venv: once, for some minutes, most of them for PyTorch ...'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	@touch $@
 
 .venv/ready-to-test: .venv/ready
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,peers]'
+	@echo 'setting up what the tests need ...'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,peers]'
 	touch $@
 
 .venv/ready-to-bench: .venv/ready-to-test
