@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Processes that run the tests; each computes with one thread.
 WORKERS ?= 2
 
-.PHONY: lab demo test notebooks pages lint bench
+.PHONY: lab demo test notebooks pages docs pictures lint release binder bench
 
 lab: .venv/ready  ## open JupyterLab at the first notebook
 	$(BIN)/jupyter lab notebooks/00-start-here.ipynb
@@ -28,17 +28,31 @@ notebooks: .venv/ready-to-test  ## run all notebooks and commit-ready their outp
 pages: .venv/ready-to-test  ## the notebooks as HTML, in build/html
 	$(BIN)/python tools/notebooks.py html notebooks/*.ipynb
 
+docs: .venv/ready-to-test  ## build the documentation into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+pictures: .venv/ready-to-test  ## make the pictures in README and CONTRIBUTING anew
+	$(BIN)/python tools/pictures.py
+
+release: .venv/ready-to-test  ## build sdist and wheel into dist/
+	$(BIN)/python -m build --no-isolation
+
+binder: .venv/ready-to-test  ## build the image that mybinder.org would; needs Docker
+	$(BIN)/jupyter-repo2docker --no-run .
+
 bench: .venv/ready-to-bench  ## measure, and write benchmarks/RESULTS.md; on a quiet machine, half an hour
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/meta_gradient.py
 
 .venv/ready: pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
-	touch $@
+	@echo 'setting up .venv: once, for some minutes, most of them for PyTorch ...'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	@touch $@
 
 .venv/ready-to-test: .venv/ready
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,peers]'
+	@echo 'setting up what the tests need ...'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,peers]'
 	touch $@
 
 .venv/ready-to-bench: .venv/ready-to-test

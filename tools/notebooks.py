@@ -34,7 +34,13 @@ def execute(source: Path, target: Path, parameters: dict | None = None) -> nbfor
     if unknown:
         raise ValueError(f"{source.name} has no parameter {sorted(unknown)}; it has {sorted(known)}")
     papermill.execute_notebook(
-        str(source), str(target), parameters or {}, cwd=str(source.parent), kernel_name="python3", progress_bar=False
+        str(source),
+        str(target),
+        parameters or {},
+        cwd=str(source.parent),
+        kernel_name="python3",
+        progress_bar=False,
+        extra_arguments=["--IPKernelApp.log_level=ERROR"],  # a kernel of our own need not warn of its connection
     )
     return nbformat.read(target, as_version=4)
 
