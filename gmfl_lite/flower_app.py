@@ -158,14 +158,6 @@ def _received(message: Message, context: Context) -> tuple[Experiment, int, Fede
     return experiment, number, federation, predict, {name: sent[name].to(params[name].device) for name in params}
 
 
-@agent.query()
-def introduce(message: Message, context: Context) -> Message:
-    """Say which agent this is."""
-    number, federation = own_data(from_config(context.run_config), context.node_config)
-    metrics = MetricRecord({"agent": number, "samples": int(federation.train_sizes[number])})
-    return Message(RecordDict({"metrics": metrics}), reply_to=message)
-
-
 @agent.train()
 def train(message: Message, context: Context) -> Message:
     """Take the round's local meta steps from the server's w; send w_i back, and how many samples it comes from."""
@@ -214,9 +206,8 @@ def main(grid: Grid, context: Context) -> None:
     model = build_model(experiment.model, load_dataset(experiment.dataset), seed=experiment.seed)
     arrays = ArrayRecord(as_functions(model, torch.device("cpu"))[1])
     strategy = MetaFedAvg(experiment, seconds)
-    strategy.wait_for(int(config["agents_to_wait_for"]) or experiment.n_agents + experiment.n_new_agents, grid)
-    asked = strategy.configure_evaluate(0, arrays, ConfigRecord(), grid)
-    strategy.aggregate_evaluate(0, grid.send_and_receive(asked, timeout=seconds))
+    everybody = experiment.n_agents + experiment.n_new_agents
+    strategy.wait_for(int(config["agents_to_wait_for"]) or everybody, grid, arrays)
     trained = strategy.start(grid, arrays, experiment.rounds, timeout=seconds).arrays or arrays
     result = strategy.result(trained.to_torch_state_dict())
     result.save(config["save"])
@@ -236,6 +227,7 @@ class MetaFedAvg(Strategy):
         self.experiment, self.seconds = experiment, seconds
         self.agents: dict[int, int] = {}
         self.asked: list[int] = []
+        self.sent: Params = {}
         self.silent: set[int] = set()
         self.rounds: list[dict[str, Any]] = []
         self.scores = pd.DataFrame(columns=list(AGENT_COLUMNS)).astype(AGENT_COLUMNS)
@@ -249,27 +241,31 @@ class MetaFedAvg(Strategy):
     def summary(self) -> None:
         log("\t└──> %s", self.experiment)
 
-    def wait_for(self, agents: int, grid: Grid) -> None:
-        """Wait until so many agents have said who they are."""
-        told = 0
-        while (here := len(self.present(grid))) < agents:
-            if here != told:
-                log("%d of %d agents are here", here, agents)
-            told = here
-            time.sleep(0.5)
+    def wait_for(self, agents: int, grid: Grid, arrays: ArrayRecord) -> None:
+        """Wait until so many agents are connected; their scores of the initial w are the curve of round 0."""
+        while len(here := list(grid.get_node_ids())) < agents:
+            log("%d of %d agents are here", len(here), agents)
+            time.sleep(2)
+        self.aggregate_evaluate(0, self.meet(here, grid, arrays))
 
-    def present(self, grid: Grid) -> dict[int, int]:
-        """Return the nodes of the agents that are connected, asking newcomers who they are; the latest node counts."""
+    def meet(self, nodes: list[int], grid: Grid, arrays: ArrayRecord) -> list[Message]:
+        """Let newcomers score w, and learn from their answers which agents they are."""
+        new = [self.message({"arrays": arrays}, node, MessageType.EVALUATE) for node in nodes]
+        answers = []
+        for reply in grid.send_and_receive(new, timeout=self.seconds):
+            if reply.has_error():
+                log("a newcomer could not take part: %s", reply.error.reason)
+            else:
+                self.agents[reply.metadata.src_node_id] = int(reply.content["metrics"]["agent"])
+                answers.append(reply)
+        return answers
+
+    def present(self, grid: Grid, arrays: ArrayRecord) -> dict[int, int]:
+        """Return the node of every agent that is connected; where two say they are the same agent, the later one."""
         nodes = list(grid.get_node_ids())
-        new = [node for node in nodes if node not in self.agents]
-        if new:
-            questions = [self.message({}, node, MessageType.QUERY) for node in new]
-            for reply in grid.send_and_receive(questions, timeout=self.seconds):
-                if reply.has_error():
-                    log("a computer could not say which agent it is: %s", reply.error.reason)
-                else:
-                    self.agents[reply.metadata.src_node_id] = int(reply.content["metrics"]["agent"])
-        return {self.agents[node]: node for node in self.agents if node in nodes}
+        if new := [node for node in nodes if node not in self.agents]:
+            self.meet(new, grid, arrays)
+        return {agent: node for node, agent in self.agents.items() if node in nodes}
 
     def message(self, content: dict[str, Any], node: int, kind: str) -> Message:
         return Message(RecordDict(content), dst_node_id=node, message_type=kind, ttl=self.seconds)
@@ -277,13 +273,13 @@ class MetaFedAvg(Strategy):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        present = {agent: node for agent, node in self.present(grid).items() if node not in self.silent}
+        present = {agent: node for agent, node in self.present(grid, arrays).items() if node not in self.silent}
         self.silent = set()
         key = randomness.keys(self.experiment.seed, "picks", server_round - 1, torch.zeros((), dtype=torch.int64))
         n_agents = self.experiment.n_agents
         drawn = randomness.choose(key, torch.tensor(n_agents), n_agents, n_agents).tolist()
         picked = [agent for agent in drawn if agent in present][: self.experiment.agents_per_round]
-        self.asked = [present[agent] for agent in picked]
+        self.asked, self.sent = [present[agent] for agent in picked], arrays.to_torch_state_dict()
         content = {"arrays": arrays, "config": ConfigRecord({"round": server_round - 1})}
         return [self.message(content, node, MessageType.TRAIN) for node in self.asked]
 
@@ -292,7 +288,7 @@ class MetaFedAvg(Strategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         answers = {}
         for reply in replies:
-            problem = reply.error.reason if reply.has_error() else _unfit(reply.content["arrays"])
+            problem = reply.error.reason if reply.has_error() else _unfit(reply.content, self.sent)
             if problem:
                 log("agent %d is left out: %s", self.agents[reply.metadata.src_node_id], problem)
             else:
@@ -319,7 +315,7 @@ class MetaFedAvg(Strategy):
     ) -> Iterable[Message]:
         if server_round % self.experiment.eval_every and server_round < self.experiment.rounds:
             return []
-        nodes = [node for node in self.present(grid).values() if node not in self.silent]
+        nodes = [node for node in self.present(grid, arrays).values() if node not in self.silent]
         return [self.message({"arrays": arrays}, node, MessageType.EVALUATE) for node in nodes]
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
@@ -352,10 +348,17 @@ class MetaFedAvg(Strategy):
         return Result(self.experiment, "completed", message, "Flower", done, params, history, self.scores)
 
 
-def _unfit(arrays: ArrayRecord) -> str:
-    """Say what is wrong with an update, which may come from anybody."""
-    wrong = [name for name, tensor in arrays.to_torch_state_dict().items() if not bool(tensor.isfinite().all())]
-    return f"{', '.join(wrong)} not finite" if wrong else ""
+def _unfit(content: RecordDict, sent: Params) -> str:
+    """Say what is wrong with an answer, which may come from anybody."""
+    try:
+        params, samples = content["arrays"].to_torch_state_dict(), content["metrics"]["samples"]
+    except (KeyError, ValueError, TypeError) as error:
+        return f"its answer cannot be read ({error!r})"
+    if {name: tensor.shape for name, tensor in params.items()} != {name: tensor.shape for name, tensor in sent.items()}:
+        return "its parameters have other names or shapes than the model's"
+    if not all(tensor.isfinite().all() for tensor in params.values()):
+        return "its parameters are not finite: a smaller meta_lr or fine_tune_lr may help"
+    return "" if isinstance(samples, int) and samples > 0 else f"it claims to hold {samples!r} samples"
 
 
 def _list(agents: list[int]) -> str:

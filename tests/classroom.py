@@ -1,0 +1,112 @@
+"""A classroom on loopback for tests: a SuperLink and SuperNodes as processes of their own, all ended at the end."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+BIN = Path(sys.executable).parent
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """What keeps Flower in `folder` and on this machine: no telemetry, no look for updates, quick polling."""
+    return {
+        **os.environ,
+        "FLWR_HOME": str(folder / "flwr-home"),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+        "PYTHONWARNINGS": "ignore",
+        "OMP_NUM_THREADS": "1",
+        "NO_PROXY": "127.0.0.1,localhost",
+    }
+
+
+class Process:
+    """A process group with its output in a file."""
+
+    def __init__(self, folder: Path, name: str, command: list[str]) -> None:
+        self.path = folder / f"{name}.log"
+        with open(self.path, "w") as output:
+            self.popen = subprocess.Popen(
+                command, cwd=folder, env=environment(folder), stdout=output, stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )  # fmt: skip
+
+    @property
+    def output(self) -> str:
+        return re.sub(r"\x1b\[[0-9;]*m", "", self.path.read_text(errors="replace"))
+
+    def kill(self) -> None:
+        """End the process and all that it has started, at once."""
+        try:
+            os.killpg(self.popen.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self.popen.wait(10)
+
+    def wait_for(self, pattern: str, seconds: float) -> re.Match:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if match := re.search(pattern, self.output):
+                return match
+            if self.popen.poll() not in (None, 0):
+                break
+            time.sleep(0.2)
+        raise AssertionError(f"{self.path.stem} never said {pattern!r}:\n{self.output[-3000:]}")
+
+
+class Classroom(ExitStack):
+    """Starts the processes of a federation in a folder; leaving it ends them all."""
+
+    def __init__(self, folder: Path, security: list[str] | None = None) -> None:
+        super().__init__()
+        self.folder, self.port = folder, free_port()
+        self.security = security or ["--insecure"]
+
+    def start(self, name: str, *command: str) -> Process:
+        process = Process(self.folder, name, list(command))
+        self.callback(process.kill)
+        return process
+
+    def superlink(self, *options: str) -> Process:
+        link = self.start(
+            "superlink", str(BIN / "flower-superlink"), "--host", "127.0.0.1", "--port", str(self.port),
+            "--disable-runtime-dependency-installation", *self.security, *options,
+        )  # fmt: skip
+        home = self.folder / "flwr-home"
+        home.mkdir(exist_ok=True)
+        (home / "config.toml").write_text(
+            f'[superlink]\ndefault = "class"\n[superlink.class]\naddress = "127.0.0.1:{self.port}"\ninsecure = true\n'
+        )
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return link
+            time.sleep(0.2)
+        raise AssertionError(f"the SuperLink did not start:\n{link.output[-3000:]}")
+
+    def supernode(self, agent: int, config: str = "") -> Process:
+        return self.start(
+            f"supernode-{agent}", str(BIN / "flower-supernode"), "--superlink", f"127.0.0.1:{self.port}",
+            "--port", str(free_port()), "--node-config", f"agent={agent} {config}".strip(), *self.security,
+        )  # fmt: skip
+
+    def run(self, app: Path, *options: str) -> Process:
+        return self.start("run", str(BIN / "flwr"), "run", str(app), "class", "--stream", *options)
