@@ -18,7 +18,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from . import trainer
+from . import checks, trainer
 from .experiment import Experiment
 from .federation import Federation
 from .objective import LossFn, Params
@@ -69,12 +69,11 @@ def build_engine(experiment: Experiment, federation: Federation, loss_fn: LossFn
     ValueError : no process group, or fewer agents in a round than processes.
     """
     if not (dist.is_available() and dist.is_initialized()):
-        raise ValueError("no process group: start the program by torchrun and call torch.distributed.init_process_group")
-    if experiment.agents_per_round < dist.get_world_size():
-        raise ValueError(
-            f"agents_per_round = {experiment.agents_per_round}: must be at least {dist.get_world_size()}, the number of "
-            "processes, so that each has an agent to compute"
-        )
+        raise ValueError("no process group: start by torchrun, and call torch.distributed.init_process_group")
+    n = dist.get_world_size()
+    if experiment.agents_per_round < n:
+        allowed = f"at least {n}, the number of processes, so that each has an agent to compute"
+        raise checks.refusal("agents_per_round", experiment.agents_per_round, allowed)
     return Shared(trainer.build_engine(experiment, federation, loss_fn, params))
 
 

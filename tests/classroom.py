@@ -2,13 +2,15 @@
 
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
+
+import psutil
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
@@ -42,7 +44,7 @@ class Process:
 
     def __init__(self, folder: Path, name: str, command: list[str]) -> None:
         self.path = folder / f"{name}.log"
-        with open(self.path, "w") as output:
+        with open(self.path, "w") as output:  # its own session, so that no signal meant for it reaches the tests
             self.popen = subprocess.Popen(
                 command, cwd=folder, env=environment(folder), stdout=output, stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -55,9 +57,13 @@ class Process:
     def kill(self) -> None:
         """End the process and all that it has started, at once."""
         try:
-            os.killpg(self.popen.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
+            family = [psutil.Process(self.popen.pid), *psutil.Process(self.popen.pid).children(recursive=True)]
+        except psutil.NoSuchProcess:
+            family = []
+        for process in family:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(family, timeout=10)
         self.popen.wait(10)
 
     def wait_for(self, pattern: str, seconds: float) -> re.Match:
@@ -110,3 +116,36 @@ class Classroom(ExitStack):
 
     def run(self, app: Path, *options: str) -> Process:
         return self.start("run", str(BIN / "flwr"), "run", str(app), "class", "--stream", *options)
+
+
+class Wire:
+    """A stretch of wire between a node and the SuperLink that keeps a copy of what the node sends."""
+
+    def __init__(self, port: int) -> None:
+        self.target, self.sent, self.lock = port, bytearray(), threading.Lock()
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self) -> None:
+        while True:
+            try:
+                near, _ = self.listener.accept()
+            except OSError:  # closed
+                return
+            far = socket.create_connection(("127.0.0.1", self.target))
+            for source, sink, keep in ((near, far, True), (far, near, False)):
+                threading.Thread(target=self.forward, args=(source, sink, keep), daemon=True).start()
+
+    def forward(self, source: socket.socket, sink: socket.socket, keep: bool) -> None:
+        with suppress(OSError), source:
+            while data := source.recv(65536):
+                if keep:
+                    with self.lock:
+                        self.sent += data
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
