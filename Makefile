@@ -32,7 +32,7 @@ bench: .venv/ready-to-bench  ## measure, and write benchmarks/RESULTS.md; on a q
 	touch $@
 
 .venv/ready-to-test: .venv/ready
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,peers]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,peers,dask,flower]'
 	touch $@
 
 .venv/ready-to-bench: .venv/ready-to-test

@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import threading
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -23,6 +24,9 @@ from .experiment import Experiment
 from .federation import Federation
 from .objective import LossFn, Params
 from .runner import run
+
+TIMEOUT = timedelta(minutes=10)
+"""How long a process waits for the others' share of a round before it gives up: torch's nccl default, not gloo's 30."""
 
 
 class Shared(trainer.Engine):
@@ -89,7 +93,7 @@ def main(arguments: list[str] | None = None) -> None:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     else:
         experiment = experiment.replace(device="cpu")
-    dist.init_process_group("nccl" if gpus else "gloo")
+    dist.init_process_group("nccl" if gpus else "gloo", timeout=TIMEOUT)
     try:
         first = dist.get_rank() == 0
         result = run(experiment, engine=build_engine, checkpoint=options.checkpoint, progress=first)

@@ -108,9 +108,9 @@ class Classroom(ExitStack):
             time.sleep(0.2)
         raise AssertionError(f"the SuperLink did not start:\n{link.output[-3000:]}")
 
-    def supernode(self, agent: int, config: str = "") -> Process:
+    def supernode(self, agent: int, config: str = "", port: int | None = None) -> Process:
         return self.start(
-            f"supernode-{agent}", str(BIN / "flower-supernode"), "--superlink", f"127.0.0.1:{self.port}",
+            f"supernode-{agent}", str(BIN / "flower-supernode"), "--superlink", f"127.0.0.1:{port or self.port}",
             "--port", str(free_port()), "--node-config", f"agent={agent} {config}".strip(), *self.security,
         )  # fmt: skip
 
