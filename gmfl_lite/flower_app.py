@@ -8,13 +8,15 @@ averages, as gl.run does in one process: the same Experiment, seed for seed the 
 import argparse
 import dataclasses
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
-from flwr.app import Context, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Context, Message, Metadata, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from torch.utils._pytree import tree_map
@@ -25,12 +27,19 @@ from .evaluation import adaptation_curve
 from .experiment import Experiment, build_federation, choose_device
 from .federation import Federation, IndexTable
 from .flower_strategy import MetaFedAvg, log, pack, unpack
+from .leaks import clip_and_add_noise
 from .models import as_functions, build_model, cross_entropy
 from .objective import Params
 from .trainer import estimate_settings, local_update
 
-CLASSROOM = {"round_seconds": 60.0, "agents_to_wait_for": 0, "save": "federation.result"}
-"""How long a round waits for answers; how many agents the first one waits for (0: all); the result's file."""
+CLASSROOM = {
+    "round_seconds": 60.0,  # how long a round waits for answers
+    "agents_to_wait_for": 0,  # before the first round; 0: for all of the experiment's
+    "save": "federation.result",  # on the teacher's computer
+    "clip_norm": 0.0,  # C, the largest length of an update that leaves an agent; 0: any
+    "noise": 0.0,  # z, added to a clipped update, in units of C
+}
+"""What a federation needs to know beside its experiment."""
 
 
 def write_app(folder: str | Path, experiment: Experiment, **classroom: Any) -> Path:
@@ -40,7 +49,7 @@ def write_app(folder: str | Path, experiment: Experiment, **classroom: Any) -> P
     ----------
     folder : is made; its name may hold letters, digits and hyphens.
     experiment : what the federation is to do; every setting can be changed later: `flwr run --run-config 'nu=1'`.
-    classroom : round_seconds, agents_to_wait_for (0: all of the experiment's), save: see CLASSROOM.
+    classroom : values that differ from those in CLASSROOM.
 
     Raises
     ------
@@ -166,11 +175,40 @@ def train(message: Message, context: Context) -> Message:
         round=message.content["config"]["round"],
     )
     mine = tree_map(lambda tensor: tensor[0], batches)
-    params, losses = local_update(cross_entropy(predict), params, mine, **estimate_settings(experiment))
+    w = params
+    params, losses = local_update(cross_entropy(predict), w, mine, **estimate_settings(experiment))
+    if clip_norm := context.run_config.get("clip_norm"):
+        secret = torch.Generator()
+        secret.seed()  # by the operating system: noise that others can draw, too, protects nobody
+        params = clip_and_add_noise(w, params, clip_norm=clip_norm, noise=context.run_config["noise"], generator=secret)
     metrics = MetricRecord(
         {"agent": number, "samples": int(federation.train_sizes[number]), "loss": float(losses.mean())}
     )
     return Message(RecordDict({"arrays": pack(params), "metrics": metrics}), reply_to=message)
+
+
+def one_answer(experiment: Experiment, node_config: Mapping[str, Any], **classroom: Any) -> Message:
+    """Return what an agent sends in the first round: the very message, made here, without a network."""
+    _, params = as_functions(
+        build_model(experiment.model, load_dataset(experiment.dataset), seed=experiment.seed), "cpu"
+    )
+    content = RecordDict({"arrays": pack(params), "config": ConfigRecord({"round": 0})})
+    # As it would reach the node; Message's other arguments ask for a run that is under way.
+    address = Metadata(0, "", 0, 1, "", "", time.time(), 60.0, "train")
+    message = Message(content, metadata=address)
+    context = Context(0, 1, dict(node_config), RecordDict(), to_config(experiment, **classroom))
+    return agent(message, context)
+
+
+def contents(message: Message) -> pd.DataFrame:
+    """Return all that a message holds, a row for each entry: name, type, shape, bytes, and the value if it is short."""
+    rows = []
+    for record, entries in message.content.items():
+        for name, value in entries.items():
+            array = value.numpy() if hasattr(value, "numpy") else np.asarray(value)
+            short = "…" if array.size > 1 else f"{value:.4g}" if isinstance(value, float) else str(value)
+            rows.append((f"{record}/{name}", str(array.dtype), str(list(array.shape)), array.nbytes, short))
+    return pd.DataFrame(rows, columns=["name", "type", "shape", "bytes", "value"]).set_index("name")
 
 
 @agent.evaluate()
