@@ -39,12 +39,18 @@ def environment(folder: Path) -> dict[str, str]:
     }
 
 
+DIES_WITH_US = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.execv(sys.argv[1], sys.argv[1:])"
+"""Linux ends a process that has asked for it when its parent ends, however that ends."""
+
+
 class Process:
     """A process group with its output in a file."""
 
     def __init__(self, folder: Path, name: str, command: list[str]) -> None:
         self.path = folder / f"{name}.log"
         with open(self.path, "w") as output:  # its own session, so that no signal meant for it reaches the tests
+            if sys.platform == "linux":
+                command = [sys.executable, "-S", "-c", DIES_WITH_US, *command]
             self.popen = subprocess.Popen(
                 command, cwd=folder, env=environment(folder), stdout=output, stderr=subprocess.STDOUT,
                 start_new_session=True,
