@@ -1,5 +1,6 @@
 """A classroom on loopback for tests: a SuperLink and SuperNodes as processes of their own, all ended at the end."""
 
+import json
 import os
 import re
 import socket
@@ -14,6 +15,7 @@ import psutil
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
+"""Where the commands of this Python's packages are."""
 
 
 def free_port() -> int:
@@ -39,7 +41,7 @@ def environment(folder: Path) -> dict[str, str]:
     }
 
 
-DIES_WITH_US = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.execv(sys.argv[1], sys.argv[1:])"
+DIES_WITH_US = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.execvp(sys.argv[1], sys.argv[1:])"
 """Linux ends a process that has asked for it when its parent ends, however that ends."""
 
 
@@ -84,44 +86,36 @@ class Process:
 
 
 class Classroom(ExitStack):
-    """Starts the processes of a federation in a folder; leaving it ends them all."""
+    """The terminals of a class on this computer, in which the commands of notebook 10 are typed; leaving ends them."""
 
-    def __init__(self, folder: Path, security: list[str] | None = None) -> None:
+    def __init__(self, folder: Path) -> None:
         super().__init__()
         self.folder, self.port = folder, free_port()
-        self.security = security or ["--insecure"]
+        notebook = json.loads((ROOT / "notebooks" / "10-real-federation.ipynb").read_text(encoding="utf-8"))
+        text = "\n".join("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "markdown")
+        self.blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
 
-    def start(self, name: str, *command: str) -> Process:
-        process = Process(self.folder, name, list(command))
+    def block(self, *words: str) -> str:
+        """Return the notebook's one block of commands that holds these words."""
+        (found,) = (block for block in self.blocks if all(word in block for word in words))
+        return found
+
+    def terminal(self, name: str, commands: str, *, agent: int = 0, port: int | None = None) -> Process:
+        """Type commands in a new terminal, after those for every terminal; ports are free ones of this computer."""
+        typed = self.block("FLWR_HOME=", "TEACHER=") + f"export AGENT={agent} NODE_PORT={free_port()}\n" + commands
+        typed = typed.replace("PORT=9092", f"PORT={port or self.port}").replace("AGENT=0 NODE_PORT=9094", "TYPED=yes")
+        process = Process(self.folder, name, ["bash", "-ec", typed])
         self.callback(process.kill)
         return process
 
-    def superlink(self, *options: str) -> Process:
-        link = self.start(
-            "superlink", str(BIN / "flower-superlink"), "--host", "127.0.0.1", "--port", str(self.port),
-            "--disable-runtime-dependency-installation", *self.security, *options,
-        )  # fmt: skip
-        home = self.folder / "flwr-home"
-        home.mkdir(exist_ok=True)
-        (home / "config.toml").write_text(
-            f'[superlink]\ndefault = "class"\n[superlink.class]\naddress = "127.0.0.1:{self.port}"\ninsecure = true\n'
-        )
-        end = time.monotonic() + 60
-        while time.monotonic() < end:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return link
-            time.sleep(0.2)
-        raise AssertionError(f"the SuperLink did not start:\n{link.output[-3000:]}")
+    def superlink(self, commands: str) -> Process:
+        link = self.terminal("superlink", commands)
+        link.wait_for("running on https?://", 90)
+        return link
 
-    def supernode(self, agent: int, config: str = "", port: int | None = None) -> Process:
-        return self.start(
-            f"supernode-{agent}", str(BIN / "flower-supernode"), "--superlink", f"127.0.0.1:{port or self.port}",
-            "--port", str(free_port()), "--node-config", f"agent={agent} {config}".strip(), *self.security,
-        )  # fmt: skip
-
-    def run(self, app: Path, *options: str) -> Process:
-        return self.start("run", str(BIN / "flwr"), "run", str(app), "class", "--stream", *options)
+    def student(self, agent: int, *, port: int | None = None) -> Process:
+        commands = self.block("NODE_PORT=9094")
+        return self.terminal(f"student-{agent}", commands, agent=agent, port=port)
 
 
 class Wire:
