@@ -202,7 +202,7 @@ def holds_any(content: bytes, runs: set[bytes], length: int = 32) -> bool:
 def test_one_leaves_another_comes_and_training_ends(patience, tmp_path):
     """Agent 1 is killed in round two, agent 3 comes in round three; no round waits longer than it may."""
     experiment = EXPERIMENT.replace(n_agents=4, rounds=5, eval_every=5)
-    seconds = 10 + 4 * patience
+    seconds = 15 + 5 * patience
     result = tmp_path / "federation.result"
     flower_app.write_app(
         tmp_path / "classroom", experiment, save=str(result), round_seconds=seconds, agents_to_wait_for=3
