@@ -379,3 +379,39 @@ def test_verdicts_read_well_in_a_notebook_and_in_a_terminal():
     verdict = gl.exercises.first_order_length.check(64)
     assert repr(verdict) == verdict._repr_markdown_() == verdict.text
     assert repr(gl.exercises.first_order_length).startswith("Exercise first_order_length of notebook 03-")
+
+
+def test_the_teachers_page_knows_every_exercise_and_every_predict_question():
+    page = (NOTEBOOKS / "for-teachers.md").read_text(encoding="utf-8")
+    assert [one.name for one in EXERCISES if f"`{one.name}`" not in page] == []
+    rows = page.split("## Answers to the *Predict* questions")[1].split("##")[0]
+    for path in sorted(NOTEBOOKS.glob("*.ipynb")):
+        questions = sum(len(re.findall(r"\*Predict:\*", cell.source)) for cell in cells(path.stem))
+        assert rows.count(f"\n| {path.stem[:2]} |") == questions or path.stem.startswith("06"), path.stem
+    for target in re.findall(r"\]\(([\w-]+\.ipynb)\)", page):
+        assert (NOTEBOOKS / target).exists()
+
+
+@pytest.mark.slow
+def test_a_notebook_that_was_handed_in_is_graded(tmp_path):
+    """The teacher's page holds a function that runs a notebook and reads what it solves."""
+    page = (NOTEBOOKS / "for-teachers.md").read_text(encoding="utf-8")
+    names = {}
+    exec(re.search(r"```python\n(.*?)```", page, re.DOTALL)[1], names)
+    notebook = nbformat.v4.new_notebook(
+        cells=[
+            nbformat.v4.new_code_cell(source)
+            for source in (
+                "import gmfl_lite as gl",
+                "gl.exercises.first_order_length.check(8)",
+                "gl.exercises.look_ahead.check([..., ..., ...])",
+                "a mistake that stops only its own cell",
+                "gl.exercises.enough_agents.hint()",
+                "gl.exercises.enough_agents.check(10)",
+            )
+        ]
+    )
+    nbformat.write(notebook, tmp_path / "handed-in.ipynb")
+    table = names["grade"](tmp_path / "handed-in.ipynb")
+    assert table["status"].to_dict() == {"first_order_length": "correct", "enough_agents": "incorrect"}
+    assert table.loc["enough_agents", "hint"] == "seen"
