@@ -356,6 +356,8 @@ def test_answers_in_either_precision():
         for name in names:
             one = getattr(gl.exercises, name)
             assert one.check(one.solve).status == "correct"
+        multiplied = gl.exercises.jacobian_product.check(lambda factors, g: chain(factors, torch.eye(2)) @ g)
+        assert multiplied.status == "correct"  # torch.eye is in float64 here
     finally:
         torch.set_default_dtype(torch.float32)
 
