@@ -52,7 +52,7 @@ bench: .venv/ready-to-bench  ## measure, and write benchmarks/RESULTS.md; on a q
 
 .venv/ready-to-test: .venv/ready
 	@echo 'setting up what the tests need ...'
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,peers]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,peers,dask,flower]'
 	touch $@
 
 .venv/ready-to-bench: .venv/ready-to-test

@@ -119,6 +119,21 @@ def examples(federation: Federation, agents: Sequence[int] | None = None) -> Pic
     return figure
 
 
+def images(pictures: Mapping[str, torch.Tensor], *, alt: str) -> Picture:
+    """Draw images [C, H, W] side by side, each below its name; what is not finite or beyond [0, 1] is cut off.
+
+    Examples
+    --------
+    >>> figure = images({"dark": torch.zeros(1, 8, 8), "light": torch.ones(1, 8, 8)}, alt="Two squares.")
+    """
+    figure = Picture(figsize=(1.55 * len(pictures), 1.75), layout="constrained")
+    for axes, (name, image) in zip(figure.subplots(1, len(pictures), squeeze=False)[0], pictures.items(), strict=True):
+        _draw_image(axes, image.nan_to_num(0.0).clamp(0, 1))
+        axes.set_title(name, fontsize="small")
+    figure.alt = alt
+    return figure
+
+
 def rotations(
     federation: Federation, dataset: Dataset, agents: Sequence[int] | None = None, n_images: int = 3
 ) -> Picture:

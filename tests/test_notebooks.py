@@ -55,6 +55,11 @@ SMALL = {
         {"n_agents": 6, "agents_per_round": 3, "nu": 0, "rounds": 3, "fine_tune_lr": 0.5, "step_share": 0.1},
         {"n_agents": 4, "agents_per_round": 1, "nu": 1, "rounds": 4, "fine_tune_lr": 0.01, "seed": 2},
     ],
+    "10-real-federation": [
+        {"n_agents": 2, "nu": 0, "rounds": 2, "image": 7, "seed": 1},
+        {"n_agents": 4, "nu": 5, "rounds": 1, "fine_tune_lr": 0.3, "meta_lr": 0.01, "clip_norm": 5.0, "image": 1700},
+    ],
+    "11-many-machines": [{"largest_nu": 2, "seeds": 1, "rounds": 2}],
     "05-when-nu-helps-and-when-it-hurts": [
         {"nu": 5, "largest_nu": 2, "rounds": 2, "n_agents": 4, "seed": 1},
         {"nu": 0, "largest_nu": 1, "rounds": 3, "n_agents": 5, "fine_tune_lr": 0.9, "real_lr": 0.01},
