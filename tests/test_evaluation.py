@@ -121,3 +121,15 @@ def test_counting_what_a_loss_keeps_leaves_nothing_behind():
 
     assert agents_at_once(loss_fn, {"w": torch.ones(3)}, (torch.ones(1, 3),), copies=1) > 1
     assert [result() for result in results] == [None]
+
+
+def test_everything_that_a_loss_keeps_is_counted():
+    def loss_fn(params, batch):
+        result = params["w"] * batch[0]
+        for _ in range(20):
+            result = result.exp()  # keeps its own result of a thousand numbers, and nothing else does
+        return result.sum()
+
+    numbers = 22_000  # w, the batch that the product keeps, and twenty results
+    found = agents_at_once(loss_fn, {"w": torch.zeros(1000)}, (torch.zeros(1, 1000),), copies=100)
+    assert found == 10**8 // (100 * numbers)

@@ -8,7 +8,7 @@ import nbformat
 import papermill
 
 MEMORY_GB = 1.0
-"""What Binder guarantees: no notebook's kernel may reach it."""
+"""What Binder guarantees, in units of 2³⁰ bytes as there and in all of this: no notebook's kernel may reach it."""
 
 OVERRUN = 1.5
 """How many times what a notebook states it may take …"""

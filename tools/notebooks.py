@@ -62,7 +62,7 @@ def _measure(path: str) -> None:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # Where others keep the cores busy the clock runs on and the processor's time does not: the smaller one counts.
     seconds = min(time.time() - psutil.Process().create_time(), time.process_time())
-    Path(path).write_text(json.dumps([seconds, peak / 1e9]), encoding="utf-8")
+    Path(path).write_text(json.dumps([seconds, peak / 2**30]), encoding="utf-8")
 
 
 def measured_copy(source: Path, folder: Path) -> Path:
