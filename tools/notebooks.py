@@ -21,7 +21,7 @@ import papermill
 from guards import STATED, Cost, faults, overruns, stated_cost
 
 ROOT = Path(__file__).parent.parent
-INDEX = "[All notebooks](../README.md#notebooks)"
+INDEX = "[All notebooks](../README.md#the-notebooks)"
 BEGIN, END = "<!-- notebooks: written by `make notebooks` -->", "<!-- end of notebooks -->"
 GRID = (10, 15, 20, 30, 45, 60, 75, 90, 120, 180)
 """Seconds that a notebook may state."""
@@ -121,7 +121,11 @@ def linked(notebooks: dict[str, nbformat.NotebookNode]) -> dict[str, nbformat.No
     names = list(notebooks)
 
     def end_with(cell: nbformat.NotebookNode, *links: str) -> None:
-        kept = [line for line in cell.source.split("\n") if not line.startswith(("Before: [", "Next: [", INDEX))]
+        kept = [
+            line
+            for line in cell.source.split("\n")
+            if not line.startswith(("Before: [", "Next: [", "[All notebooks]("))
+        ]
         cell.source = "\n\n".join(["\n".join(kept).rstrip(), " · ".join(links)]).rstrip()
 
     def to(word: str, name: str) -> str:
