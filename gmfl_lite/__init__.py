@@ -14,7 +14,7 @@ Agents with private data train one shared initial model w so that each does well
 
 from importlib import import_module
 
-from . import machine, theory
+from . import exercises, machine, theory
 from .data import Dataset, load_dataset
 from .experiment import Experiment, ExperimentError, build_federation
 from .federation import Federation
@@ -61,6 +61,7 @@ __all__ = [
     "aggregate",
     "build_federation",
     "build_model",
+    "exercises",
     "fine_tune",
     "label_heterogeneity",
     "load_dataset",

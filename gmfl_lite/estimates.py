@@ -208,11 +208,11 @@ def advice(
 
     Returns
     -------
-    Advice : fine_tune_lr    the largest safe α: ν steps cannot more than double a vector (`largest_safe_fine_tune_lr`);
-             largest_meta_lr 1/(2τL_F), beyond which the theory says nothing;
-             meta_lr, rounds which reach the target (`prescription`, with F ≥ 0), as far as the constants hold on the
-                             way; that is careful: the first round below the target often comes 25 times earlier;
-             text            the same in words.
+    Advice : fine_tune_lr     the largest safe α: ν steps at most double a vector (`largest_safe_fine_tune_lr`);
+             largest_meta_lr  1/(2τL_F), beyond which the theory says nothing;
+             meta_lr, rounds  which reach the target (`prescription`, with F ≥ 0), as far as the constants hold on the
+                              way; that is careful: the first round below the target often comes 25 times earlier;
+             text             the same in words.
 
     Examples
     --------

@@ -104,12 +104,12 @@ def meta_gradient(
     support : ν batches, one for each fine-tuning step (and the Hessian at its start).
     query : the batch of the loss after them.
     fine_tune_lr : α, the step size of a fine-tuning step.
-    method : "exact"        all ν factors, by differentiating through the steps;
-        "truncated"    the factors of the last `backprop_steps` steps (0 is first_order, ν is exact);
-        "first_order"  none: ∇f(w⁽ᵛ⁾);
-        "hessian_free" every product ∇²f(w) v by a central difference of gradients on the same batch,
-        ‖v‖ (∇f(w + t v/‖v‖) − ∇f(w − t v/‖v‖)) / 2t, with t = delta · (1 + ‖w‖), so that no graph is kept;
-        with `backprop_steps`, of the last steps only.
+    method : "exact"         all ν factors, by differentiating through the steps;
+        "truncated"     the factors of the last `backprop_steps` steps (0 is first_order, ν is exact);
+        "first_order"   none: ∇f(w⁽ᵛ⁾);
+        "hessian_free"  every product ∇²f(w) v by a central difference of gradients on the same batch,
+            ‖v‖ (∇f(w + t v/‖v‖) − ∇f(w − t v/‖v‖)) / 2t, with t = delta · (1 + ‖w‖), so that no graph is kept; with
+            `backprop_steps`, of the last steps only.
     backprop_steps : m from 0 to ν, for "truncated" (needed) and "hessian_free" (all, unless given).
     delta : relative step of "hessian_free", by default DELTA.
     recompute : keep the iterates w⁽⁰⁾ … w⁽ᵛ⁾ instead of ν graphs, and take one Hessian-vector product at a time,

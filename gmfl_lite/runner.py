@@ -320,7 +320,8 @@ class _Training:
         def tuned_loss(params: Params, batch: Batch) -> torch.Tensor:
             return meta_loss(self.loss_fn, params, [batch] * steps, batch, fine_tune_lr=self.experiment.fine_tune_lr)
 
-        return map_agents(tuned_loss, params, self.first_picked()[1], execution=self.engine.execution).mean()
+        # One agent after the other: all samples of several at once would need more memory than the training itself.
+        return map_agents(tuned_loss, params, self.first_picked()[1], execution="loop").mean()
 
     def sane_loss(self) -> float:
         """Return the loss of guessing, or of the start if that is larger."""
@@ -341,9 +342,7 @@ class _Training:
             return meta_loss(self.loss_fn, params, [batch] * nu, batch, fine_tune_lr=experiment.fine_tune_lr)
 
         batches = self.first_picked()[1]
-        steepest = (
-            map_agents(partial(curvature, measured), self.start, batches, execution=self.engine.execution).max().item()
-        )
+        steepest = map_agents(partial(curvature, measured), self.start, batches, execution="loop").max().item()
         now = getattr(experiment, cause)
         value = now / 10
         if 0 < steepest < math.inf:

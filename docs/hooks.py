@@ -1,0 +1,73 @@
+"""Show in the documentation what lies elsewhere in the repository: README and its like, the notebooks.
+
+Formulas become MathML, which browsers draw by themselves: the pages need no network, neither when built nor when read.
+"""
+
+import html
+import re
+from pathlib import Path
+
+import nbformat
+from latex2mathml.converter import convert
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).parent.parent
+SHOWN = ("*.md", "benchmarks/RESULTS.md", "notebooks/*.md")
+LINKED = ("LICENSE*", "*.yml", "pyproject.toml", "Makefile", "CITATION.cff")
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """List every notebook in the navigation."""
+    notebooks = next(entry for entry in config.nav if "Notebooks" in entry)
+    notebooks["Notebooks"] = [f"notebooks/{path.stem}.md" for path in sorted((ROOT / "notebooks").glob("*.ipynb"))]
+    return config
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add what is shown and what that links to, under the names they have in the repository."""
+    for path in sorted(path for pattern in SHOWN + LINKED for path in ROOT.glob(pattern)):
+        name = path.relative_to(ROOT).as_posix()
+        files.append(File(name, str(ROOT), config.site_dir, config.use_directory_urls))
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        page = f"notebooks/{path.stem}.md"
+        files.append(File.generated(config, page, content=notebook_as_markdown(path, config.extra["binder"])))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Let links to notebooks lead to their pages, and pictures be found from where the text stands."""
+    markdown = re.sub(r"(\]\((?!https?:)[^)\s]*)\.ipynb\)", r"\1.md)", markdown)
+    return markdown.replace("](docs/", "](")
+
+
+def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Turn the formulas that arithmatex has found into MathML."""
+    formula = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
+    return formula.sub(
+        lambda found: convert(html.unescape(found[2]), display="block" if found[1] == "div" else "inline"), content
+    )
+
+
+def notebook_as_markdown(path: Path, binder: str) -> str:
+    """Return a notebook with its outputs; nbconvert's Markdown would lose the pictures' alternative texts."""
+    cells = []
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "markdown":
+            cells.append(cell.source)
+        else:
+            cells += [f"```python\n{cell.source}\n```", *map(output_as_markdown, cell.outputs)]
+    run = f"[Run it on Binder, in your browser]({binder}?urlpath=lab/tree/notebooks/{path.name})"
+    return "\n\n".join([*cells[:1], run, *cells[1:]])
+
+
+def output_as_markdown(output: nbformat.NotebookNode) -> str:
+    """Return a table as HTML, a picture with its alternative text, and everything else as text."""
+    data = output.get("data", {"text/plain": output.get("text", "")})
+    if "text/html" in data:
+        return f"<div>{re.sub(r'<style.*?</style>', '', data['text/html'], flags=re.DOTALL)}</div>"
+    if "image/png" in data:
+        alt = html.escape(output.metadata["image/png"]["alt"])
+        return f'<img alt="{alt}" src="data:image/png;base64,{data["image/png"].strip()}">'
+    return f"```text\n{data['text/plain']}\n```"

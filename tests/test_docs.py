@@ -1,0 +1,99 @@
+"""The documentation builds without a warning or a network, names everything public, and shows formulas as formulas."""
+
+import importlib.util
+import inspect
+import re
+from pathlib import Path
+
+import clean_machine
+import pytest
+
+import gmfl_lite as gl
+
+pytest.importorskip("mkdocs", reason="the documentation's tools are not installed (pip install -e '.[docs]')")
+NO_NETWORK = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("docs")
+    repository = clean_machine.checkout(folder)
+    variables = clean_machine.empty_home(folder) | NO_NETWORK | {"PYTHONPATH": str(repository)}
+    clean_machine.run(["make", "docs"], repository, variables)
+    return repository / "site"
+
+
+@pytest.mark.slow
+def test_every_public_name_is_in_the_reference(site):
+    reference = "".join(page.read_text(encoding="utf-8") for page in (site / "reference").rglob("index.html"))
+    shown = set(re.findall(r'id="gmfl_lite\.(?:\w+\.)*(\w+)"', reference))
+    plots = {
+        name
+        for name, made in vars(gl.plots).items()
+        if inspect.isfunction(made) and made.__module__ == gl.plots.__name__ and not name.startswith("_")
+    }
+    public = {name for name in gl.__all__ if not inspect.ismodule(getattr(gl, name))} | {*gl.theory.__all__} | plots
+    assert public <= shown, f"add a line to docs/reference for {sorted(public - shown)}"
+
+
+@pytest.mark.slow
+def test_pages_load_nothing_from_elsewhere_and_show_no_raw_formulas(site):
+    pages = {page: page.read_text(encoding="utf-8") for page in site.rglob("*.html")}
+    assert len(list((site / "notebooks").rglob("index.html"))) == len(
+        list(clean_machine.ROOT.glob("notebooks/*.ipynb"))
+    )
+    for page, text in pages.items():
+        assert not re.findall(r'<(?:script|link|img)[^>]*(?:src|href)="(?:https?:)?//[^"]*\.(?:js|css|png)', text), page
+        prose = re.sub(r"<(code|pre|annotation|script)\b.*?</\1>", "", text, flags=re.DOTALL)
+        assert not re.search(r"\\\(|\\\[|\\frac|\$\$", prose), page
+    assert any("<math" in text for text in pages.values())
+
+
+def test_docstrings_become_markdown():
+    spec = importlib.util.spec_from_file_location("docstrings", clean_machine.ROOT / "docs" / "docstrings.py")
+    docstrings = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(docstrings)
+    found = docstrings.markdown(inspect.cleandoc(EXAMPLE))
+    assert found.split() == EXPECTED.split()
+
+
+EXAMPLE = """Return w_i with meta_lr, `w_i` and Σ_{k<K} L^[m].
+
+        F_i(w) = f_i(w⁽ᵛ⁾)
+
+    Parameters
+    ----------
+    lr : α, the
+        step size.
+    method : "exact"  all of them,
+        "none"   not one.
+
+    Examples
+    --------
+    >>> 1 < 2
+    True
+"""
+EXPECTED = """Return w<sub>i</sub> with meta_lr, `w_i` and Σ<sub>k&#60;K</sub> L<sup>&#91;m&#93;</sup>.
+
+<div class="maths">F<sub>i</sub>(w) = f<sub>i</sub>(w⁽ᵛ⁾)</div>
+
+**Parameters**
+
+`lr`
+:   α, the
+    step size.
+
+`method`
+:   `"exact"`
+    :   all of them,
+
+    `"none"`
+    :   not one.
+
+**Examples**
+
+```pycon
+>>> 1 < 2
+True
+```
+"""

@@ -1,0 +1,77 @@
+"""Binder, conda and pip install the same packages, and Binder builds from what binder/ says."""
+
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import clean_machine
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = clean_machine.ROOT
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+CONDA_NAMES = {"pytorch": "torch", "pytorch-cpu": "torch"}
+"""What conda-forge calls differently from PyPI."""
+
+
+def conda_packages(path: Path) -> dict[str, Requirement]:
+    environment = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert environment["channels"] == ["conda-forge"]
+    found = [Requirement(re.sub(r"(?<=\w)=(?=\d)", "==", line)) for line in environment["dependencies"]]
+    return {canonicalize_name(CONDA_NAMES.get(package.name, package.name)): package for package in found}
+
+
+PIP = {canonicalize_name(Requirement(line).name): Requirement(line) for line in PROJECT["dependencies"]}
+CONDA = conda_packages(ROOT / "environment.yml")
+BINDER = conda_packages(ROOT / "binder" / "environment.yml")
+
+
+def test_conda_installs_what_pip_does():
+    assert CONDA.keys() == PIP.keys() | {"python", "pip"}
+    assert {name: CONDA[name].specifier for name in PIP} == {name: package.specifier for name, package in PIP.items()}
+    assert str(CONDA["python"].specifier) == PROJECT["requires-python"]
+
+
+def test_binder_installs_the_same_or_newer():
+    assert BINDER.keys() == CONDA.keys() | {"ipykernel"}
+    for name in PIP:
+        (bound,) = BINDER[name].specifier
+        assert bound.operator == ">=", name
+        assert CONDA[name].specifier.contains(bound.version), name
+    (python,) = BINDER["python"].specifier
+    assert python.operator == "=="
+    assert len(Version(python.version).release) == 2, "one minor, whatever patch conda-forge has"
+    assert CONDA["python"].specifier.contains(python.version)
+
+
+def test_repo2docker_builds_from_binder(tmp_path):
+    """What mybinder.org runs picks conda's build pack and writes a Dockerfile; no Docker is needed for that."""
+    pytest.importorskip("repo2docker")
+    repository = clean_machine.copy_of_the_repository(tmp_path)
+    command = [sys.executable, "-m", "repo2docker", "--no-build", str(repository)]
+    dockerfile = clean_machine.run(command, tmp_path, clean_machine.empty_home(tmp_path))
+    assert "activate-conda" in dockerfile
+    assert re.search(r"py-2d3-2e12\b", dockerfile), "conda's base environment is of another Python"
+    assert "dataset-fashion-mnist" in dockerfile
+    assert 'env update -p ${NB_PYTHON_PREFIX} --file "binder/environment.yml"' in dockerfile
+    assert "RUN ./binder/postBuild" in dockerfile
+
+
+@pytest.mark.slow
+def test_post_build_leaves_the_package_importable(tmp_path):
+    repository = clean_machine.copy_of_the_repository(tmp_path)
+    binaries = clean_machine.new_environment(tmp_path)
+    variables = clean_machine.empty_home(tmp_path, binaries)
+    where = [
+        "python",
+        "-I",
+        "-c",
+        "import importlib.util as i; print(getattr(i.find_spec('gmfl_lite'), 'origin', None))",
+    ]
+    assert clean_machine.run(where, tmp_path, variables).strip() == "None"
+    clean_machine.run(["binder/postBuild"], repository, variables)
+    assert clean_machine.run(where, tmp_path, variables).strip() == str(repository / "gmfl_lite" / "__init__.py")

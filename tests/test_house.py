@@ -1,0 +1,107 @@
+"""The house is in order: who imports whom, where the repository lives, workflows, hooks, citation."""
+
+import importlib.util
+import re
+import subprocess
+import sys
+from graphlib import CycleError
+
+import clean_machine
+import pytest
+import yaml
+
+ROOT = clean_machine.ROOT
+HOME = re.search(r'^Repository = "https://github\.com/(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
+MAKE_TARGETS = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    spec = importlib.util.spec_from_file_location("pictures", ROOT / "tools" / "pictures.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_imports_only_point_down(pictures):
+    graph = pictures.imports()
+    assert pictures.essential(graph)  # CycleError where two modules need each other
+    assert graph["objective"] == {"checks"}, "the objective knows nothing of agents or data"
+    of_widgets = {path.stem for path in (ROOT / "gmfl_lite").glob("*.py") if "ipywidgets" in path.read_text("utf-8")}
+    assert not {name for name, others in graph.items() if others & {"explorer", "controls"}} - of_widgets
+
+
+def test_the_picture_of_the_modules_is_in_step(pictures):
+    drawn = (ROOT / "docs" / "modules.svg").read_text(encoding="utf-8")
+    assert pictures.in_words(pictures.imports()) in drawn, "run `make pictures`"
+
+
+def test_storeys_stand_above_what_they_import(pictures):
+    graph = pictures.imports()
+    level = {name: height for height, row in enumerate(pictures.storeys(graph)) for name in row}
+    assert level.keys() == graph.keys()
+    assert all(level[name] > level[other] for name, others in graph.items() for other in others)
+
+
+def test_essential_leaves_out_what_follows_and_refuses_circles(pictures):
+    assert pictures.essential({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == {"a": {"b"}, "b": {"c"}, "c": set()}
+    with pytest.raises(CycleError):
+        pictures.essential({"a": {"b"}, "b": {"a"}})
+
+
+def test_the_repository_has_one_address():
+    texts = [path for pattern in ("*.md", "*.yml", "*.toml", "*.cff", "docs/**/*.md") for path in ROOT.glob(pattern)]
+    for path in texts:
+        text = path.read_text(encoding="utf-8")
+        for found in re.findall(r"(?:github\.com|mybinder\.org/v2/gh)/([\w-]+/gmfl_lite)\b", text):
+            assert found == HOME, path
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / ".github" / "workflows").glob("*.yml")), ids=lambda path: path.name)
+def test_workflow(path):
+    workflow = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert {"name", "permissions", "jobs"} <= workflow.keys()
+    assert workflow[True]  # YAML reads the key "on" as a truth value
+    for name, job in workflow["jobs"].items():
+        assert job["runs-on"].startswith("ubuntu"), name
+        assert job["timeout-minutes"] <= 60
+        commands = [step["run"] for step in job["steps"] if "run" in step]
+        assert commands
+        for step in job["steps"]:
+            assert ("uses" in step) != ("run" in step)
+            assert re.fullmatch(r"actions/[\w-]+@v\d+", step.get("uses", "actions/none@v1"))
+        for command in commands:
+            program, target, *rest = command.split()
+            assert program == "make"
+            assert target in MAKE_TARGETS, target
+            for named in re.findall(r"tests/\w+\.py", " ".join(rest)):
+                assert (ROOT / named).exists(), named
+
+
+def test_workflows_cover_the_supported_pythons():
+    check = yaml.safe_load((ROOT / ".github" / "workflows" / "check.yml").read_text(encoding="utf-8"))
+    assert check["jobs"].keys() == {"tests", "notebooks", "docs", "binder"}
+    assert check["jobs"]["tests"]["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13"]
+
+
+def test_ci_runs_what_readme_says():
+    assert (ROOT / ".ci" / "run").read_text(encoding="utf-8").rstrip().endswith("\nmake test")
+
+
+def test_hooks():
+    pytest.importorskip("pre_commit")
+    command = [sys.executable, "-m", "pre_commit", "validate-config", str(ROOT / ".pre-commit-config.yaml")]
+    assert subprocess.run(command, check=False).returncode == 0
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"][0]["hooks"]
+    (cleaner,) = [hook["entry"] for hook in hooks if hook["id"] == "nbstripout"]
+    assert "--keep-output --keep-count" in cleaner, "nbval compares outputs, by their counts"
+
+
+def test_citation():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {"cff-version", "title", "message", "authors", "version", "preferred-citation"} <= citation.keys()
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for cited in (citation["preferred-citation"], *citation["references"]):
+        assert cited["title"].lower() in re.sub(r"\s+", " ", readme).lower()
+        assert all(author["family-names"] in readme for author in cited["authors"])
+        assert str(cited["year"]) in readme

@@ -1,0 +1,44 @@
+"""What a release would hold: sdist and wheel are built, and the wheel runs in an environment of its own."""
+
+import zipfile
+from pathlib import Path
+
+import clean_machine
+import pytest
+
+import gmfl_lite as gl
+
+QUICKSTART = """
+import gmfl_lite as gl
+assert "site-packages" in gl.__file__, gl.__file__
+result = gl.run(gl.Experiment(nu=3, rounds=2), progress=False)
+print(result.status, gl.__version__)
+"""
+
+
+@pytest.mark.slow
+def test_wheel_and_sdist_install_and_run(tmp_path):
+    repository = clean_machine.checkout(tmp_path)
+    clean_machine.run(["make", "release"], repository, clean_machine.empty_home(tmp_path))
+    (wheel,) = repository.glob("dist/*.whl")
+    (source,) = repository.glob("dist/*.tar.gz")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {Path(name).parts[0].split("-")[0] for name in names} == {"gmfl_lite"}, "the wheel holds the package alone"
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+    binaries = clean_machine.new_environment(tmp_path)
+    variables = clean_machine.empty_home(tmp_path, binaries)
+    elsewhere = Path(variables["HOME"])
+    for built in (source, wheel):  # pip builds a wheel from the source, too
+        command = ["python", "-m", "pip", "install", "--no-deps", "--force-reinstall", "-q", str(built)]
+        clean_machine.run(command, elsewhere, variables)
+    printed = clean_machine.run(["python", "-I", "-c", QUICKSTART], elsewhere, variables)
+    assert printed.split() == ["completed", gl.__version__]
+
+
+def test_version_is_the_same_everywhere():
+    for document, line in (
+        ("pyproject.toml", f'version = "{gl.__version__}"'),
+        ("CITATION.cff", f"version: {gl.__version__}"),
+        ("CHANGELOG.md", f"## {gl.__version__}"),
+    ):
+        assert line in (clean_machine.ROOT / document).read_text(encoding="utf-8"), document
