@@ -81,7 +81,10 @@ def compare(folder: Path, *options: str, **environment: str) -> subprocess.Compl
 
 
 def needs(parameters: dict, path: Path) -> None:
-    """Skip a notebook whose images are not on this machine."""
+    """Skip a notebook whose images, or whose optional extra, are not on this machine."""
+    for stem, package, extra in (("10-real-federation", "flwr", "flower"), ("11-many-machines", "distributed", "dask")):
+        if path.stem == stem:
+            pytest.importorskip(package, reason=f"needs the extra: pip install 'gmfl_lite[{extra}]'")
     source = "".join(cell.source for cell in nbformat.read(path, as_version=4).cells)
     name = parameters.get("dataset") or re.search(r'^dataset: str = "(.*?)"', source, flags=re.MULTILINE)
     name = name if isinstance(name, str) else name and name[1]
