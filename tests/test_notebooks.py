@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import guards
@@ -81,7 +82,10 @@ def compare(folder: Path, *options: str, **environment: str) -> subprocess.Compl
 
 
 def needs(parameters: dict, path: Path) -> None:
-    """Skip a notebook whose images are not on this machine."""
+    """Skip a notebook whose images, or whose optional extra, are not on this machine."""
+    for stem, package, extra in (("10-real-federation", "flwr", "flower"), ("11-many-machines", "distributed", "dask")):
+        if path.stem == stem and find_spec(package) is None:
+            pytest.skip(f"needs the extra: pip install 'gmfl_lite[{extra}]'")
     source = "".join(cell.source for cell in nbformat.read(path, as_version=4).cells)
     name = parameters.get("dataset") or re.search(r'^dataset: str = "(.*?)"', source, flags=re.MULTILINE)
     name = name if isinstance(name, str) else name and name[1]
