@@ -23,7 +23,7 @@ notebooks: .venv/ready-to-test  ## run all notebooks and commit-ready their outp
 	$(BIN)/ruff format -q notebooks
 
 docs: .venv/ready-to-test  ## build the documentation into site/
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 pictures: .venv/ready-to-test  ## make the pictures in README and CONTRIBUTING anew
 	$(BIN)/python tools/pictures.py
