@@ -1,8 +1,10 @@
 # Every target sets up what it needs in .venv, once, and again only when pyproject.toml has changed.
 PYTHON ?= python3
 BIN := .venv/bin
+# Processes that run the tests; each computes with one thread.
+WORKERS ?= 2
 
-.PHONY: lab demo test notebooks docs pictures lint release binder bench
+.PHONY: lab demo test notebooks pages docs pictures lint release binder bench
 
 lab: .venv/ready  ## open JupyterLab at the first notebook
 	$(BIN)/jupyter lab notebooks/00-start-here.ipynb
@@ -11,7 +13,7 @@ demo: .venv/ready  ## run the first notebook without a browser and print its fin
 	@$(BIN)/python tools/notebooks.py demo notebooks/00-start-here.ipynb
 
 test: .venv/ready-to-test lint  ## run the whole test suite
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
 
 lint: .venv/ready-to-test
 	$(BIN)/ruff check .
@@ -21,6 +23,10 @@ notebooks: .venv/ready-to-test  ## run all notebooks and commit-ready their outp
 	$(BIN)/python tools/notebooks.py link notebooks/*.ipynb
 	$(BIN)/python tools/notebooks.py refresh notebooks/*.ipynb
 	$(BIN)/ruff format -q notebooks
+	$(BIN)/python tools/notebooks.py index notebooks/*.ipynb
+
+pages: .venv/ready-to-test  ## the notebooks as HTML, in build/html
+	$(BIN)/python tools/notebooks.py html notebooks/*.ipynb
 
 docs: .venv/ready-to-test  ## build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
@@ -46,7 +52,7 @@ bench: .venv/ready-to-bench  ## measure, and write benchmarks/RESULTS.md; on a q
 
 .venv/ready-to-test: .venv/ready
 	@echo 'setting up what the tests need ...'
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,peers]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,peers,dask,flower]'
 	touch $@
 
 .venv/ready-to-bench: .venv/ready-to-test

@@ -12,10 +12,11 @@ Agents with private data train one shared initial model w so that each does well
 'completed'
 """
 
-from . import machine, plots, theory
+from importlib import import_module
+
+from . import exercises, machine, theory
 from .data import Dataset, load_dataset
 from .experiment import Experiment, ExperimentError, build_federation
-from .explorer import Explorer
 from .federation import Federation
 from .heterogeneity import label_heterogeneity, model_heterogeneity
 from .models import build_model
@@ -31,6 +32,21 @@ machine.load_derivatives()
 
 __version__ = "0.1.0"
 
+_LATE = {"plots": ".plots", "Explorer": ".explorer"}
+
+
+def __getattr__(name: str) -> object:
+    """Import what draws when it is first asked for: an agent's or a worker's process need not wait for seaborn."""
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = import_module(_LATE[name], __name__)
+    return globals().setdefault(name, module if name == "plots" else getattr(module, name))
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATE})
+
+
 __all__ = [
     "IID",
     "Dataset",
@@ -45,6 +61,7 @@ __all__ = [
     "aggregate",
     "build_federation",
     "build_model",
+    "exercises",
     "fine_tune",
     "label_heterogeneity",
     "load_dataset",

@@ -55,7 +55,7 @@ class Dataset:
                 raise ValueError(f"Dataset {field}: must be a {dtype} tensor {shape}, got {found}")
         if len(self.x) != len(self.y) or len(self.x) == 0:
             raise ValueError(f"Dataset: x and y must be of one length above 0, got {len(self.x)} and {len(self.y)}")
-        if not self.x.isfinite().all():
+        if self.x.numel() and not torch.stack(self.x.aminmax()).isfinite().all():  # without a copy as large as x
             raise ValueError("Dataset x: must be finite, but holds NaN or infinite values")
         if not self.classes or self.y.min() < 0 or self.y.max() >= len(self.classes):
             found = f"{self.y.min()} to {self.y.max()} with {len(self.classes)} classes"

@@ -13,7 +13,7 @@ import platform
 
 import torch
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of glibc's malloc.h
 
 
 def usable_cores() -> int:
@@ -46,12 +46,13 @@ def keep_freed_memory() -> bool:
 
     By default it gives large blocks back to the system at once, which then hands out fresh pages, zeroed, one fault for
     every 4 kB: a meta step of many agents spends more time there than in its products (benchmarks/RESULTS.md). The
-    price is that the process stays as large as it ever was.
+    price is that the process stays as large as it ever was; threads share two pools, so that not each keeps its own.
     """
     if os.environ.get("GMFL_LITE_KEEP_MEMORY") == "0" or platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    return bool(mallopt(_M_MMAP_THRESHOLD, 2**26) and mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))
+    settings = {_M_MMAP_THRESHOLD: 2**26, _M_TRIM_THRESHOLD: 2**31 - 1, _M_ARENA_MAX: 2}
+    return all(mallopt(setting, value) for setting, value in settings.items())
 
 
 def load_derivatives() -> None:

@@ -119,6 +119,21 @@ def examples(federation: Federation, agents: Sequence[int] | None = None) -> Pic
     return figure
 
 
+def images(pictures: Mapping[str, torch.Tensor], *, alt: str) -> Picture:
+    """Draw images [C, H, W] side by side, each below its name; what is not finite or beyond [0, 1] is cut off.
+
+    Examples
+    --------
+    >>> figure = images({"dark": torch.zeros(1, 8, 8), "light": torch.ones(1, 8, 8)}, alt="Two squares.")
+    """
+    figure = Picture(figsize=(1.55 * len(pictures), 1.75), layout="constrained")
+    for axes, (name, image) in zip(figure.subplots(1, len(pictures), squeeze=False)[0], pictures.items(), strict=True):
+        _draw_image(axes, image.nan_to_num(0.0).clamp(0, 1))
+        axes.set_title(name, fontsize="small")
+    figure.alt = alt
+    return figure
+
+
 def rotations(
     federation: Federation, dataset: Dataset, agents: Sequence[int] | None = None, n_images: int = 3
 ) -> Picture:
@@ -182,7 +197,12 @@ def label_distances(federations: Mapping[str, Federation]) -> Picture:
         axes.axvline(values.mean(), color="black", linestyle="--", linewidth=1)
         axes.set(ylabel="", xlim=(0, 1))
         axes.annotate(
-            f"{label}: mean {values.mean():.2f}", (0.99, 0.85), xycoords="axes fraction", ha="right", va="top"
+            f"{label}: mean {values.mean():.2f}",
+            (0.99, 0.85),
+            xycoords="axes fraction",
+            ha="right",
+            va="top",
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},  # the line at the mean may pass below it
         )
     grid[-1].set_xlabel("total variation between an agent's mix of classes and the average")
     figure.supylabel("agents (%)", fontsize="medium")
@@ -281,7 +301,7 @@ def exploration(
         return axes
 
     floor = inches["bottom"] + inches["strip"] + inches["legend"]
-    against_rounds, against_steps = (place(left, floor, 0.405, inches["plot"]) for left in (0.075, 0.58))
+    against_rounds, against_steps = (place(left, floor, 0.4, inches["plot"]) for left in (0.09, 0.585))
     ends = []
     for (label, history), style in zip(drawn.items(), _styles(drawn, reference), strict=True):
         after = history[history["fine_tune_steps"] == fine_tune_steps]
@@ -307,7 +327,7 @@ def exploration(
             fontsize="medium",
             handlelength=3.5,
         )
-    strip = place(0.075, inches["bottom"], 0.91, inches["strip"])
+    strip = place(0.09, inches["bottom"], 0.895, inches["strip"])
     _draw_strip(strip, federation)
     figure.alt = (
         f"Accuracy of {_TITLES[group]} after {_steps(fine_tune_steps)} against communication rounds, and against "

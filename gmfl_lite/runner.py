@@ -123,6 +123,7 @@ def run(
     on_round: Callable[[int, pd.DataFrame], None] | None = None,
     stop: threading.Event | None = None,
     checkpoint: str | Path | None = None,
+    engine: Callable[[Experiment, Federation, LossFn, Params], Engine] = build_engine,
     progress: bool = True,
 ) -> Result:
     """Train one shared initial model and score it on every agent, before and after fine-tuning.
@@ -136,6 +137,8 @@ def run(
     stop : an event looked at before every local step; Ctrl-C does the same. What there is then is returned.
     checkpoint : a path, written after every evaluation; a run that finds one goes on from it, and ends as if it had
         never been interrupted.
+    engine : builds what computes the agents' updates; `gmfl_lite.distributed.build_engine` shares the agents among
+        the processes that torchrun has started.
     progress : whether to show a progress bar.
 
     Raises
@@ -156,14 +159,14 @@ def run(
     device = federation.x.device
     predict, start = as_functions(model, device)
     check_prediction(predict, start, federation)
-    engine = build_engine(experiment, federation, cross_entropy(predict), start)
-    training = _Training(experiment, federation, predict, start, engine, stop)
+    computes = engine(experiment, federation, cross_entropy(predict), start)
+    training = _Training(experiment, federation, predict, start, computes, stop)
 
     fingerprint = "" if checkpoint is None else _fingerprint(federation, start)
     result = _resume(checkpoint, experiment, fingerprint, device)
     if result is None:
         nothing = _frame(None, HISTORY_COLUMNS), _frame(None, AGENT_COLUMNS)
-        result = Result(experiment, "stopped", "stopped before training", str(engine), 0, start, *nothing)
+        result = Result(experiment, "stopped", "stopped before training", str(computes), 0, start, *nothing)
     with tqdm(total=experiment.rounds, initial=result.round, unit="round", disable=progress_hidden(progress)) as bar:
         try:
             for later in training.results(result):
@@ -317,7 +320,8 @@ class _Training:
         def tuned_loss(params: Params, batch: Batch) -> torch.Tensor:
             return meta_loss(self.loss_fn, params, [batch] * steps, batch, fine_tune_lr=self.experiment.fine_tune_lr)
 
-        return map_agents(tuned_loss, params, self.first_picked()[1], execution=self.engine.execution).mean()
+        # One agent after the other: all samples of several at once would need more memory than the training itself.
+        return map_agents(tuned_loss, params, self.first_picked()[1], execution="loop").mean()
 
     def sane_loss(self) -> float:
         """Return the loss of guessing, or of the start if that is larger."""
@@ -338,9 +342,7 @@ class _Training:
             return meta_loss(self.loss_fn, params, [batch] * nu, batch, fine_tune_lr=experiment.fine_tune_lr)
 
         batches = self.first_picked()[1]
-        steepest = (
-            map_agents(partial(curvature, measured), self.start, batches, execution=self.engine.execution).max().item()
-        )
+        steepest = map_agents(partial(curvature, measured), self.start, batches, execution="loop").max().item()
         now = getattr(experiment, cause)
         value = now / 10
         if 0 < steepest < math.inf:

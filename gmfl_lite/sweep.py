@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, as_completed
 from dataclasses import fields
 from pathlib import Path
@@ -23,6 +23,7 @@ def sweep(
     *,
     executor: Executor | None = None,
     cache: str | Path | None = None,
+    on_point: Callable[[int, pd.DataFrame], None] | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Run every point of a grid of experiments and gather the last evaluations in one table.
@@ -31,9 +32,12 @@ def sweep(
     ----------
     grid : {setting: values}, of which every combination is a point, or a list of experiments.
     base : the other settings, where `grid` is a dict.
-    executor : any concurrent.futures.Executor; by default the points run one after the other in this process.
+    executor : any concurrent.futures.Executor; by default the points run one after the other in this process. With
+        Dask, client.get_executor() does the points of a lost worker again, on others; with workers that were started
+        with `--resources GPU=1`, client.get_executor(resources={"GPU": 1}) gives each GPU one point at a time.
     cache : a folder; a finished point is kept there, under its settings and the library's version, and never computed
-        again. Several processes may share it.
+        again. Several processes may share it; workers on other computers write to it if they see it under this path.
+    on_point : called as on_point(number, rows) as soon as a point is done, in whatever order they finish.
     progress : whether to show a progress bar.
 
     Returns
@@ -56,23 +60,29 @@ def sweep(
     points, varied = _points(grid, base)
     if cache is not None:
         Path(cache).mkdir(parents=True, exist_ok=True)
-    answers: list[pd.DataFrame | None] = [None] * len(points)
+    tables: list[pd.DataFrame | None] = [None] * len(points)
     with tqdm(total=len(points), unit="point", disable=progress_hidden(progress)) as bar:
-        if executor is None:
-            for number, point in enumerate(points):
-                answers[number] = run_point(point, cache)
-                bar.update()
-        else:
-            waiting = {executor.submit(run_point, point, cache): number for number, point in enumerate(points)}
-            for future in as_completed(waiting):
-                error = future.exception()
-                answers[waiting[future]] = future.result() if error is None else _failed(error)
-                bar.update()
-    rows = []
-    for point, answer in zip(points, answers, strict=True):
-        settings = {name: [point[name]] * len(answer) for name in varied}
-        rows.append(pd.concat([pd.DataFrame(settings), answer], axis=1))
-    return pd.concat(rows, ignore_index=True)
+        for number, answer in _answers(points, executor, cache):
+            settings = {name: [points[number][name]] * len(answer) for name in varied}
+            tables[number] = pd.concat([pd.DataFrame(settings), answer], axis=1)
+            bar.update()
+            if on_point is not None:
+                on_point(number, tables[number])
+    return pd.concat(tables, ignore_index=True)
+
+
+def _answers(
+    points: list[dict[str, Any]], executor: Executor | None, cache: str | Path | None
+) -> Iterator[tuple[int, pd.DataFrame]]:
+    """Yield every point's number and rows as it finishes."""
+    if executor is None:
+        for number, point in enumerate(points):
+            yield number, run_point(point, cache)
+        return
+    waiting = {executor.submit(run_point, point, cache): number for number, point in enumerate(points)}
+    for future in as_completed(waiting):
+        error = future.exception()
+        yield waiting[future], future.result() if error is None else _failed(error)
 
 
 def run_point(settings: Mapping[str, Any], cache: str | Path | None = None) -> pd.DataFrame:

@@ -180,7 +180,7 @@ def train(
     for round in range(start, experiment.rounds):
         picked = pick_agents(federation, experiment.agents_per_round, experiment.seed, round)
         average, total, losses = None, 0, []
-        for agents in chunks(picked, engine.agents_at_once):
+        for agents in chunks(engine.share(picked), engine.agents_at_once):
             batches = federation.batches(
                 agents,
                 nu=experiment.nu,
@@ -194,8 +194,8 @@ def train(
             weights = sizes if experiment.weighting == "samples" else torch.ones_like(sizes)
             average, total = _average_with(average, total, updates, weights)
             losses.append(loss)
-        params = average
-        yield round + 1, params, torch.cat(losses)
+        params = engine.average(average, total)
+        yield round + 1, params, engine.gather(torch.cat(losses))
 
 
 def _average_with(
@@ -210,21 +210,36 @@ def _average_with(
 
 
 class Engine(Protocol):
-    """Computes local updates: of `agents_at_once` agents together, from batches with a leading agents axis."""
+    """Computes local updates: of `agents_at_once` agents together, from batches with a leading agents axis.
+
+    The last three say how the agents are shared among processes (gmfl_lite.distributed); here one has them all.
+    """
 
     execution: str
     agents_at_once: int
 
     def update(self, params: Params, batches: Any, stop: threading.Event | None) -> tuple[Params, torch.Tensor]: ...
 
+    def share(self, agents: torch.Tensor) -> torch.Tensor:
+        """Return those of the agents that this process computes, at least one."""
+        return agents
 
-class Loop:
+    def average(self, params: Params, weight: torch.Tensor) -> Params:
+        """Return the average over all processes of this one's, whose agents weigh `weight` in all."""
+        return params
+
+    def gather(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return the rows of all agents, of which this process has those of its share."""
+        return rows
+
+
+class Loop(Engine):
     """One agent after the other: what a student reads."""
 
     execution, agents_at_once = "loop", 1
 
     def __init__(self, experiment: "Experiment", loss_fn: LossFn) -> None:
-        self.update_one = partial(local_update, loss_fn, **_settings(experiment))
+        self.update_one = partial(local_update, loss_fn, **estimate_settings(experiment))
 
     def update(self, params: Params, batches: Any, stop: threading.Event | None) -> tuple[Params, torch.Tensor]:
         return map_agents(partial(self.update_one, stop=stop), params, batches, execution="loop")
@@ -233,7 +248,7 @@ class Loop:
         return "loop"
 
 
-class Vectorized:
+class Vectorized(Engine):
     """A chunk of agents at once, each local step one batched computation, recorded if it is repeated often."""
 
     execution = "vectorized"
@@ -246,7 +261,7 @@ class Vectorized:
         recompute = most(3 * kept + 2) < 1
         self.agents_at_once = max(1, most((1 if recompute else 3) * kept + 2))
         parts = math.ceil(experiment.agents_per_round / self.agents_at_once)
-        one = partial(_local_step, loss_fn, recompute=recompute, **_settings(experiment))
+        one = partial(_local_step, loss_fn, recompute=recompute, **estimate_settings(experiment))
         self.local_step = torch.func.vmap(one) if parts < experiment.agents_per_round else partial(_alone, one)
         # A recording merges what is recomputed to save memory. Whether to record is decided by the whole run's length,
         # so that a resumed run does what an uninterrupted one does.
@@ -284,7 +299,7 @@ def build_engine(experiment: "Experiment", federation: Federation, loss_fn: Loss
     return Vectorized(experiment, loss_fn, params, example)
 
 
-def _settings(experiment: "Experiment") -> dict[str, Any]:
+def estimate_settings(experiment: "Experiment") -> dict[str, Any]:
     return {
         "fine_tune_lr": experiment.fine_tune_lr,
         "meta_lr": experiment.meta_lr,

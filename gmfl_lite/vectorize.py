@@ -44,13 +44,15 @@ def agents_at_once(loss_fn: LossFn, params: Params, example: Any, copies: int) -
     own = {tensor.untyped_storage()._cdata for tensor in weights.values()}
     kept = {}
 
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
+    def count(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         if storage._cdata not in own:
             kept[storage._cdata] = storage.nbytes() // tensor.element_size()
-        return tensor
+        # Numbers without their graph: a graph that holds its own output never dies, and memory that nobody holds is
+        # given to the next tensor, which would be taken for the same one.
+        return tensor.detach()
 
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         loss_fn(weights, tree_map(lambda tensor: tensor[0].clone(), example))
     sizes = [tensor.numel() for tensor in params.values()]
     numbers = sum(sizes) + sum(kept.values())

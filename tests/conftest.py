@@ -1,5 +1,10 @@
 """What several test files share: small real data, small federations, and models in float64."""
 
+import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # one thread for each process that runs tests side by side, and for its kernels
+    os.environ.update(OMP_NUM_THREADS="1", CPU_LIMIT="1")
+
 import numpy as np
 import pytest
 import torch

@@ -1,6 +1,7 @@
 """Scores against a plain PyTorch computation, and nothing scored that was fine-tuned on."""
 
 import copy
+import weakref
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from gmfl_lite.evaluation import evaluate, summarise
 from gmfl_lite.federation import IndexTable
 from gmfl_lite.models import as_functions
 from gmfl_lite.trainer import Stopped
+from gmfl_lite.vectorize import agents_at_once
 
 
 @pytest.fixture
@@ -106,3 +108,28 @@ def test_stop_ends_an_evaluation_within_a_step(federation, model):
     with pytest.raises(Stopped):
         evaluate(federation, predict, params, steps=(0, 10), fine_tune_lr=0.1, execution="vectorized", stop=stop)
     assert stop.looks == 4
+
+
+def test_counting_what_a_loss_keeps_leaves_nothing_behind():
+    """An operation that saves its own result must not be kept alive by being looked at."""
+    results = []
+
+    def loss_fn(params, batch):
+        result = (params["w"] * batch[0]).exp()
+        results.append(weakref.ref(result))
+        return result.sum()
+
+    assert agents_at_once(loss_fn, {"w": torch.ones(3)}, (torch.ones(1, 3),), copies=1) > 1
+    assert [result() for result in results] == [None]
+
+
+def test_everything_that_a_loss_keeps_is_counted():
+    def loss_fn(params, batch):
+        result = params["w"] * batch[0]
+        for _ in range(20):
+            result = result.exp()  # keeps its own result of a thousand numbers, and nothing else does
+        return result.sum()
+
+    numbers = 22_000  # w, the batch that the product keeps, and twenty results
+    found = agents_at_once(loss_fn, {"w": torch.zeros(1000)}, (torch.zeros(1, 1000),), copies=100)
+    assert found == 10**8 // (100 * numbers)

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from gmfl_lite import machine
+
 LINUX = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux lets a process choose its cores")
 GLIBC = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="this machine's allocator is not glibc's")
 
@@ -19,22 +21,31 @@ def python(code: str, **environment: str) -> str:
     return ran.stdout.strip()
 
 
-THREADS = "import torch; import gmfl_lite; print(torch.get_num_threads())"
-
-
 @LINUX
 def test_threads_follow_affinity_limit_and_wish():
-    one_core = f"import os; os.sched_setaffinity(0, [{min(os.sched_getaffinity(0))}]); "
-    many = "import torch; torch.set_num_threads(64); "  # as on a host with 64 cores of which few may be used
     cores = len(os.sched_getaffinity(0))
-    assert python(many + THREADS) == str(cores)
-    assert python(one_core + many + THREADS) == "1"
-    assert python(many + THREADS, CPU_LIMIT="1.0") == "1"
-    assert python(many + THREADS, CPU_LIMIT="0.5") == "1"
-    assert python(many + THREADS, CPU_LIMIT="nonsense") == str(cores)
-    assert python(many + THREADS, GMFL_LITE_THREADS="0") == "64"
-    assert python(many + THREADS, GMFL_LITE_THREADS="3") == "3"
-    assert python(THREADS, OMP_NUM_THREADS="1") == "1"
+    many = "import torch; torch.set_num_threads(64)\n"  # as on a host with 64 cores of which few may be used
+    code = """
+import os, gmfl_lite
+threads = [torch.get_num_threads()]
+def again(torch_threads=64, **environment):
+    torch.set_num_threads(torch_threads)
+    os.environ.update(environment)
+    gmfl_lite.machine.set_threads()
+    for name in environment:
+        del os.environ[name]
+    threads.append(torch.get_num_threads())
+again(CPU_LIMIT="1.0")
+again(CPU_LIMIT="0.5")
+again(CPU_LIMIT="nonsense")
+again(GMFL_LITE_THREADS="0")
+again(GMFL_LITE_THREADS="3")
+again(torch_threads=1)
+os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
+again()
+print(threads)
+"""
+    assert python(many + code) == str([cores, 1, 1, cores, 64, 3, 1, 1])
 
 
 @LINUX
@@ -54,6 +65,10 @@ for _ in range(10):
 print(faults() - before)
 """
     assert int(python(code)) < 1000  # of the 98,000 pages of 4 kB that are asked for
-    asked = "from gmfl_lite import machine; print(machine.keep_freed_memory())"
-    assert python(asked) == "True"
-    assert python(asked, GMFL_LITE_KEEP_MEMORY="0") == "False"
+    assert machine.keep_freed_memory()
+
+
+def test_the_allocator_is_left_alone_on_request(monkeypatch):
+    monkeypatch.setenv("GMFL_LITE_KEEP_MEMORY", "0")
+    monkeypatch.setattr(machine.ctypes, "CDLL", None)
+    assert not machine.keep_freed_memory()

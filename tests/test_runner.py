@@ -1,5 +1,6 @@
 """Experiments are run, stopped, resumed, and their results stored."""
 
+import gc
 import hashlib
 import json
 import math
@@ -90,6 +91,18 @@ def test_on_round_sees_every_evaluation():
     result = gl.run(SMALL, on_round=lambda round, rows: seen.append((round, rows)), progress=False)
     assert [round for round, _ in seen] == [0, 2, 4, 6]
     pd.testing.assert_frame_equal(pd.concat([rows for _, rows in seen], ignore_index=True), result.history)
+
+
+def test_a_run_leaves_no_tensors_behind():
+    def tensors() -> int:
+        gc.collect()
+        return sum(type(thing) is torch.Tensor for thing in gc.get_objects())
+
+    experiment = gl.Experiment(n_agents=5, n_new_agents=2, agents_per_round=2, rounds=1, model="softmax")
+    gl.run(experiment, progress=False)
+    before = tensors()
+    gl.run(experiment, progress=False)
+    assert tensors() == before
 
 
 def test_stopping_returns_what_there_is():

@@ -91,3 +91,10 @@ def test_a_list_of_experiments(serial):
 def test_refusals(grid, message):
     with pytest.raises(ValueError, match=message):
         gl.sweep(grid, progress=False)
+
+
+def test_points_are_told_of_as_they_finish(serial):
+    told = {}
+    with ThreadPoolExecutor(2) as executor:
+        gl.sweep(GRID, BASE, executor=executor, on_point=told.__setitem__, progress=False)
+    pd.testing.assert_frame_equal(pd.concat([told[number] for number in range(8)], ignore_index=True), serial)

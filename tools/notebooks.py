@@ -1,17 +1,30 @@
-"""Run notebooks with papermill: refresh the committed outputs, or print the last table of one.
+"""Run notebooks with papermill, measure them, and write what follows from them all.
 
-python tools/notebooks.py link notebooks/*.ipynb      (all of them: each to the one before and the one after)
-python tools/notebooks.py refresh notebooks/*.ipynb
-python tools/notebooks.py demo notebooks/00-start-here.ipynb
+python tools/notebooks.py link notebooks/*.ipynb      all of them: each to the one before, the index, the one after
+python tools/notebooks.py refresh notebooks/*.ipynb   the committed outputs, and the time and memory that are stated
+python tools/notebooks.py index notebooks/*.ipynb     all of them: the table in README.md
+python tools/notebooks.py html notebooks/*.ipynb      pages in build/html, with the pictures' alternative texts
+python tools/notebooks.py demo notebooks/00-start-here.ipynb      run it and print its last table
 """
 
+import inspect
+import json
+import math
 import os
+import re
 import sys
 import tempfile
 from pathlib import Path
 
 import nbformat
 import papermill
+from guards import STATED, Cost, faults, overruns, stated_cost
+
+ROOT = Path(__file__).parent.parent
+INDEX = "[All notebooks](../README.md#notebooks)"
+BEGIN, END = "<!-- notebooks: written by `make notebooks` -->", "<!-- end of notebooks -->"
+GRID = (10, 15, 20, 30, 45, 60, 75, 90, 120, 180)
+"""Seconds that a notebook may state."""
 
 
 def execute(source: Path, target: Path, parameters: dict | None = None) -> nbformat.NotebookNode:
@@ -32,10 +45,46 @@ def execute(source: Path, target: Path, parameters: dict | None = None) -> nbfor
     return nbformat.read(target, as_version=4)
 
 
+def _measure(path: str) -> None:
+    """Write what this process has taken since it began: seconds, and bytes of memory at its peak."""
+    import json
+    import re
+    import resource
+    import time
+    from pathlib import Path
+
+    import psutil
+
+    status = Path("/proc/self/status")  # its peak, unlike getrusage's, is not handed down from the parent process
+    if status.exists():
+        peak = 1024 * int(re.search(r"VmHWM:\s*(\d+)", status.read_text())[1])
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Where others keep the cores busy the clock runs on and the processor's time does not: the smaller one counts.
+    seconds = min(time.time() - psutil.Process().create_time(), time.process_time())
+    Path(path).write_text(json.dumps([seconds, peak / 2**30]), encoding="utf-8")
+
+
+def measured_copy(source: Path, folder: Path) -> Path:
+    """Copy a notebook into an empty folder, with a last cell that leaves there what the run has cost."""
+    notebook = nbformat.read(source, as_version=4)
+    code = f"{inspect.getsource(_measure)}\n\n_measure({str(folder / 'cost.json')!r})"
+    notebook.cells.append(nbformat.v4.new_code_cell(code))
+    nbformat.write(notebook, folder / source.name)
+    return folder / source.name
+
+
+def cost(folder: Path) -> Cost:
+    """Return what the run of a `measured_copy` has cost."""
+    return Cost(*json.loads((folder / "cost.json").read_text(encoding="utf-8")))
+
+
 def refresh(path: Path) -> None:
     """Run a notebook with its defaults and store its outputs, without what differs from run to run."""
     with tempfile.TemporaryDirectory() as folder:
-        notebook = execute(path, Path(folder) / path.name)
+        notebook = execute(measured_copy(path, Path(folder)), Path(folder) / "ran.ipynb")
+        measured = cost(Path(folder))
+    notebook.cells.pop()
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
@@ -44,24 +93,82 @@ def refresh(path: Path) -> None:
         cell.metadata = {"tags": cell.metadata["tags"]} if cell.metadata.get("tags") else {}
         for output in cell.get("outputs", []):  # a widget is gone with its kernel: what stays is its text
             output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
+    restate(notebook, measured)
     nbformat.write(notebook, path)
+    wrong = faults(path) + overruns(stated_cost(notebook) or Cost(math.inf, math.inf), measured)
+    print(f"{path.name}: {measured.seconds:.0f} s, {measured.gigabytes:.2f} GB", *wrong, sep="\n  wrong: ", flush=True)
+
+
+def restate(notebook: nbformat.NotebookNode, measured: Cost) -> None:
+    """Correct what is stated of time, rounded up, and of memory, unless it is still about true."""
+    stated = stated_cost(notebook)
+    if stated is None:
+        return
+    seconds, gigabytes = stated
+    if not seconds / 2 <= measured.seconds <= seconds:
+        seconds = next((step for step in GRID if step >= 1.1 * measured.seconds), math.ceil(measured.seconds))
+    if abs(measured.gigabytes - gigabytes) > 0.05:
+        gigabytes = measured.gigabytes
+    said = rf"*Time: {seconds:.0f} seconds on two cores\2. Memory: {gigabytes:.2f} GB."
+    notebook.cells[0].source = STATED.sub(said, notebook.cells[0].source)
 
 
 def linked(notebooks: dict[str, nbformat.NotebookNode]) -> dict[str, nbformat.NotebookNode]:
-    """Return notebooks, by file name in reading order, whose first and last cells point to their neighbours."""
-    names = list(notebooks)
-    titles = {name: notebook.cells[0].source.split("\n")[0].lstrip("# ") for name, notebook in notebooks.items()}
+    """Return notebooks, by file name in reading order, whose first and last cells point to their neighbours.
 
-    def link(word: str, name: str | None) -> str:
-        return "" if name is None else f"\n\n{word}: [{titles[name].split(':')[0]}]({name})"
+    The last line of the first cell also points to the index.
+    """
+    names = list(notebooks)
+
+    def end_with(cell: nbformat.NotebookNode, *links: str) -> None:
+        kept = [line for line in cell.source.split("\n") if not line.startswith(("Before: [", "Next: [", INDEX))]
+        cell.source = "\n\n".join(["\n".join(kept).rstrip(), " · ".join(links)]).rstrip()
+
+    def to(word: str, name: str) -> str:
+        return f"{word}: [{title(notebooks[name]).split(':')[0]}]({name})"
 
     for position, notebook in enumerate(notebooks.values()):
-        before = names[position - 1] if position else None
-        after = names[position + 1] if position + 1 < len(names) else None
-        for cell, word, neighbour in ((notebook.cells[0], "Before", before), (notebook.cells[-1], "Next", after)):
-            kept = [line for line in cell.source.split("\n") if not line.startswith(f"{word}: [")]
-            cell.source = "\n".join(kept).rstrip() + link(word, neighbour)
+        before, after = names[max(0, position - 1) : position], names[position + 1 : position + 2]
+        end_with(notebook.cells[0], *(to("Before", name) for name in before), INDEX)
+        end_with(notebook.cells[-1], *(to("Next", name) for name in after))
     return notebooks
+
+
+def title(notebook: nbformat.NotebookNode) -> str:
+    return notebook.cells[0].source.split("\n")[0].lstrip("# ")
+
+
+def index(notebooks: dict[str, nbformat.NotebookNode]) -> str:
+    """Return a table of notebooks, by file name in reading order, with what they state of their cost."""
+    stated = {name: stated_cost(notebook) for name, notebook in notebooks.items()}
+    rows = [
+        f"| [{name[:2]}](notebooks/{name}) | {title(notebook)} | {stated[name].seconds:.0f} s "
+        f"| {stated[name].gigabytes:.2f} GB |"
+        for name, notebook in notebooks.items()
+    ]
+    minutes = sum(spent.seconds for spent in stated.values()) / 60
+    most = max(spent.gigabytes for spent in stated.values())
+    rows.append(f"| | all of them, one after the other | {minutes:.0f} min | {most:.2f} GB |")
+    head = "| | notebook | time on two cores | memory |\n|---|---|---|---|"
+    return "\n".join([BEGIN, head, *rows, END])
+
+
+def write_index(notebooks: dict[str, nbformat.NotebookNode]) -> None:
+    """Put the table of notebooks between its two marks in README.md."""
+    readme = ROOT / "README.md"
+    before, _, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
+    _, found, after = rest.partition(END)
+    if not found:
+        raise ValueError(f"README.md has not got the lines {BEGIN} and {END}")
+    readme.write_text(before + index(notebooks) + after, encoding="utf-8")
+
+
+def as_page(path: Path) -> str:
+    """Return a notebook as an HTML page, with pictures' alternative texts, which nbconvert's own omits."""
+    from nbconvert import HTMLExporter
+
+    page = HTMLExporter(template_file=str(Path(__file__).parent / "page.html.j2")).from_filename(str(path))[0]
+    return re.sub(r'href="([\w-]+)\.ipynb"', r'href="\1.html"', page)
 
 
 def demo(path: Path) -> None:
@@ -73,13 +180,26 @@ def demo(path: Path) -> None:
     print([output.data["text/plain"] for output in outputs if "text/html" in output.get("data", {})][-1])
 
 
-if __name__ == "__main__":
-    os.environ["TQDM_DISABLE"] = "1"  # bars are for people who wait; a stored one shows nothing
-    command, *paths = sys.argv[1:]
+def read(paths: list[Path]) -> dict[str, nbformat.NotebookNode]:
+    return {path.name: nbformat.read(path, as_version=4) for path in sorted(paths)}
+
+
+def main(command: str, paths: list[Path]) -> None:
     if command == "link":
-        read = {Path(path).name: nbformat.read(path, as_version=4) for path in sorted(paths)}
-        for path, notebook in zip(sorted(paths), linked(read).values(), strict=True):
+        for path, notebook in zip(sorted(paths), linked(read(paths)).values(), strict=True):
             nbformat.write(notebook, path)
+    elif command == "index":
+        write_index(read(paths))
+    elif command == "html":
+        folder = ROOT / "build" / "html"
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in paths:
+            (folder / path.with_suffix(".html").name).write_text(as_page(path), encoding="utf-8")
     else:
         for path in paths:
-            {"refresh": refresh, "demo": demo}[command](Path(path))
+            {"refresh": refresh, "demo": demo}[command](path)
+
+
+if __name__ == "__main__":
+    os.environ["TQDM_DISABLE"] = "1"  # bars are for people who wait; a stored one shows nothing
+    main(sys.argv[1], [Path(path) for path in sys.argv[2:]])

@@ -1,0 +1,109 @@
+"""One big run on many processes or machines: the picked agents are shared among them, the average is an all-reduce.
+
+    torchrun --nproc-per-node 2 -m gmfl_lite.distributed --experiment '{"n_agents": 500, "nu": 3}' --save big.result
+
+Every process deals out the same agents and draws the same picks and batches (gmfl_lite.randomness), takes its share of
+a round's agents, and ends the round with the same average. In a program of your own:
+
+    torch.distributed.init_process_group("gloo")  # "nccl" where every process has its own GPU
+    result = gl.run(experiment, engine=gmfl_lite.distributed.build_engine)
+"""
+
+import argparse
+import json
+import os
+import threading
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from . import checks, trainer
+from .experiment import Experiment
+from .federation import Federation
+from .objective import LossFn, Params
+from .runner import run
+
+TIMEOUT = timedelta(minutes=10)
+"""How long a process waits for the others' share of a round before it gives up: torch's nccl default, not gloo's 30."""
+
+
+class Shared(trainer.Engine):
+    """An engine in every process of torch's default process group, each with its share of the agents."""
+
+    def __init__(self, inner: trainer.Engine) -> None:
+        self.inner, self.execution, self.agents_at_once = inner, inner.execution, inner.agents_at_once
+        self.rank, self.processes = dist.get_rank(), dist.get_world_size()
+
+    def update(self, params: Params, batches: Any, stop: threading.Event | None) -> tuple[Params, torch.Tensor]:
+        return self.inner.update(params, batches, stop)
+
+    def share(self, agents: torch.Tensor) -> torch.Tensor:
+        return agents.tensor_split(self.processes)[self.rank]
+
+    def average(self, params: Params, weight: torch.Tensor) -> Params:
+        """Return Σ_r s_r w_r / Σ_r s_r over the processes r, in one message of all parameters and the weight."""
+        scaled = [tensor.flatten() * weight for tensor in params.values()]
+        message = torch.cat([*scaled, weight.to(scaled[0]).reshape(1)])
+        dist.all_reduce(message)
+        sizes = [tensor.numel() for tensor in params.values()]
+        parts = (message[:-1] / message[-1]).split(sizes)
+        return {name: part.reshape(params[name].shape) for name, part in zip(params, parts, strict=True)}
+
+    def gather(self, rows: torch.Tensor) -> torch.Tensor:
+        counts = rows.new_zeros(self.processes, dtype=torch.int64)
+        counts[self.rank] = len(rows)
+        dist.all_reduce(counts)
+        everything = rows.new_zeros(int(counts.sum()), *rows.shape[1:])
+        start = int(counts[: self.rank].sum())
+        everything[start : start + len(rows)] = rows
+        dist.all_reduce(everything)
+        return everything
+
+    def __str__(self) -> str:
+        return f"{self.inner}, in {self.processes} processes"
+
+
+def build_engine(experiment: Experiment, federation: Federation, loss_fn: LossFn, params: Params) -> Shared:
+    """Return the engine that the experiment asks for, shared among the processes of torch's default process group.
+
+    Raises
+    ------
+    ValueError : no process group, or fewer agents in a round than processes.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        raise ValueError("no process group: start by torchrun, and call torch.distributed.init_process_group")
+    n = dist.get_world_size()
+    if experiment.agents_per_round < n:
+        allowed = f"at least {n}, the number of processes, so that each has an agent to compute"
+        raise checks.refusal("agents_per_round", experiment.agents_per_round, allowed)
+    return Shared(trainer.build_engine(experiment, federation, loss_fn, params))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="torchrun … -m gmfl_lite.distributed", description=__doc__.split("\n")[0])
+    parser.add_argument("--experiment", default="{}", help="settings that differ from Experiment()'s, as JSON")
+    parser.add_argument("--save", help="file for the result, which gl.load_result reads")
+    parser.add_argument("--checkpoint", help="file to go on from, on a disk that all processes share")
+    options = parser.parse_args(arguments)
+    experiment = Experiment.from_dict(json.loads(options.experiment))
+    gpus = experiment.device in ("auto", "cuda") and torch.cuda.device_count() >= int(os.environ["LOCAL_WORLD_SIZE"])
+    if gpus:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    else:
+        experiment = experiment.replace(device="cpu")
+    dist.init_process_group("nccl" if gpus else "gloo", timeout=TIMEOUT)
+    try:
+        first = dist.get_rank() == 0
+        result = run(experiment, engine=build_engine, checkpoint=options.checkpoint, progress=first)
+        if first:
+            print(result, result.table().round(3).to_string(), sep="\n")
+            if options.save:
+                result.save(options.save)
+    finally:
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""What an update gives away, and what clipping and noise do about it.
+
+Only parameters leave an agent, but parameters are computed from data. With one sample in a batch, the first layer's
+update holds that sample itself.
+"""
+
+import zlib
+from collections.abc import Callable
+
+import torch
+
+from . import checks, randomness, trainer
+from .experiment import Experiment
+from .federation import Federation
+from .objective import LossFn, Params
+
+
+def invert_first_layer(sent: Params, received: Params) -> torch.Tensor:
+    """Return the image that an update of one sample was computed from, without solving anything.
+
+    The first layer is h = Wx + b. Its gradients for one sample are ∂f/∂W = δxᵀ and ∂f/∂b = δ: row j of the first,
+    divided by entry j of the second, is x. An update is −β times the gradient, and β cancels.
+
+    Parameters
+    ----------
+    sent, received : an agent's parameters before and after one local step; the first two are weight [units, pixels]
+        and bias [units] of a linear layer, as in "softmax" and "mlp".
+
+    Returns
+    -------
+    Tensor [pixels], from the unit whose bias moved most; NaN where no bias moved.
+
+    Raises
+    ------
+    ValueError : the first layer is not linear with a bias.
+
+    Examples
+    --------
+    >>> start = {"weight": torch.zeros(2, 3), "bias": torch.zeros(2)}
+    >>> x, delta = torch.tensor([0.1, 0.5, 0.9]), torch.tensor([0.2, -0.4])
+    >>> invert_first_layer(start, {"weight": -torch.outer(delta, x), "bias": -delta})
+    tensor([0.1000, 0.5000, 0.9000])
+
+    References
+    ----------
+    Geiping, Bauermeister, Dröge, Moeller: Inverting gradients, NeurIPS 2020, proposition 3.1.
+    """
+    weight, bias = (received[name] - sent[name] for name in list(sent)[:2])
+    if weight.ndim != 2 or bias.shape != weight.shape[:1]:
+        raise ValueError("the first layer must be linear with a bias, as in the models 'softmax' and 'mlp'")
+    unit = bias.abs().argmax()
+    return weight[unit] / bias[unit]
+
+
+def clip_and_add_noise(
+    before: Params, after: Params, *, clip_norm: float, noise: float, generator: torch.Generator
+) -> Params:
+    """Return an agent's parameters with its update Δ clipped and blurred: w + Δ·min(1, C/‖Δ‖) + N(0, (zC)²).
+
+    Parameters
+    ----------
+    before, after : w, and the agent's w_i.
+    clip_norm : C, the largest length that an update may have, above 0.
+    noise : z, the standard deviation of the noise on every number, in units of C; 0 is none.
+    generator : of the noise. Whoever knows its seed can take the noise away again: on real data, use a secret one.
+
+    What ε this means for differential privacy depends on rounds and picks, and is not computed here.
+
+    Examples
+    --------
+    >>> w, w_i = {"w": torch.zeros(2)}, {"w": torch.tensor([3.0, 4.0])}
+    >>> clip_and_add_noise(w, w_i, clip_norm=1.0, noise=0.0, generator=torch.Generator())
+    {'w': tensor([0.6000, 0.8000])}
+
+    References
+    ----------
+    McMahan, Ramage, Talwar, Zhang: Learning differentially private recurrent language models, ICLR 2018.
+    """
+    clip_norm, noise = checks.number("clip_norm", clip_norm, 0, above=True), checks.number("noise", noise, 0)
+    updates = {name: after[name] - tensor for name, tensor in before.items()}
+    length = torch.cat([update.flatten() for update in updates.values()]).norm()
+    share = (clip_norm / length).clamp(max=1)
+
+    def blur(like: torch.Tensor) -> torch.Tensor:
+        return torch.empty(like.shape).normal_(0, 1, generator=generator).to(like) * (noise * clip_norm)
+
+    return {name: before[name] + share * update + blur(update) for name, update in updates.items()}
+
+
+class Protected(trainer.Engine):
+    """An engine whose agents clip their updates and add noise to them before the server sees them."""
+
+    def __init__(self, inner: trainer.Engine, seed: int, clip_norm: float, noise: float) -> None:
+        self.inner, self.seed, self.clip_norm, self.noise = inner, seed, clip_norm, noise
+        self.execution, self.agents_at_once = inner.execution, inner.agents_at_once
+
+    def update(self, params: Params, batches: object, stop: object) -> tuple[Params, torch.Tensor]:
+        updates, losses = self.inner.update(params, batches, stop)
+        # A function of the w that the round starts from, so that a resumed run draws the same noise.
+        state = zlib.crc32(next(iter(updates.values())).contiguous().numpy(force=True).data)
+        seed = int(randomness.generator(self.seed, "noise", state).integers(2**62))
+        generator = torch.Generator().manual_seed(seed)
+        rows = [
+            clip_and_add_noise(
+                params,
+                {name: tensor[agent] for name, tensor in updates.items()},
+                clip_norm=self.clip_norm,
+                noise=self.noise,
+                generator=generator,
+            )
+            for agent in range(len(losses))
+        ]
+        return {name: torch.stack([row[name] for row in rows]) for name in params}, losses
+
+    def __str__(self) -> str:
+        return f"{self.inner}, updates clipped at {self.clip_norm:g} with noise {self.noise:g}"
+
+
+def protected(clip_norm: float, noise: float) -> Callable[[Experiment, Federation, LossFn, Params], Protected]:
+    """Return what builds such an engine, for gl.run(experiment, engine=protected(clip_norm, noise)).
+
+    Examples
+    --------
+    >>> import gmfl_lite as gl
+    >>> experiment = gl.Experiment(model="softmax", rounds=2)
+    >>> gl.run(experiment, engine=protected(clip_norm=1.0, noise=0.01), progress=False).status
+    'completed'
+    """
+
+    def build(experiment: Experiment, federation: Federation, loss_fn: LossFn, params: Params) -> Protected:
+        inner = trainer.build_engine(experiment, federation, loss_fn, params)
+        return Protected(inner, experiment.seed, clip_norm, noise)
+
+    return build

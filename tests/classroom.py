@@ -1,0 +1,151 @@
+"""A classroom on loopback for tests: a SuperLink and SuperNodes as processes of their own, all ended at the end."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).parent.parent
+BIN = Path(sys.executable).parent
+"""Where the commands of this Python's packages are."""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """What keeps Flower in `folder` and on this machine: no telemetry, no look for updates, quick polling."""
+    return {
+        **os.environ,
+        "FLWR_HOME": str(folder / "flwr-home"),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+        "PYTHONWARNINGS": "ignore",
+        "OMP_NUM_THREADS": "1",
+        "NO_PROXY": "127.0.0.1,localhost",
+    }
+
+
+DIES_WITH_US = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.execvp(sys.argv[1], sys.argv[1:])"
+"""Linux ends a process that has asked for it when its parent ends, however that ends."""
+
+
+class Process:
+    """A process group with its output in a file."""
+
+    def __init__(self, folder: Path, name: str, command: list[str]) -> None:
+        self.path = folder / f"{name}.log"
+        with open(self.path, "w") as output:  # its own session, so that no signal meant for it reaches the tests
+            if sys.platform == "linux":
+                command = [sys.executable, "-S", "-c", DIES_WITH_US, *command]
+            self.popen = subprocess.Popen(
+                command, cwd=folder, env=environment(folder), stdout=output, stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )  # fmt: skip
+
+    @property
+    def output(self) -> str:
+        return re.sub(r"\x1b\[[0-9;]*m", "", self.path.read_text(errors="replace"))
+
+    def kill(self) -> None:
+        """End the process and all that it has started, at once."""
+        try:
+            family = [psutil.Process(self.popen.pid), *psutil.Process(self.popen.pid).children(recursive=True)]
+        except psutil.NoSuchProcess:
+            family = []
+        for process in family:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(family, timeout=10)
+        self.popen.wait(10)
+
+    def wait_for(self, pattern: str, seconds: float) -> re.Match:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if match := re.search(pattern, self.output):
+                return match
+            if self.popen.poll() not in (None, 0):
+                break
+            time.sleep(0.2)
+        raise AssertionError(f"{self.path.stem} never said {pattern!r}:\n{self.output[-3000:]}")
+
+
+class Classroom(ExitStack):
+    """The terminals of a class on this computer, in which the commands of notebook 10 are typed; leaving ends them."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder, self.port = folder, free_port()
+        notebook = json.loads((ROOT / "notebooks" / "10-real-federation.ipynb").read_text(encoding="utf-8"))
+        text = "\n".join("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "markdown")
+        self.blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+
+    def block(self, *words: str) -> str:
+        """Return the notebook's one block of commands that holds these words."""
+        (found,) = (block for block in self.blocks if all(word in block for word in words))
+        return found
+
+    def terminal(self, name: str, commands: str, *, agent: int = 0, port: int | None = None) -> Process:
+        """Type commands in a new terminal, after those for every terminal; ports are free ones of this computer."""
+        typed = self.block("FLWR_HOME=", "TEACHER=") + f"export AGENT={agent} NODE_PORT={free_port()}\n" + commands
+        typed = typed.replace("PORT=9092", f"PORT={port or self.port}").replace("AGENT=0 NODE_PORT=9094", "TYPED=yes")
+        process = Process(self.folder, name, ["bash", "-ec", typed])
+        self.callback(process.kill)
+        return process
+
+    def superlink(self, commands: str) -> Process:
+        link = self.terminal("superlink", commands)
+        link.wait_for("running on https?://", 90)
+        return link
+
+    def student(self, agent: int, *, port: int | None = None) -> Process:
+        commands = self.block("NODE_PORT=9094")
+        return self.terminal(f"student-{agent}", commands, agent=agent, port=port)
+
+
+class Wire:
+    """A stretch of wire between a node and the SuperLink that keeps a copy of what the node sends."""
+
+    def __init__(self, port: int) -> None:
+        self.target, self.sent, self.lock = port, bytearray(), threading.Lock()
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self) -> None:
+        while True:
+            try:
+                near, _ = self.listener.accept()
+            except OSError:  # closed
+                return
+            far = socket.create_connection(("127.0.0.1", self.target))
+            for source, sink, keep in ((near, far, True), (far, near, False)):
+                threading.Thread(target=self.forward, args=(source, sink, keep), daemon=True).start()
+
+    def forward(self, source: socket.socket, sink: socket.socket, keep: bool) -> None:
+        with suppress(OSError), source:
+            while data := source.recv(65536):
+                if keep:
+                    with self.lock:
+                        self.sent += data
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()

@@ -1,0 +1,262 @@
+"""The class as a federation: Flower gives the model that gl.run gives, whoever leaves, and sends no images."""
+
+import importlib.metadata
+import json
+import re
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+import torch
+
+import gmfl_lite as gl
+
+flwr = pytest.importorskip("flwr", reason="needs the extra: pip install 'gmfl_lite[flower]'")
+
+from classroom import BIN, ROOT, Classroom, Wire, environment  # noqa: E402
+
+from gmfl_lite import flower_app  # noqa: E402
+
+EXPERIMENT = gl.Experiment(
+    n_agents=3, n_new_agents=0, agents_per_round=3, rounds=3, eval_every=3, weighting="samples", size_spread=1.0,
+    device="cpu",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def in_process(tmp_path_factory):
+    """The notebook's experiment, in one process."""
+    commands = Classroom(tmp_path_factory.mktemp("commands")).block("gmfl_lite.flower_app classroom")
+    settings = json.loads(re.search(r"--experiment '(.*)'", commands)[1])
+    return gl.run(gl.Experiment(**settings), progress=False)
+
+
+@pytest.fixture(scope="module")
+def patience(tmp_path_factory):
+    """Seconds that an agent's process takes to start on this machine now, in which Flower starts one a message."""
+    start = time.monotonic()
+    here = environment(tmp_path_factory.mktemp("start"))
+    subprocess.run([sys.executable, "-c", "import gmfl_lite.flower_app"], env=here, check=True, timeout=120)
+    return time.monotonic() - start
+
+
+def agrees(found: gl.Result, expected: gl.Result) -> float:
+    assert list(found.params) == list(expected.params)
+    scores = ["round", "group", "fine_tune_steps", "loss", "accuracy", "worst_decile_accuracy"]
+    pd.testing.assert_frame_equal(found.history[scores], expected.history[scores], atol=1e-5)
+    return max((found.params[name] - tensor).abs().max().item() for name, tensor in expected.params.items())
+
+
+def test_the_run_config_is_the_experiment():
+    odd = gl.Experiment(nu=0, batch_size=None, eval_steps=(0, 7), partition="per_fedavg", per_fedavg_a=4, seed=2**62)
+    for experiment in (EXPERIMENT, odd):
+        config = flower_app.to_config(experiment)
+        assert {type(value) for value in config.values()} <= {int, float, str, bool}  # all that Flower takes
+        assert flower_app.from_config(config) == experiment
+
+
+def test_a_wrong_experiment_is_refused():
+    with pytest.raises(gl.ExperimentError, match="nu = -1"):
+        flower_app.from_config({**flower_app.to_config(EXPERIMENT), "nu": -1})
+    with pytest.raises(ValueError, match="did you mean 'round_seconds'"):
+        flower_app.write_app("nowhere", EXPERIMENT, round_second=3)
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_an_agent_holds_its_own_samples_and_draws_its_own_batches(number):
+    """The oracle is the whole federation, in which every agent's rows lie among the others'."""
+    whole = gl.build_federation(EXPERIMENT)
+    found, alone = flower_app.own_data(EXPERIMENT, {"agent": number})
+    assert found == number
+    assert len(alone.x) == whole.sizes[number]
+    how = {"nu": 2, "local_steps": 2, "batch_size": 7, "seed": 3, "round": 5}
+    me = torch.tensor([number])
+    ours, theirs = (federation.batches(me, **how) for federation in (alone, whole))
+    for (support, query), (their_support, their_query) in zip(ours, theirs, strict=True):
+        for mine, other in zip((*support, query), (*their_support, their_query), strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(mine, other, strict=True))
+
+
+@pytest.mark.parametrize("config", [{}, {"agent": 3}, {"agent": "one"}, {"agent": 0, "images": "nowhere"}])
+def test_a_node_without_a_number_or_images_is_refused(config):
+    with pytest.raises(ValueError, match=r"agent \(in --node-config\)|images = 'nowhere'"):
+        flower_app.own_data(EXPERIMENT, config)
+
+
+def test_a_students_own_images(tmp_path):
+    from PIL import Image
+
+    for name, shade in (("3", 0), ("3", 255), ("7", 128), ("7", 64)):
+        folder = tmp_path / "mine" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 30), (shade,) * 3).save(folder / f"{shade}.png")
+    number, federation = flower_app.own_data(EXPERIMENT, {"agent": 1, "images": str(tmp_path / "mine"), "invert": True})
+    assert (number, federation.sizes.tolist()) == (1, [0, 4])
+    x, y = (torch.cat(parts) for parts in zip(federation.train(1), federation.test(1), strict=True))
+    assert x.shape == (4, 1, 8, 8)
+    seen = sorted((label, round(1 - image.mean().item(), 2)) for image, label in zip(x, y.tolist(), strict=True))
+    assert seen == [(3, 0.0), (3, 1.0), (7, 0.25), (7, 0.5)]
+    (tmp_path / "mine" / "cat").mkdir()
+    with pytest.raises(ValueError, match="cat must be among the classes"):
+        flower_app.own_data(EXPERIMENT, {"agent": 1, "images": str(tmp_path / "mine")})
+
+
+@pytest.mark.slow
+def test_the_simulation_gives_the_model_of_gl_run(in_process, tmp_path, record_property):
+    pytest.importorskip("ray", reason="needs Flower's simulation: pip install 'gmfl_lite[flower]'")
+    with Classroom(tmp_path) as classroom:
+        classroom.superlink(classroom.block("flower-superlink", "--simulation"))
+        prepare = classroom.block("gmfl_lite.flower_app classroom").split("flwr run")[0]
+        run = classroom.terminal("teacher", prepare + classroom.block("num-supernodes=3"))
+        run.wait_for("saved as", 240)
+    gap = agrees(gl.load_result(tmp_path / "federation.result"), in_process)
+    record_property("Flower's simulation, largest difference of a parameter after three rounds", gap)
+    assert gap < 1e-5
+
+
+@pytest.mark.slow
+def test_the_notebooks_commands_give_the_model_of_gl_run_and_send_no_images(in_process, tmp_path, record_property):
+    """A post office, a teacher and three students, as written in the notebook; the wire of student 1 is watched."""
+    with Classroom(tmp_path) as classroom:
+        classroom.superlink(classroom.block("flower-superlink --insecure --host"))
+        wire = Wire(classroom.port)
+        classroom.callback(wire.close)
+        for number in range(3):
+            classroom.student(number, port=wire.port if number == 1 else None)
+        teacher = classroom.terminal("teacher", classroom.block("gmfl_lite.flower_app classroom"))
+        teacher.wait_for("saved as", 400)
+        assert teacher.popen.wait(60) == 0
+        sent = bytes(wire.sent)
+        shown = classroom.terminal("afterwards", classroom.block("load_result"))
+        shown.wait_for("trained +[0-9. ]+", 90)
+    gap = agrees(gl.load_result(tmp_path / "federation.result"), in_process)
+    record_property("Flower with three processes, largest difference of a parameter after three rounds", gap)
+    assert gap < 1e-5
+    assert "round 3: asked 0 1 2; took part: 0 1 2; missing: -" in teacher.output
+
+    parameters = 4 * sum(tensor.numel() for tensor in in_process.params.values())
+    sizes = update_sizes(sent)
+    assert len(sizes) == in_process.experiment.rounds
+    record_property("bytes of an update beyond its parameters'", f"{max(sizes) / parameters - 1:.1%}")
+    assert all(parameters <= size < 1.1 * parameters for size in sizes)
+
+    federation = gl.build_federation(in_process.experiment)
+    images = torch.cat([federation.train(1)[0], federation.test(1)[0]])
+    private = byte_runs(images)
+    assert len(private) > 10_000
+    assert not holds_any(sent, private)
+    for form in (images[5], (images[5] * 16).to(torch.uint8)):  # the search can find
+        assert holds_any(sent + form.numpy().tobytes(), private)
+
+
+@pytest.mark.slow
+def test_who_is_not_registered_is_turned_away(tmp_path):
+    """TLS and keys, as written in the notebook, for two students of whom one is registered."""
+    with Classroom(tmp_path) as classroom:
+        certificate, superlink = classroom.block("openssl").split("\n", 1)
+        classroom.terminal("openssl", certificate).popen.wait(30)
+        classroom.superlink(superlink)
+        for number in range(2):
+            assert classroom.terminal(f"key-{number}", classroom.block("ssh-keygen"), agent=number).popen.wait(30) == 0
+        assert classroom.terminal("register", classroom.block("supernode register")).popen.wait(90) == 0
+        known, unknown = (
+            classroom.terminal(f"student-{number}", classroom.block("--auth-supernode-private-key"), agent=number)
+            for number in range(2)
+        )
+        known.wait_for("SuperNode ID: ", 90)
+        unknown.popen.wait(90)
+        assert unknown.popen.returncode != 0
+        assert "SuperNode ID: " not in unknown.output
+
+
+def update_sizes(sent: bytes) -> list[int]:
+    """Return the bytes of each train reply: the contents of the requests that push it."""
+    sizes = []
+    for request in re.split(rb"(?=POST /v1/)", sent):
+        length = re.search(rb"(?i)\r\ncontent-length: (\d+)", request)
+        if request.startswith(b"POST /v1/fleet/push-messages"):
+            sizes.append(0)
+        if request.startswith(b"POST /v1/fleet/push-"):
+            sizes[-1] += int(length[1])
+    return [size for size in sizes if size > 10_000]
+
+
+def byte_runs(images: torch.Tensor, length: int = 32) -> set[bytes]:
+    """Return every run of so many bytes in the images, as floats and as grey levels, that is not mostly one byte."""
+    runs = set()
+    for image in images:
+        for form in (image, image * 16, image * 255):
+            for content in (form.numpy().tobytes(), form.to(torch.uint8).numpy().tobytes()):
+                pieces = (content[i : i + length] for i in range(len(content) - length + 1))
+                runs |= {piece for piece in pieces if len(set(piece)) >= 6}
+    return runs
+
+
+def holds_any(content: bytes, runs: set[bytes], length: int = 32) -> bool:
+    return any(content[i : i + length] in runs for i in range(len(content) - length + 1))
+
+
+@pytest.mark.slow
+def test_one_leaves_another_comes_and_training_ends(patience, tmp_path):
+    """Agent 1 is killed in round two, agent 3 comes in round three; no round waits longer than it may."""
+    experiment = EXPERIMENT.replace(n_agents=4, rounds=5, eval_every=5)
+    seconds = 15 + 5 * patience
+    result = tmp_path / "federation.result"
+    flower_app.write_app(
+        tmp_path / "classroom", experiment, save=str(result), round_seconds=seconds, agents_to_wait_for=3
+    )
+    with Classroom(tmp_path) as classroom:
+        classroom.superlink(classroom.block("flower-superlink --insecure --host"))
+        students = [classroom.student(number) for number in range(3)]
+        start = classroom.block("gmfl_lite.flower_app classroom").split("\n", 1)[1]
+        teacher = classroom.terminal("teacher", start)
+        students[1].wait_for("(?s)Receiving: train.*Receiving: train", 10 * seconds)
+        students[1].kill()
+        teacher.wait_for("round 2: ", 3 * seconds)
+        classroom.student(3)
+        teacher.wait_for("saved as", 10 * seconds)
+    rounds = pd.read_csv(f"{result}.rounds.csv", dtype=str).set_index("round")
+    assert rounds.loc["1"].tolist() == ["0 1 2", "0 1 2", "-"]
+    assert rounds.loc["2"].tolist() == ["0 1 2", "0 2", "1"]
+    assert "1" not in " ".join(rounds.loc["3":, "took_part"])
+    assert "3" in rounds.loc["5", "took_part"]
+    scores = gl.load_result(result)
+    assert scores.history["round"].unique().tolist() == [0, 5]
+    assert {0, 2, 3} == set(scores.agents["agent"])
+
+
+def test_flower_is_the_minor_version_whose_commands_are_written_down():
+    """Where this fails, read Flower's changes, try every command of notebook 10, and move the pin in pyproject.toml."""
+    pinned = re.search(r'"flwr\[simulation\]~=(\d+\.\d+)\.', (ROOT / "pyproject.toml").read_text())[1]
+    installed = importlib.metadata.version("flwr")
+    assert installed.startswith(f"{pinned}."), f"flwr {installed} is installed, gmfl_lite is written for {pinned}"
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("flower-superlink", "--insecure --ssl-certfile --ssl-keyfile --ssl-ca-certfile --host --port --simulation "
+         "--enable-supernode-auth --disable-runtime-dependency-installation"),
+        ("flower-supernode", "--insecure --superlink --node-config --port --root-certificates "
+         "--auth-supernode-private-key"),
+    ],
+)  # fmt: skip
+def test_flowers_commands_have_the_options_that_the_notebook_uses(command, options, tmp_path):
+    help = subprocess.run(
+        [BIN / command, "--help"], env=environment(tmp_path), capture_output=True, text=True, timeout=60, check=True
+    )
+    missing = [option for option in options.split() if option not in help.stdout]
+    assert not missing, f"{command} of flwr {importlib.metadata.version('flwr')} has no {missing} any more"
+
+
+def test_flowers_programming_interface_is_the_one_that_is_used():
+    from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+    from flwr.serverapp import Grid
+    from flwr.serverapp.strategy import Strategy
+
+    assert {"get_nodes", "send_and_receive", "get_node_ids"} <= set(dir(Grid))
+    steps = {"configure_train", "aggregate_train", "configure_evaluate", "aggregate_evaluate", "summary"}
+    assert Strategy.__abstractmethods__ == steps, "Flower's Strategy asks for other methods"
+    assert all((Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict))

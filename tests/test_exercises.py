@@ -1,0 +1,403 @@
+"""Exercises: solutions pass, placeholders are not answers, and typical mistakes are told by name."""
+
+import re
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+import torch
+
+import gmfl_lite as gl
+from gmfl_lite import solutions, tutor
+
+NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
+EXERCISES = gl.exercises.every()
+SLOW = {"one_beats_ten"}
+each = pytest.mark.parametrize("exercise", EXERCISES, ids=lambda one: one.name)
+
+
+@pytest.fixture(autouse=True)
+def forgotten():
+    """Every test starts as a new kernel does."""
+    for one in EXERCISES:
+        one.forget()
+
+
+def cells(stem: str) -> list[nbformat.NotebookNode]:
+    return nbformat.read(NOTEBOOKS / f"{stem}.ipynb", as_version=4).cells
+
+
+def cell_of(exercise: tutor.Exercise) -> nbformat.NotebookNode:
+    """The one cell that checks an exercise."""
+    calls = [
+        cell
+        for cell in cells(exercise.notebook)
+        if cell.cell_type == "code" and f"gl.exercises.{exercise.name}.check(" in cell.source
+    ]
+    assert len(calls) == 1
+    return calls[0]
+
+
+@pytest.mark.parametrize(
+    "exercise",
+    [pytest.param(one, id=one.name, marks=[pytest.mark.slow] * (one.name in SLOW)) for one in EXERCISES],
+)
+def test_the_solution_that_is_shown_runs_and_is_correct(exercise):
+    shown = re.fullmatch(r"```python\n(.*)```", exercise.solution().text, re.DOTALL)[1]
+    imported = "\n".join(cell.source for cell in cells(exercise.notebook) if cell.cell_type == "code")
+    names = {
+        name: module
+        for name, module in {"np": np, "torch": torch, "gl": gl}.items()
+        if re.search(rf"^import (\w+ as )?{name}$", imported, re.MULTILINE)
+    }
+    exec(shown, names)  # as a student would who pastes it into this notebook
+    answer = names[exercise.name]
+    verdict = exercise.check(answer if exercise.wants_function else answer())
+    assert verdict.status == "correct", verdict
+
+
+@each
+def test_what_stands_in_the_notebook_is_not_an_attempt(exercise):
+    cell = cell_of(exercise)
+    before, call = re.fullmatch(r"(.*?)(gl\.exercises\.\w+\.check\(\w+\))(.*)", cell.source, re.DOTALL).groups()[:2]
+    names = {"gl": gl}
+    exec(before, names)
+    assert eval(call, names).status == "not attempted"
+    assert exercise.check(None).status == exercise.check(...).status == "not attempted"
+    assert exercise.checks == 0
+    assert "Not attempted yet" in cell.outputs[0]["data"]["text/markdown"]
+
+
+@pytest.mark.parametrize("exercise", [one for one in EXERCISES if one.wants_function], ids=lambda one: one.name)
+def test_functions_that_stop_or_return_nothing(exercise):
+    def forgets(*_):
+        value = 1  # noqa: F841
+
+    def stops(*_):
+        missing = {}
+        return missing["w"]
+
+    assert "return" in exercise.check(forgets).text
+    assert re.search("in its line 3 (for|with) .*: `KeyError: 'w'`", exercise.check(stops).text)
+    assert "without calling it" in exercise.check(3.0).text
+    for verdict in (exercise.check(forgets), exercise.check(stops), exercise.check(3.0)):
+        assert verdict.status == "incorrect"
+    assert exercise.check(lambda *_: ...).status == "not attempted"
+
+
+@each
+def test_no_answer_however_odd_breaks_the_check(exercise):
+    odd = [0, "", "x", [], (), [[]], {"w": 1}, [1, "a"], np.nan, np.zeros((2, 2)), object(), str, len, True]
+    for answer in odd if exercise.name in SLOW else [*odd, {}]:  # {} is a partition that loses
+        assert exercise.check(answer).status == "incorrect", answer
+    assert exercise.check(lambda *_: object()).status == exercise.check(lambda *_: {}).status == "incorrect"
+
+
+def entropy_only(counts):
+    mix = counts[counts > 0] / counts.sum()
+    return -(mix * np.log(mix)).sum()
+
+
+def chain(factors, v):
+    for factor in reversed(factors):
+        v = factor @ v
+    return v
+
+
+def walk(loss_fn, w, support, alpha):
+    """All points of the walk, and the Jacobian of every step."""
+    points, gradient = [w], torch.func.grad(loss_fn)
+    for batch in support:
+        points.append(points[-1] - alpha * gradient(points[-1], batch))
+    curvature = torch.func.jacrev(gradient)
+    return points, [torch.eye(2) - alpha * curvature(w, b) for w, b in zip(points, support, strict=False)], gradient
+
+
+def truncated(pick, end=lambda points, support, query: (points[-1], query)):
+    def answer(loss_fn, w, support, query, fine_tune_lr, keep):
+        points, factors, gradient = walk(loss_fn, w, support, fine_tune_lr)
+        return chain(pick(factors, keep), gradient(*end(points, support, query)))
+
+    return answer
+
+
+def in_place(loss_fn, w, support, query, fine_tune_lr, keep):
+    for batch in support:
+        w -= fine_tune_lr * torch.func.grad(loss_fn)(w, batch)
+    return torch.func.grad(loss_fn)(w, query)
+
+
+def last(factors, keep):
+    return factors[len(factors) - keep :]
+
+
+def proximal(pull_from=lambda w, server: w - server, sign=1.0, factor=1.0, **other):
+    def answer(loss_fn, params, batches, fine_tune_lr, meta_lr, pull):
+        w = params
+        for support, query in batches[: other.get("steps")]:
+            support = support if other.get("ahead", True) else []
+            gradient, _ = gl.meta_gradient(loss_fn, w, support, query, fine_tune_lr=fine_tune_lr)
+            w = {k: w[k] - meta_lr * (gradient[k] + sign * factor * pull * pull_from(w[k], params[k])) for k in w}
+        return w
+
+    return answer
+
+
+def first_failure(agents, fine_tune_lr, meta_lr):
+    nu = 0
+    while meta_lr * agents.meta_smoothness(nu, fine_tune_lr) < 2:
+        nu += 1
+    return nu - 1
+
+
+def until(limit, curvature="meta_smoothness", add=0):
+    def answer(agents, fine_tune_lr, meta_lr):
+        fitting = [nu for nu in range(20) if meta_lr * getattr(agents, curvature)(nu, fine_tune_lr) <= limit]
+        return max(fitting, default=0) + add
+
+    return answer
+
+
+def server(formula):
+    return lambda params, updates, lr: {k: formula(params[k], updates[k].mean(0), lr) for k in params}
+
+
+right = {name: getattr(gl.exercises, name).answer() for name in ("which_nu", "which_floor", "cost_of_a_step")}
+base = gl.Experiment()
+MISTAKES = [
+    ("look_ahead", [1, 2, 2.5], "the points"),
+    ("look_ahead", [2, 4.5, 10.125], "uphill"),
+    ("look_ahead", (0.5, 0.125, 0.03125), "no step"),
+    ("look_ahead", [4, 1, 0.25], "½"),
+    ("look_ahead", torch.tensor([2.0, 0, 0]), "twice too far"),
+    ("look_ahead", [2, 0.5], "shape"),
+    ("look_ahead", ["a", "b", "c"], "Numbers"),
+    ("look_ahead", [2, float("nan"), 0.125], "NaN"),
+    ("which_nu", right["which_nu"] | {"FedAvg": 1, "Per-FedAvg": 2}, "not look ahead at all"),
+    ("which_nu", right["which_nu"] | {"FedAvg with five local steps": 5}, "τ = 5"),
+    ("which_nu", right["which_nu"] | {"agents will take four steps": 5}, "agents will take four steps"),
+    ("which_nu", {"FedAvg": 0}, "Keep the names"),
+    ("which_nu", [0, 0, 1, 4], "Keep the dict"),
+    ("effective_classes", entropy_only, "entropy itself"),
+    ("effective_classes", lambda counts: (counts > 0).sum(), "number of classes that are held"),
+    ("effective_classes", lambda counts: np.exp(-(counts / counts.sum() * np.log(counts / counts.sum())).sum()), "NaN"),
+    ("effective_classes", lambda counts: np.exp(-entropy_only(counts)), "sign"),
+    ("effective_classes", lambda counts: np.exp(entropy_only(counts) / np.log(2)), "base 2"),
+    ("effective_classes", lambda counts: 1 / ((counts / counts.sum()) ** 2).sum(), "Simpson"),
+    ("effective_classes", lambda counts: counts / counts.sum(), "One number"),
+    ("two_averages", {"uniform": 4.3, "samples": 3.0}, "other way round"),
+    ("two_averages", {"uniform": 9, "samples": 4.3}, "sum"),
+    ("two_averages", {"uniform": 3, "samples": 430}, "sum to one"),
+    ("two_averages", {"uniform": 3, "samples": 430 / 3}, "not by the number of agents"),
+    ("where_fedavg_ends", lambda a, c, beta, tau: (a * c).sum() / a.sum(), "τ = 1 only"),
+    ("where_fedavg_ends", lambda a, c, beta, tau: c.mean(), "infinity"),
+    ("where_fedavg_ends", lambda a, c, beta, tau: np.average(c, weights=(1 - beta * a) ** tau), "left"),
+    ("where_fedavg_ends", lambda a, c, beta, tau: (c - (1 - beta * a) ** tau * c).mean(), "one round"),
+    ("where_fedavg_ends", lambda a, c, beta, tau: c, "One number"),
+    ("jacobian_product", lambda factors, g: chain(factors[::-1], g), "reverse order"),
+    ("jacobian_product", lambda factors, g: chain([torch.stack(factors).prod(0)] if factors else [], g), "`@`"),
+    ("jacobian_product", lambda factors, g: g, "no factor"),
+    ("jacobian_product", lambda factors, g: chain(factors, torch.eye(2)), "gradient is missing"),
+    ("jacobian_product", lambda factors, g: chain(factors, g)[None], "shape (1, 2)"),
+    ("jacobian_product", lambda factors, g: chain(factors[:-1] or factors, g), "last factor"),
+    ("jacobian_product", lambda factors, g: chain(factors[1:] or factors, g), "first factor"),
+    ("jacobian_product", lambda factors, g: factors[0] @ chain(factors[1:], g), "IndexError"),
+    ("jacobian_product", lambda factors, g: -chain(factors, g), "opposite sign"),
+    ("first_order_length", 1 / 8, "Upside down"),
+    ("first_order_length", 64, "shorter, too"),
+    ("first_order_length", 4, "One factor is missing"),
+    ("first_order_length", "eight", "Numbers"),
+    ("enough_agents", 10, "*with* replacement"),
+    ("enough_agents", 7, "a little more"),
+    ("enough_agents", 7.2727, "round up"),
+    ("enough_agents", 12, "half"),
+    ("enough_agents", 3, "too small"),
+    ("which_floor", right["which_floor"] | {"gone when all agents are picked": "noise"}, "is not noise"),
+    ("which_floor", right["which_floor"] | {"gone when all agents are picked": "variance"}, "no term"),
+    ("tipping_nu", 12, "Almost"),
+    ("tipping_nu", 25, "square"),
+    ("tipping_nu", 24, "square"),
+    ("tipping_nu", 12.08, "round up"),
+    ("tipping_nu", 2, "α = 0.5"),
+    ("tipping_nu", 40, "too large"),
+    ("undo_truncation", {"first-order": 2, "two factors kept": 6}, "wrong way"),
+    ("undo_truncation", {"first-order": 4, "two factors kept": 6}, "train for 2"),
+    ("undo_truncation", {"first-order": 8, "two factors kept": 8}, "The two factors count"),
+    ("fair_comparison", [base.replace(nu=nu) for nu in (0, 3)], "luck"),
+    ("fair_comparison", [base.replace(nu=nu, seed=nu + s) for nu in (0, 3) for s in range(3)], "Pair them"),
+    ("fair_comparison", [base.replace(nu=nu, seed=s, rounds=9 + nu) for nu in (0, 3) for s in range(3)], "rounds"),
+    ("fair_comparison", [base.replace(nu=nu, seed=s) for nu in (1, 3) for s in range(3)], "FedAvg is missing"),
+    ("fair_comparison", [0, 3], "list of `gl.Experiment`s"),
+    ("fair_comparison", [base.replace(nu=nu, seed=s) for nu in (0, 3, 3) for s in range(3)], "twice"),
+    ("cost_of_a_step", right["cost_of_a_step"] | {"exact": (5, 5)}, "one short"),
+    ("cost_of_a_step", right["cost_of_a_step"] | {"exact": (6, 6)}, "none for the loss at the end"),
+    ("cost_of_a_step", right["cost_of_a_step"] | {"Hessian-free": (11, 0)}, "two sides"),
+    ("cost_of_a_step", right["cost_of_a_step"] | {"Hessian-free": (6, 5)}, "two each"),
+    ("cost_of_a_step", right["cost_of_a_step"] | {"first-order": 6}, "pair"),
+    ("truncated_gradient", truncated(lambda factors, keep: factors[:keep]), "*first* steps"),
+    ("truncated_gradient", truncated(lambda factors, keep: factors[-keep:]), "All factors"),
+    ("truncated_gradient", truncated(lambda factors, keep: factors), "All factors"),
+    ("truncated_gradient", truncated(lambda factors, keep: []), "No factor"),
+    ("truncated_gradient", truncated(lambda factors, keep: last(factors, min(keep + 1, len(factors)))), "too many"),
+    ("truncated_gradient", truncated(lambda factors, keep: last(factors, keep)[::-1]), "wrong order"),
+    ("truncated_gradient", truncated(lambda ms, keep: [2 * torch.eye(2) - m for m in last(ms, keep)]), "*minus*"),
+    ("truncated_gradient", truncated(last, lambda points, support, query: (points[-1], support[-1])), "on `query`"),
+    ("truncated_gradient", truncated(last, lambda points, support, query: (points[0], query)), "end of the walk"),
+    ("truncated_gradient", in_place, "changes the w"),
+    ("truncated_gradient", lambda *given: (truncated(last)(*given), 0.0), "alone"),
+    ("largest_nu", first_failure, "first failure"),
+    ("largest_nu", until(2, add=1), "first ν that diverges"),
+    ("largest_nu", until(1.0), "to be safe"),
+    ("largest_nu", until(2, "largest_meta_smoothness"), "*average*"),
+    ("largest_nu", lambda agents, fine_tune_lr, meta_lr: 30, "too large"),
+    ("one_beats_ten", {"nu": 1}, "other means"),
+    ("one_beats_ten", {"dirichlet_aplha": 1.0}, "did you mean 'dirichlet_alpha'"),
+    ("one_beats_ten", {"dirichlet_alpha": -1.0}, "above 0"),
+    ("one_beats_ten", "iid", "dict of settings"),
+    ("proximal_update", proximal(lambda w, server: w - w), "Keep the w that the server sent"),
+    ("proximal_update", proximal(sign=-1), "away from the server"),
+    ("proximal_update", proximal(factor=2), "twice too strong"),
+    ("proximal_update", proximal(lambda w, server: w), "towards zero"),
+    ("proximal_update", proximal(steps=1), "Only one local step"),
+    ("proximal_update", proximal(ahead=False), "not look ahead"),
+    ("proximal_update", lambda *given: (proximal()(*given), None), "pair"),
+    ("server_step", server(lambda w, mean, lr: mean), "server_lr is ignored"),
+    ("server_step", server(lambda w, mean, lr: mean + lr * (w - mean)), "other way round"),
+    ("server_step", server(lambda w, mean, lr: w - lr * (mean - w)), "away from the agents"),
+    ("server_step", server(lambda w, mean, lr: lr * mean), "starts from zero"),
+    ("server_step", server(lambda w, mean, lr: w + lr * mean), "difference"),
+    ("server_step", lambda params, updates, lr: updates, "shape"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "answer", "says"), MISTAKES, ids=[f"{name}-{says}" for name, _, says in MISTAKES])
+def test_a_typical_mistake_is_told_by_name(name, answer, says):
+    exercise = getattr(gl.exercises, name)
+    verdict = exercise.check(answer)
+    assert verdict.status == "incorrect"
+    assert says in verdict.text
+    assert exercise.status == "incorrect"
+
+
+def test_every_exercise_has_a_typical_mistake():
+    assert {name for name, _, _ in MISTAKES} == {one.name for one in EXERCISES}
+
+
+@pytest.mark.slow
+def test_a_partition_that_loses_is_told_by_how_much():
+    verdict = gl.exercises.one_beats_ten.check({})
+    assert verdict.status == "incorrect"
+    assert re.search(r"[-+]\d+\.\d, [-+]\d+\.\d, [-+]\d+\.\d points", verdict.text)
+
+
+@each
+def test_hints_and_messages_do_not_give_the_solution_away(exercise):
+    lines = {line.split("#")[0].strip() for line in exercise.solution().text.splitlines()[2:-1]}
+    said = exercise.hint().text + " ".join(
+        exercise.check(answer).text for name, answer, _ in MISTAKES if name == exercise.name and name not in SLOW
+    )
+    assert not [line for line in lines if len(line) > 8 and line in said]
+    if not exercise.wants_function and exercise.name not in SLOW | {"fair_comparison"}:
+        answer = exercise.answer()
+        values = answer.values() if isinstance(answer, dict) else answer if isinstance(answer, list) else [answer]
+        written = re.findall(r"[\d.]+", exercise.hint().text)
+        assert not [value for value in values if isinstance(value, float) and f"{value:g}" in written]
+
+
+def test_progress_counts_attempts_and_keeps_what_is_solved():
+    one = gl.exercises.first_order_length
+    one.check(...)
+    one.check(64)
+    assert gl.exercises.progress().loc[one.name].tolist() == [one.notebook, "incorrect", 1, "", ""]
+    one.hint()
+    one.check(8)
+    one.check(4)
+    assert gl.exercises.progress().loc[one.name].tolist() == [one.notebook, "correct", 3, "seen", ""]
+    assert one.answer() == 8
+    assert list(gl.exercises.progress().index) == [one.name for one in EXERCISES]
+    assert not gl.exercises.progress().drop(one.name)["checks"].any()
+
+
+def test_the_answer_in_use_is_the_students_once_it_is_right():
+    def mine(params, updates, server_lr):
+        average = gl.aggregate(updates)
+        return {name: (1 - server_lr) * params[name] + server_lr * average[name] for name in params}
+
+    exercise = gl.exercises.server_step
+    assert exercise.answer() is solutions.server_step
+    exercise.check(lambda params, updates, server_lr: params)
+    assert exercise.answer() is solutions.server_step
+    assert exercise.check(mine).status == "correct"
+    assert exercise.answer() is mine
+
+
+def test_answers_in_either_precision():
+    """Notebook 03 computes in float64, the others in float32; checks go by what the notebook does."""
+    names = ("jacobian_product", "truncated_gradient", "proximal_update", "server_step")
+    try:
+        torch.set_default_dtype(torch.float64)
+        for name in names:
+            one = getattr(gl.exercises, name)
+            assert one.check(one.solve).status == "correct"
+        multiplied = gl.exercises.jacobian_product.check(lambda factors, g: chain(factors, torch.eye(2)) @ g)
+        assert multiplied.status == "correct"  # torch.eye is in float64 here
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_partly_filled_in_answers_say_what_is_left():
+    verdict = gl.exercises.two_averages.check({"uniform": 3.0, "samples": ...})
+    assert (verdict.status, verdict.text) == ("not attempted", "**Not attempted yet.** Still to be filled in: samples.")
+    assert gl.exercises.cost_of_a_step.check({"exact": (6, ...)}).status == "not attempted"
+
+
+def test_every_exercise_stands_in_a_notebook_in_rising_order():
+    stems = [one.notebook for one in EXERCISES]
+    assert stems == sorted(stems)
+    assert len(EXERCISES) >= 12
+    for path in NOTEBOOKS.glob("*.ipynb"):
+        mentioned = re.findall(r"gl\.exercises\.(\w+)\.check\(", path.read_text(encoding="utf-8"))
+        assert mentioned == [one.name for one in EXERCISES if one.notebook == path.stem]
+
+
+def test_verdicts_read_well_in_a_notebook_and_in_a_terminal():
+    verdict = gl.exercises.first_order_length.check(64)
+    assert repr(verdict) == verdict._repr_markdown_() == verdict.text
+    assert repr(gl.exercises.first_order_length).startswith("Exercise first_order_length of notebook 03-")
+
+
+def test_the_teachers_page_knows_every_exercise_and_every_predict_question():
+    page = (NOTEBOOKS / "for-teachers.md").read_text(encoding="utf-8")
+    assert [one.name for one in EXERCISES if f"`{one.name}`" not in page] == []
+    rows = page.split("## Answers to the *Predict* questions")[1].split("##")[0]
+    for path in sorted(NOTEBOOKS.glob("*.ipynb")):
+        questions = sum(len(re.findall(r"\*Predict:\*", cell.source)) for cell in cells(path.stem))
+        assert rows.count(f"\n| {path.stem[:2]} |") == questions or path.stem.startswith("06"), path.stem
+    for target in re.findall(r"\]\(([\w-]+\.ipynb)\)", page):
+        assert (NOTEBOOKS / target).exists()
+
+
+@pytest.mark.slow
+def test_a_notebook_that_was_handed_in_is_graded(tmp_path):
+    """The teacher's page holds a function that runs a notebook and reads what it solves."""
+    page = (NOTEBOOKS / "for-teachers.md").read_text(encoding="utf-8")
+    names = {}
+    exec(re.search(r"```python\n(.*?)```", page, re.DOTALL)[1], names)
+    notebook = nbformat.v4.new_notebook(
+        cells=[
+            nbformat.v4.new_code_cell(source)
+            for source in (
+                "import gmfl_lite as gl",
+                "gl.exercises.first_order_length.check(8)",
+                "gl.exercises.look_ahead.check([..., ..., ...])",
+                "a mistake that stops only its own cell",
+                "gl.exercises.enough_agents.hint()",
+                "gl.exercises.enough_agents.check(10)",
+            )
+        ]
+    )
+    nbformat.write(notebook, tmp_path / "handed-in.ipynb")
+    table = names["grade"](tmp_path / "handed-in.ipynb")
+    assert table["status"].to_dict() == {"first_order_length": "correct", "enough_agents": "incorrect"}
+    assert table.loc["enough_agents", "hint"] == "seen"
