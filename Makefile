@@ -29,7 +29,7 @@ pages: .venv/ready-to-test  ## the notebooks as HTML, in build/html
 	$(BIN)/python tools/notebooks.py html notebooks/*.ipynb
 
 docs: .venv/ready-to-test  ## build the documentation into site/
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 pictures: .venv/ready-to-test  ## make the pictures in README and CONTRIBUTING anew
 	$(BIN)/python tools/pictures.py
