@@ -1,16 +1,21 @@
 """Does ν help? Every method with step sizes of its own, tuned on agents that are never scored, on fresh seeds.
 
-python studies/evidence.py [--quick] [--jobs 2] [--cache artefacts/evidence]
+python studies/evidence.py [--quick] [--jobs 2] [--cache FOLDER] [--out FOLDER]
+python studies/evidence.py --time
 
-Writes results.csv, curves.csv and tuning.csv into studies/evidence/ (or studies/evidence-quick/). Every run is kept in
-the cache as soon as it ends: stopped at any moment, the same command goes on from there and ends with the same tables.
+The first writes tuning.csv (every step size that was tried) and results.csv (every tuned run) to studies/evidence, or
+with --quick, in half a minute, to studies/evidence-quick. Each run is kept in the cache as soon as it ends: stopped at
+any moment, the same command goes on from there and ends with the same tables. The second measures what a round of each
+method costs on this machine, and writes timings.csv.
 """
 
 import argparse
 import multiprocessing
+import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +23,7 @@ from tqdm.auto import tqdm
 
 import gmfl_lite as gl
 
+ROOT = Path(__file__).resolve().parent.parent
 VALIDATION_SEEDS = (1000, 1001, 1002)
 """Of the federations that step sizes are tuned on; no federation of these seeds is ever scored."""
 DEPLOYED = 5
@@ -33,8 +39,12 @@ DATASETS = {
         fine_tune_lr=0.5, meta_lr=0.5, **_COMMON,
     ),
     "fashion-mnist": gl.Experiment(
-        dataset="fashion-mnist", n_agents=60, n_new_agents=20, test_fraction=0.8, batch_size=50, rounds=60,
+        dataset="fashion-mnist", n_agents=60, n_new_agents=20, test_fraction=0.8, batch_size=50, rounds=40,
         eval_every=10, fine_tune_lr=0.5, meta_lr=0.5, **_COMMON,
+    ),
+    "tiny digits": gl.Experiment(
+        dataset="digits", n_agents=20, n_new_agents=10, test_fraction=0.5, batch_size=10, rounds=10, eval_every=5,
+        fine_tune_lr=0.5, meta_lr=0.5, **{**_COMMON, "agents_per_round": 5},
     ),
 }  # fmt: skip
 """What all methods share; the step sizes are where their search begins."""
@@ -56,7 +66,11 @@ SHIFTS = {
 
 @dataclass(frozen=True)
 class Cell:
-    """One method in one regime, and how many seeds it is scored on."""
+    """One method in one regime, on how many seeds it is tuned and on how many others it is scored.
+
+    dataset, shift : keys of DATASETS and SHIFTS.
+    rounds : another number of rounds than the dataset's, or 0.
+    """
 
     dataset: str
     shift: str
@@ -69,6 +83,7 @@ class Cell:
 
     @property
     def start(self) -> gl.Experiment:
+        """Where the search for this method's step sizes begins."""
         changes = dict(SHIFTS[self.shift])
         if changes.get("partition") == "per_fedavg":
             changes["per_fedavg_a"] = PER_FEDAVG_A[self.dataset]
@@ -81,80 +96,138 @@ class Cell:
 def tune(cell: Cell, cache: Path | None) -> pd.DataFrame:
     """Search step sizes on the validation seeds alone; return what was tried, the best last.
 
-    A compass search: from the start, go to the best of the four neighbours (one of the two step sizes times or over 2)
-    as long as that is better, then the same with √2. It has no edge that the best could lie beyond.
+    A compass search over powers of √2: from the start, go to the best of the four neighbours (one of the two step sizes
+    times or over 2) as long as that is better, then the same with √2. It has no edge that the best could lie beyond.
     """
     start, seeds = cell.start, VALIDATION_SEEDS[: cell.validation_seeds]
-    tried: dict[tuple[float, float], float] = {}
+    tried: dict[tuple[int, int], tuple[float, float, float]] = {}
 
-    def accuracy(point: tuple[float, float]) -> float:
+    def accuracy(point: tuple[int, int]) -> float:
         if point not in tried:
-            alpha, beta = point
+            alpha, beta = (
+                size * 2 ** (half / 2) for size, half in zip((start.fine_tune_lr, start.meta_lr), point, strict=True)
+            )
             run = start.replace(fine_tune_lr=alpha, meta_lr=beta, eval_every=start.rounds, eval_steps=(DEPLOYED,))
             rows = gl.sweep([run.replace(seed=seed) for seed in seeds], cache=cache, progress=False)
-            new = rows[rows["group"] == "new"]["accuracy"] if (rows["status"] == "completed").all() else None
-            tried[point] = -1.0 if new is None else new.mean()
-        return tried[point]
+            stable = (rows["status"] == "completed").all()
+            tried[point] = (alpha, beta, rows[rows["group"] == "new"]["accuracy"].mean() if stable else -1.0)
+        return tried[point][-1]
 
-    best = start.fine_tune_lr, start.meta_lr
-    for factor in (2, 2**0.5):
-        while True:
-            alpha, beta = best
-            around = [best, (alpha * factor, beta), (alpha / factor, beta), (alpha, beta * factor), (alpha, beta / factor)]
+    best = (0, 0)
+    for stride in (2, 1):
+        moved = True
+        while moved:
+            i, j = best
+            around = [best, (i + stride, j), (i - stride, j), (i, j + stride), (i, j - stride)]
             better = max(around, key=accuracy)  # the first of equals, so that it comes to rest
-            if better == best:
-                break
-            best = better
+            best, moved = better, better != best
     ordered = [*(point for point in tried if point != best), best]
-    return pd.DataFrame(
-        [(*point, tried[point]) for point in ordered], columns=["fine_tune_lr", "meta_lr", "validation_accuracy"]
-    )
+    columns = ["fine_tune_lr", "meta_lr", "validation_accuracy"]
+    return pd.DataFrame([tried[point] for point in ordered], columns=columns)
 
 
 def score(cell: Cell, fine_tune_lr: float, meta_lr: float, cache: Path | None) -> pd.DataFrame:
-    """Run tuned step sizes on the seeds 0, 1, …: one row per seed, round, group and number of fine-tuning steps."""
+    """Run tuned step sizes on the seeds 0, 1, … and return the evaluations worth keeping.
+
+    These are all of the last round, and those of new agents after DEPLOYED steps in every evaluated round. A run that
+    diverged keeps its status and has no last round.
+    """
     seeds = range(cell.seeds)
     assert not set(seeds) & set(VALIDATION_SEEDS)
-    run, frames = cell.start.replace(fine_tune_lr=fine_tune_lr, meta_lr=meta_lr), []
+    run = cell.start.replace(fine_tune_lr=fine_tune_lr, meta_lr=meta_lr)
+    frames = []
     for seed in seeds:
         rows = gl.sweep([run.replace(seed=seed)], cache=cache, progress=False, history=True)
-        frames.append(rows.assign(seed=seed))
-    return pd.concat(frames, ignore_index=True)
+        on_the_way = (rows["group"] == "new") & (rows["fine_tune_steps"] == DEPLOYED)
+        frames.append(rows[on_the_way | (rows["round"] == run.rounds)].assign(seed=seed))
+    columns = ["seed", "status", "round", "group", "fine_tune_steps", "accuracy", "worst_decile_accuracy"]
+    return pd.concat(frames, ignore_index=True)[columns]
 
 
 def plan() -> list[Cell]:
     """Which methods are tried in which regimes, the most wanted first."""
     headline = "10 classes permuted"
-    digits = {"dataset": "digits", "shift": headline, "seeds": 10, "validation_seeds": 3}
-    fashion = {"dataset": "fashion-mnist", "shift": headline}
+    digits = {"dataset": "digits", "shift": headline, "seeds": 10, "validation_seeds": 2}
+    fashion = {"dataset": "fashion-mnist", "shift": headline, "validation_seeds": 1}
     core = ({"nu": 1}, {"nu": 3}, {"nu": 0}, {"nu": 0, "local_steps": 10})
     cells = [Cell(**regime, **method) for method in core for regime in (fashion, digits)]
-    more = [{"nu": nu} for nu in (5, 10, 2)] + [{"nu": 0, "local_steps": 5}]
-    cells += [Cell(**digits, **method) for method in more]
-    cells += [Cell(**digits, **method, rounds=150) for method in core[:2]]
-    shifts = ("IID", "Dirichlet 0.1", "two classes an agent", "4 classes permuted", "rotation ± 90°", "Per-FedAvg split")
-    methods = ({"nu": 1}, {"nu": 3}, {"nu": 0}, {"nu": 0, "local_steps": 5})
+    shifts = ("two classes an agent", "Dirichlet 0.1", "IID", "4 classes permuted", "rotation ± 90°")
+    shifts += ("Per-FedAvg split",)
+    methods = ({"nu": 1}, {"nu": 3}, {"nu": 0, "local_steps": 5})
     cells += [Cell("digits", shift, **method, validation_seeds=1) for shift in shifts for method in methods]
+    cells += [Cell(**digits, **method) for method in ({"nu": 5}, {"nu": 10}, {"nu": 2})]
+    cells += [Cell(**digits, **method, rounds=150) for method in core[:2]]
     rest = [{"nu": 3, "gradient": "first_order"}, {"nu": 1, "local_steps": 5}, {"nu": 3, "local_steps": 5}]
-    cells += [Cell(**digits, **method) for method in (*rest, {"nu": 3, "gradient": "hessian_free"})]
-    cells += [Cell(**fashion, **method) for method in ({"nu": 5}, {"nu": 0, "local_steps": 5})]
-    cells += [Cell("digits", shift, **m, validation_seeds=1) for shift in ("Dirichlet 1", "Dirichlet 0.3") for m in methods]
-    cells += [Cell(**fashion, **method) for method in rest]
+    rest += [{"nu": 0, "local_steps": 5}, {"nu": 3, "gradient": "hessian_free"}]
+    cells += [Cell(**digits, **method) for method in rest]
+    cells += [Cell(**fashion, **method) for method in ({"nu": 5}, {"nu": 0, "local_steps": 5}, rest[0])]
     return cells
 
 
+def quick_plan() -> list[Cell]:
+    return [Cell("tiny digits", "10 classes permuted", nu, seeds=2, validation_seeds=1) for nu in (0, 1, 3)]
+
+
 def study(cell: Cell, cache: Path | None) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Tune a cell and score it; return what was tried and what was scored."""
+    """Tune a cell and score it: what was tried, with a column `chosen`, and what was scored."""
     tried = tune(cell, cache)
     best = tried.iloc[-1]
-    print(cell, best.round(4).tolist(), flush=True)
     scored = score(cell, best["fine_tune_lr"], best["meta_lr"], cache)
-    last = scored[scored["round"] == cell.start.rounds].query("group == 'new' and fine_tune_steps == 5")
-    print(cell, last["accuracy"].round(3).tolist(), round(last["accuracy"].mean(), 4), flush=True)
-    return tried, scored
+    tried["chosen"] = tried.index == tried.index[-1]
+    return _named(cell, tried), _named(cell, scored)
+
+
+def _named(cell: Cell, frame: pd.DataFrame) -> pd.DataFrame:
+    names = {"dataset": cell.dataset, "shift": cell.shift, "rounds": cell.start.rounds}
+    names |= {"nu": cell.nu, "local_steps": cell.local_steps, "gradient": cell.gradient}
+    return frame.assign(**names)[[*names, *frame]]
+
+
+def tables(cells: Sequence[Cell], cache: Path, jobs: int) -> dict[str, pd.DataFrame]:
+    """Study every cell, `jobs` at once, and return the tables by name."""
+    cache.mkdir(parents=True, exist_ok=True)
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as executor:
+        try:
+            found = list(tqdm(executor.map(partial(study, cache=cache), cells), total=len(cells), unit="cell"))
+        except BaseException:
+            executor.shutdown(wait=False, cancel_futures=True)
+            raise
+    tried, scored = (pd.concat(frames, ignore_index=True) for frames in zip(*found, strict=True))
+    return {"tuning": tried, "results": scored}
+
+
+def timings(rounds: int = 10, repeats: int = 5) -> pd.DataFrame:
+    """Measure a round of each method in the headline regimes: the least processor seconds of some repeats, in turn."""
+    cells = [cell for cell in plan() if cell.shift == "10 classes permuted" and not cell.rounds]
+    seconds = dict.fromkeys(cells, float("inf"))
+    for _ in range(repeats):
+        for cell in cells:
+            run = cell.start.replace(fine_tune_lr=0.1, meta_lr=0.1, eval_steps=(0,), eval_every=10**6)
+            federation = gl.build_federation(run)
+            used = []
+            for many in (rounds, 3 * rounds):
+                before = time.process_time()
+                gl.run(run.replace(rounds=many), federation=federation, progress=False)
+                used.append(time.process_time() - before)
+            seconds[cell] = min(seconds[cell], (used[1] - used[0]) / (2 * rounds))
+    return pd.concat([_named(c, pd.DataFrame({"seconds_per_round": [t]})) for c, t in seconds.items()])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="a small study, in half a minute")
+    parser.add_argument("--time", action="store_true", help="only measure what a round costs here")
+    parser.add_argument("--jobs", type=int, default=gl.machine.usable_cores(), help="processes at once")
+    parser.add_argument("--cache", type=Path, default=ROOT / "artefacts" / "evidence", help="finished runs")
+    parser.add_argument("--out", type=Path, help="folder of the tables")
+    asked = parser.parse_args()
+    out = asked.out or ROOT / "studies" / ("evidence-quick" if asked.quick else "evidence")
+    out.mkdir(parents=True, exist_ok=True)
+    cells = quick_plan() if asked.quick else plan()
+    written = {"timings": timings()} if asked.time else tables(cells, asked.cache, asked.jobs)
+    for name, table in written.items():
+        table.to_csv(out / f"{name}.csv", index=False, float_format="%.4g")
 
 
 if __name__ == "__main__":
-    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as executor:
-        for future in [executor.submit(study, cell, Path("/tmp/evidence-cache")) for cell in plan()]:
-            future.result()
+    main()
