@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: lab demo test notebooks lint bench
+.PHONY: lab demo test notebooks lint bench evidence
 
 lab: .venv/ready  ## open JupyterLab at the first notebook
 	$(BIN)/jupyter lab notebooks/00-start-here.ipynb
@@ -25,6 +25,9 @@ notebooks: .venv/ready-to-test  ## run all notebooks and commit-ready their outp
 bench: .venv/ready-to-bench  ## measure, and write benchmarks/RESULTS.md; on a quiet machine, half an hour
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/meta_gradient.py
+
+evidence: .venv/ready  ## make the tables of studies/evidence; some hours, and it goes on from where it was stopped
+	OMP_NUM_THREADS=1 $(BIN)/python studies/evidence.py
 
 .venv/ready: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

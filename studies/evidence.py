@@ -24,10 +24,11 @@ from tqdm.auto import tqdm
 import gmfl_lite as gl
 
 ROOT = Path(__file__).resolve().parent.parent
-VALIDATION_SEEDS = (1000, 1001, 1002)
+VALIDATION_SEEDS = (1000, 1001, 1002, 1003, 1004)
 """Of the federations that step sizes are tuned on; no federation of these seeds is ever scored."""
 DEPLOYED = 5
 """ν′, the fine-tuning steps after which step sizes are compared; the same for all methods."""
+RESTARTS = 4
 
 _COMMON = {
     "partition": "iid", "model": "mlp", "agents_per_round": 10, "eval_steps": (0, 1, 2, 5, 10),
@@ -94,24 +95,33 @@ class Cell:
 
 
 def tune(cell: Cell, cache: Path | None) -> pd.DataFrame:
-    """Search step sizes on the validation seeds alone; return what was tried, the best last.
+    """Search step sizes on validation seeds alone; return what was tried and which are chosen.
 
-    A compass search over powers of √2: from the start, go to the best of the four neighbours (one of the two step sizes
-    times or over 2) as long as that is better, then the same with √2. It has no edge that the best could lie beyond.
+    A compass search over powers of √2 on the first `cell.validation_seeds`: from the start, go to the best of the four
+    neighbours (one of the two step sizes times or over 2) as long as that is better, then the same with √2. It has no
+    edge that the best could lie beyond. The best accuracy is often found one step before divergence, where another
+    federation diverges: chosen is the best of those tried that diverges on none of all VALIDATION_SEEDS.
     """
-    start, seeds = cell.start, VALIDATION_SEEDS[: cell.validation_seeds]
-    tried: dict[tuple[int, int], tuple[float, float, float]] = {}
+    tried: dict[tuple[int, int], dict[str, float | bool]] = {}
+
+    def runs(point: tuple[int, int], seeds: Sequence[int]) -> pd.DataFrame:
+        start = cell.start
+        sizes = {
+            "fine_tune_lr": start.fine_tune_lr * 2 ** (point[0] / 2),
+            "meta_lr": start.meta_lr * 2 ** (point[1] / 2),
+        }
+        experiment = start.replace(**sizes, eval_every=start.rounds, eval_steps=(DEPLOYED,))
+        rows = gl.sweep([experiment.replace(seed=seed) for seed in seeds], cache=cache, progress=False)
+        tried.setdefault(point, sizes)
+        return rows
 
     def accuracy(point: tuple[int, int]) -> float:
         if point not in tried:
-            alpha, beta = (
-                size * 2 ** (half / 2) for size, half in zip((start.fine_tune_lr, start.meta_lr), point, strict=True)
-            )
-            run = start.replace(fine_tune_lr=alpha, meta_lr=beta, eval_every=start.rounds, eval_steps=(DEPLOYED,))
-            rows = gl.sweep([run.replace(seed=seed) for seed in seeds], cache=cache, progress=False)
-            stable = (rows["status"] == "completed").all()
-            tried[point] = (alpha, beta, rows[rows["group"] == "new"]["accuracy"].mean() if stable else -1.0)
-        return tried[point][-1]
+            rows = runs(point, VALIDATION_SEEDS[: cell.validation_seeds])
+            completed = (rows["status"] == "completed").all()
+            mean = rows.loc[rows["group"] == "new", "accuracy"].mean()
+            tried[point] |= {"validation_accuracy": mean if completed else -1.0, "chosen": False}
+        return tried[point]["validation_accuracy"]
 
     best = (0, 0)
     for stride in (2, 1):
@@ -121,26 +131,32 @@ def tune(cell: Cell, cache: Path | None) -> pd.DataFrame:
             around = [best, (i + stride, j), (i - stride, j), (i, j + stride), (i, j - stride)]
             better = max(around, key=accuracy)  # the first of equals, so that it comes to rest
             best, moved = better, better != best
-    ordered = [*(point for point in tried if point != best), best]
-    columns = ["fine_tune_lr", "meta_lr", "validation_accuracy"]
-    return pd.DataFrame([tried[point] for point in ordered], columns=columns)
+    for point in sorted(tried, key=accuracy, reverse=True):
+        if (runs(point, VALIDATION_SEEDS)["status"] == "completed").all():
+            tried[point]["chosen"] = True
+            break
+    return pd.DataFrame(list(tried.values()))
 
 
 def score(cell: Cell, fine_tune_lr: float, meta_lr: float, cache: Path | None) -> pd.DataFrame:
     """Run tuned step sizes on the seeds 0, 1, … and return the evaluations worth keeping.
 
     These are all of the last round, and those of new agents after DEPLOYED steps in every evaluated round. A run that
-    diverged keeps its status and has no last round.
+    diverges, which training itself shows, is started again with meta_lr over √2, as anybody would do; `restarts` counts.
     """
     seeds = range(cell.seeds)
     assert not set(seeds) & set(VALIDATION_SEEDS)
-    run = cell.start.replace(fine_tune_lr=fine_tune_lr, meta_lr=meta_lr)
     frames = []
     for seed in seeds:
-        rows = gl.sweep([run.replace(seed=seed)], cache=cache, progress=False, history=True)
+        for restarts in range(RESTARTS + 1):
+            sizes = {"fine_tune_lr": fine_tune_lr, "meta_lr": meta_lr / 2 ** (restarts / 2)}
+            run = cell.start.replace(seed=seed, **sizes)
+            rows = gl.sweep([run], cache=cache, progress=False, history=True)
+            if rows["status"].iloc[0] == "completed":
+                break
         on_the_way = (rows["group"] == "new") & (rows["fine_tune_steps"] == DEPLOYED)
-        frames.append(rows[on_the_way | (rows["round"] == run.rounds)].assign(seed=seed))
-    columns = ["seed", "status", "round", "group", "fine_tune_steps", "accuracy", "worst_decile_accuracy"]
+        frames.append(rows[on_the_way | (rows["round"] == run.rounds)].assign(seed=seed, restarts=restarts))
+    columns = ["seed", "restarts", "status", "round", "group", "fine_tune_steps", "accuracy", "worst_decile_accuracy"]
     return pd.concat(frames, ignore_index=True)[columns]
 
 
@@ -151,15 +167,15 @@ def plan() -> list[Cell]:
     fashion = {"dataset": "fashion-mnist", "shift": headline, "validation_seeds": 1}
     core = ({"nu": 1}, {"nu": 3}, {"nu": 0}, {"nu": 0, "local_steps": 10})
     cells = [Cell(**regime, **method) for method in core for regime in (fashion, digits)]
+    cells.append(Cell(**digits, nu=5))
     shifts = ("two classes an agent", "Dirichlet 0.1", "IID", "4 classes permuted", "rotation ± 90°")
     shifts += ("Per-FedAvg split",)
     methods = ({"nu": 1}, {"nu": 3}, {"nu": 0, "local_steps": 5})
     cells += [Cell("digits", shift, **method, validation_seeds=1) for shift in shifts for method in methods]
-    cells += [Cell(**digits, **method) for method in ({"nu": 5}, {"nu": 10}, {"nu": 2})]
+    cells += [Cell(**digits, **method) for method in ({"nu": 0, "local_steps": 5}, {"nu": 10}, {"nu": 2})]
     cells += [Cell(**digits, **method, rounds=150) for method in core[:2]]
     rest = [{"nu": 3, "gradient": "first_order"}, {"nu": 1, "local_steps": 5}, {"nu": 3, "local_steps": 5}]
-    rest += [{"nu": 0, "local_steps": 5}, {"nu": 3, "gradient": "hessian_free"}]
-    cells += [Cell(**digits, **method) for method in rest]
+    cells += [Cell(**digits, **method) for method in (*rest, {"nu": 3, "gradient": "hessian_free"})]
     cells += [Cell(**fashion, **method) for method in ({"nu": 5}, {"nu": 0, "local_steps": 5}, rest[0])]
     return cells
 
@@ -169,11 +185,10 @@ def quick_plan() -> list[Cell]:
 
 
 def study(cell: Cell, cache: Path | None) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Tune a cell and score it: what was tried, with a column `chosen`, and what was scored."""
+    """Tune a cell and score it: what was tried, and what was scored."""
     tried = tune(cell, cache)
-    best = tried.iloc[-1]
-    scored = score(cell, best["fine_tune_lr"], best["meta_lr"], cache)
-    tried["chosen"] = tried.index == tried.index[-1]
+    (best,) = tried[tried["chosen"]].itertuples()
+    scored = score(cell, best.fine_tune_lr, best.meta_lr, cache)
     return _named(cell, tried), _named(cell, scored)
 
 
