@@ -142,7 +142,7 @@ def score(cell: Cell, fine_tune_lr: float, meta_lr: float, cache: Path | None) -
     """Run tuned step sizes on the seeds 0, 1, … and return the evaluations worth keeping.
 
     These are all of the last round, and those of new agents after DEPLOYED steps in every evaluated round. A run that
-    diverges, which training itself shows, is started again with meta_lr over √2, as anybody would do; `restarts` counts.
+    diverges, which training itself shows, is started again with meta_lr over √2, as anybody would do: see `restarts`.
     """
     seeds = range(cell.seeds)
     assert not set(seeds) & set(VALIDATION_SEEDS)
@@ -211,7 +211,7 @@ def tables(cells: Sequence[Cell], cache: Path, jobs: int) -> dict[str, pd.DataFr
     return {"tuning": tried, "results": scored}
 
 
-def timings(rounds: int = 10, repeats: int = 5) -> pd.DataFrame:
+def timings(rounds: int = 10, repeats: int = 3) -> pd.DataFrame:
     """Measure a round of each method in the headline regimes: the least processor seconds of some repeats, in turn."""
     cells = [cell for cell in plan() if cell.shift == "10 classes permuted" and not cell.rounds]
     seconds = dict.fromkeys(cells, float("inf"))

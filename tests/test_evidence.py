@@ -95,6 +95,23 @@ def test_step_sizes_that_diverge_on_any_validation_federation_are_not_chosen(evi
     assert tried[tried["chosen"]]["meta_lr"].tolist() == [0.5]
 
 
+def test_a_run_that_diverges_is_started_again_with_a_smaller_step(evidence, monkeypatch):
+    asked = []
+
+    def fake(points, **options):
+        (point,) = points
+        asked.append((point.seed, point.meta_lr))
+        status = "diverged" if point.seed == 1 and point.meta_lr > 0.6 else "completed"
+        row = {"status": status, "round": point.rounds, "group": "new", "fine_tune_steps": 5}
+        return pd.DataFrame([row | {"accuracy": 0.5, "worst_decile_accuracy": 0.4}])
+
+    monkeypatch.setattr(gl, "sweep", fake)
+    scored = evidence.score(evidence.Cell("digits", "IID", 3, seeds=3), 0.5, 1.0, None)
+    assert asked == [(0, 1.0), (1, 1.0), (1, pytest.approx(0.5**0.5)), (1, 0.5), (2, 1.0)]
+    assert scored["restarts"].tolist() == [0, 2, 0]
+    assert set(scored["status"]) == {"completed"}
+
+
 def test_all_methods_of_a_regime_share_everything_but_the_method(evidence):
     own = {"nu", "local_steps", "gradient", "fine_tune_lr", "meta_lr", "rounds", "eval_every", "seed"}
     shared = {}
