@@ -462,14 +462,14 @@ def sweep(
     if left_out:
         figure.suptitle(f"{left_out} failed or diverged and not drawn", fontsize="medium")
     data[x] = named
-    last = data[data["group"] == groups[-1]].groupby([x] if hue is None else [hue, x], sort=False)[y].mean()
-    means = ", ".join(
-        f"{' at '.join(map(str, key)) if isinstance(key, tuple) else key} {value:.3g}" for key, value in last.items()
-    )
-    by = f"{hue} at {x}" if hue is not None else x
+    said = data[data["group"] == groups[-1]]
+    if hue is not None and not words:  # where the lines end
+        said = said[said[x] == said[x].max()]
+    cells = said.groupby([name for name in (hue, x) if name is not None], sort=False)[y]
+    means = ", ".join(f"{' at '.join(map(str, key))} {values.mean():.3g}" for key, values in cells)
     figure.alt = (
         f"Means over seeds, with 95 % intervals, of {y.replace('_', ' ')}{after}{percent} against {x}; "
-        f"{_TITLES[groups[-1]]}, {by}: {means}. Runs that failed or diverged, not drawn: {left_out or 'none'}."
+        f"{_TITLES[groups[-1]]}: {means}. Runs that failed or diverged, not drawn: {left_out or 'none'}."
     )
     return figure
 
