@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Processes that run the tests; each computes with one thread.
 WORKERS ?= 2
 
-.PHONY: lab demo test notebooks pages docs pictures lint release binder bench
+.PHONY: lab demo test notebooks pages docs pictures lint release binder bench evidence
 
 lab: .venv/ready  ## open JupyterLab at the first notebook
 	$(BIN)/jupyter lab notebooks/00-start-here.ipynb
@@ -43,6 +43,9 @@ binder: .venv/ready-to-test  ## build the image that mybinder.org would; needs D
 bench: .venv/ready-to-bench  ## measure, and write benchmarks/RESULTS.md; on a quiet machine, half an hour
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/meta_gradient.py
+
+evidence: .venv/ready  ## make the tables of studies/evidence; some hours, and it goes on from where it was stopped
+	OMP_NUM_THREADS=1 $(BIN)/python studies/evidence.py
 
 .venv/ready: pyproject.toml
 	@echo 'setting up .venv: once, for some minutes, most of them for PyTorch ...'

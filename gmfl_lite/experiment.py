@@ -6,12 +6,13 @@ import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import torch
 
 from . import checks, randomness
-from .data import DATASETS, load_dataset
+from .data import DATASETS, Dataset, load_dataset
 from .federation import Federation
 from .models import MODELS
 from .objective import METHODS, factors_kept
@@ -210,9 +211,14 @@ def build_scheme(experiment: Experiment) -> Scheme:
     }[experiment.partition]()
 
 
+@lru_cache(maxsize=1)  # sweeps ask for the same one again and again
+def _dataset(name: str) -> Dataset:
+    return load_dataset(name)
+
+
 def build_federation(experiment: Experiment) -> Federation:
     """Load an experiment's dataset and deal it out to its agents, the new ones last."""
-    dataset = load_dataset(experiment.dataset)
+    dataset = _dataset(experiment.dataset)
     n_agents = experiment.n_agents + experiment.n_new_agents
     # The Per-FedAvg split fixes how many samples an agent holds; two are enough for one to train on and one to score.
     least = {"min_samples": 2} if experiment.partition == "per_fedavg" else {}

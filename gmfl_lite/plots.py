@@ -415,6 +415,85 @@ def curves(
     return figure
 
 
+def sweep(
+    frame: pd.DataFrame,
+    *,
+    x: str,
+    hue: str | None = None,
+    y: str = "accuracy",
+    fine_tune_steps: int | None = None,
+    log: bool = False,
+) -> Picture:
+    """Draw means over seeds with 95 % bootstrap intervals, trained-on and new agents side by side.
+
+    Runs that failed or diverged are left out, and the picture says how many.
+
+    Parameters
+    ----------
+    frame : what `gmfl_lite.sweep` gave, or rows of it.
+    x, hue : the columns across, and told apart by colour, marker and line; a column of words is drawn without lines.
+    y : "accuracy" or "worst_decile_accuracy", both drawn in percent, or "loss".
+    fine_tune_steps : after how many steps to draw; by default all where x or hue is "fine_tune_steps", else the most.
+    log : a logarithmic horizontal axis.
+
+    Raises
+    ------
+    ValueError : a column that is not there; something other than the seed that varies and is neither x nor hue, so that
+        the intervals would not be over seeds alone; nothing to draw.
+
+    Examples
+    --------
+    >>> import gmfl_lite as gl
+    >>> base = gl.Experiment(model="softmax", rounds=2, n_agents=10, n_new_agents=5)
+    >>> frame = gl.sweep({"nu": [0, 1], "local_steps": [1, 5], "seed": range(2)}, base, progress=False)
+    >>> figure = sweep(frame, x="nu", hue="local_steps")
+    """
+    data, left_out = _comparable(frame, x, hue, y, fine_tune_steps)
+    percent = "" if y == "loss" else " (%)"
+    data[y] *= 100 if percent else 1
+    steps = data["fine_tune_steps"].unique()
+    after = f" after {_steps(int(steps[0]))}" if len(steps) == 1 else ""
+    words = [] if pd.api.types.is_numeric_dtype(data[x]) else list(data[x].unique())
+    named = data[x]
+    data[x] = named.map({word: place for place, word in enumerate(words)}) if words else named
+    style = {"marker": "o"}
+    if hue is not None:
+        data[hue] = [value if isinstance(value, str) else f"{value:g}" for value in data[hue]]
+        palette = sns.color_palette("colorblind", data[hue].nunique())
+        style = {"hue": hue, "style": hue, "palette": palette, "markers": True, "dashes": True}
+    groups = [group for group in _TITLES if (data["group"] == group).any()]
+    with sns.axes_style("white", _STYLE):
+        figure = Picture(figsize=(1.6 + 4.2 * len(groups), 3.6), layout="constrained")
+        for axes, group in zip(figure.subplots(1, len(groups), sharey=True, squeeze=False)[0], groups, strict=True):
+            shown = data[data["group"] == group]
+            interval = {"errorbar": ("ci", 95), "seed": 0, "err_style": "bars", "err_kws": {"capsize": 3}}
+            sns.lineplot(shown, ax=axes, x=x, y=y, **style, **interval)
+            if words:
+                axes.set_xticks(range(len(words)), words, rotation=20)
+                for line in axes.get_lines():
+                    line.set_linestyle("")
+            axes.set(title=_TITLES[group], ylabel=f"{y.replace('_', ' ')}{after}{percent}")
+            if log:
+                axes.set_xscale("log")
+    for axes in figure.axes[:-1] if hue is not None else ():
+        axes.get_legend().remove()
+    if hue is not None:
+        sns.move_legend(figure.axes[-1], "center left", bbox_to_anchor=(1.02, 0.5))
+    if left_out:
+        figure.suptitle(f"{left_out} failed or diverged and not drawn", fontsize="medium")
+    data[x] = named
+    said = data[data["group"] == groups[-1]]
+    if hue is not None and not words:  # where the lines end
+        said = said[said[x] == said[x].max()]
+    cells = said.groupby([name for name in (hue, x) if name is not None], sort=False)[y]
+    means = ", ".join(f"{' at '.join(map(str, key))} {values.mean():.3g}" for key, values in cells)
+    figure.alt = (
+        f"Means over seeds, with 95 % intervals, of {y.replace('_', ' ')}{after}{percent} against {x}; "
+        f"{_TITLES[groups[-1]]}: {means}. Runs that failed or diverged, not drawn: {left_out or 'none'}."
+    )
+    return figure
+
+
 def mismatch(tables: Mapping[str, pd.DataFrame], *, label: str) -> Picture:
     """Draw losses of models trained for ν steps (down) and deployed with ν′ steps (across) as heat maps.
 
@@ -488,6 +567,34 @@ def bound_terms(table: pd.DataFrame) -> Picture:
     )
     figure.alt = f"Stacked bars of the terms {', '.join(terms)}, and what was measured. {said}."
     return figure
+
+
+def _comparable(
+    frame: pd.DataFrame, x: str, hue: str | None, y: str, fine_tune_steps: int | None
+) -> tuple[pd.DataFrame, str]:
+    """Return the rows to draw, in which nothing but the seed varies beside x and hue, and a count of those left out."""
+    across = [name for name in (x, hue) if name is not None]
+    for name in (*across, y, "status", "group", "fine_tune_steps"):
+        if name not in frame:
+            raise checks.refusal("x, hue or y", name, f"one of the frame's columns {list(frame)}")
+    data = frame[frame["status"] == "completed"].copy()
+    if "fine_tune_steps" not in across:
+        there = sorted(int(steps) for steps in data["fine_tune_steps"].unique())
+        wanted = max(there, default=0) if fine_tune_steps is None else fine_tune_steps
+        if there and wanted not in there:
+            raise checks.refusal("fine_tune_steps", wanted, f"one that was evaluated: {there}")
+        data = data[data["fine_tune_steps"] == wanted]
+    if data.empty:
+        raise ValueError("frame: holds no completed run to draw")
+    cell = list(dict.fromkeys([*across, "group", "fine_tune_steps"]))
+    free = {*cell, "seed", "status", "message", "loss", "accuracy", "worst_decile_accuracy"}
+    varying = [name for name in data if name not in free and (data.groupby(cell)[name].nunique(dropna=False) > 1).any()]
+    if varying:
+        raise checks.refusal("x and hue", across, f"such that beside them only the seed varies, not {varying}")
+    bad = frame[frame["status"] != "completed"]
+    settings = [name for name in frame if name not in free - set(across) - {"seed"} and name != "round"]
+    count = len(bad.drop_duplicates(settings))
+    return data, f"{count} run{'s' * (count != 1)}" if count else ""
 
 
 def _checked(results: Mapping[str, Result]) -> Mapping[str, Result]:

@@ -4,7 +4,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, as_completed
+from concurrent.futures import BrokenExecutor, Executor, as_completed
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from . import checks
 from .experiment import Experiment, ExperimentError
-from .runner import Result, load_result, progress_hidden, run
+from .runner import HISTORY_COLUMNS, Result, load_result, progress_hidden, run
 
 
 def sweep(
@@ -25,6 +25,7 @@ def sweep(
     cache: str | Path | None = None,
     on_point: Callable[[int, pd.DataFrame], None] | None = None,
     progress: bool = True,
+    history: bool = False,
 ) -> pd.DataFrame:
     """Run every point of a grid of experiments and gather the last evaluations in one table.
 
@@ -39,12 +40,14 @@ def sweep(
         again. Several processes may share it; workers on other computers write to it if they see it under this path.
     on_point : called as on_point(number, rows) as soon as a point is done, in whatever order they finish.
     progress : whether to show a progress bar.
+    history : whether to gather the evaluations of all rounds instead of the last ones.
 
     Returns
     -------
     DataFrame in the order of the points, with one row per point, group and number of fine-tuning steps: the settings
-    that vary, status, message, round, group, fine_tune_steps, loss, accuracy, worst_decile_accuracy. A point that
-    failed is one row with status "failed" and its error as the message; the other points go on.
+    that vary, status, message, round, group, fine_tune_steps, loss, accuracy, worst_decile_accuracy; `round` is the
+    one that the row's numbers were measured in. A point that failed is one row with status "failed" and its error as
+    the message; the other points go on. Ctrl-C ends the sweep; with a cache, the next call goes on from there.
 
     Raises
     ------
@@ -62,7 +65,7 @@ def sweep(
         Path(cache).mkdir(parents=True, exist_ok=True)
     tables: list[pd.DataFrame | None] = [None] * len(points)
     with tqdm(total=len(points), unit="point", disable=progress_hidden(progress)) as bar:
-        for number, answer in _answers(points, executor, cache):
+        for number, answer in _answers(points, executor, cache, history):
             settings = {name: [points[number][name]] * len(answer) for name in varied}
             tables[number] = pd.concat([pd.DataFrame(settings), answer], axis=1)
             bar.update()
@@ -71,39 +74,52 @@ def sweep(
     return pd.concat(tables, ignore_index=True)
 
 
-def _answers(
-    points: list[dict[str, Any]], executor: Executor | None, cache: str | Path | None
-) -> Iterator[tuple[int, pd.DataFrame]]:
-    """Yield every point's number and rows as it finishes."""
-    if executor is None:
-        for number, point in enumerate(points):
-            yield number, run_point(point, cache)
-        return
-    waiting = {executor.submit(run_point, point, cache): number for number, point in enumerate(points)}
-    for future in as_completed(waiting):
-        error = future.exception()
-        yield waiting[future], future.result() if error is None else _failed(error)
-
-
-def run_point(settings: Mapping[str, Any], cache: str | Path | None = None) -> pd.DataFrame:
+def run_point(settings: Mapping[str, Any], cache: str | Path | None = None, history: bool = False) -> pd.DataFrame:
     """Run one point, or read it from the cache, and return its rows; what goes wrong becomes a row, too."""
     try:
         experiment = Experiment.from_dict(settings)
         path = None if cache is None else Path(cache) / f"{_digest(experiment)}.result"
-        result = _kept(path)
+        result = _kept(path, experiment)
         if result is None:
             result = run(experiment, progress=False)
-            if path is not None and result.status != "stopped":
+            if result.status == "stopped":  # by Ctrl-C, which is meant for the whole sweep
+                raise KeyboardInterrupt
+            if path is not None:
                 result.save(path)
     except Exception as error:  # a failing point must not end the others
         return _failed(error)
-    last = result.history[result.history["round"] == result.history["round"].max()].drop(columns="round")
-    if last.empty:
+    rows = result.history
+    if rows.empty:
         return pd.DataFrame([{"status": result.status, "message": result.message, "round": result.round}])
-    last.insert(0, "status", result.status)
-    last.insert(1, "message", result.message)
-    last.insert(2, "round", result.round)
-    return last.reset_index(drop=True)
+    if not history:
+        rows = rows[rows["round"] == rows["round"].max()]
+    return rows.assign(status=result.status, message=result.message)[_ORDER].reset_index(drop=True)
+
+
+_ORDER = ["status", "message", *HISTORY_COLUMNS]
+
+
+def _answers(
+    points: Sequence[Mapping[str, Any]], executor: Executor | None, cache: str | Path | None, history: bool
+) -> Iterator[tuple[int, pd.DataFrame]]:
+    """Yield every point's number and rows, as they come."""
+    if executor is None:
+        for number, point in enumerate(points):
+            yield number, run_point(point, cache, history)
+        return
+    waiting = {}
+    try:
+        for number, point in enumerate(points):
+            try:
+                waiting[executor.submit(run_point, point, cache, history)] = number
+            except BrokenExecutor as error:  # a worker died while the rest was being handed out
+                yield number, _failed(error)
+        for future in as_completed(waiting):
+            error = future.exception()
+            yield waiting[future], future.result() if error is None else _failed(error)
+    finally:  # after Ctrl-C, do not begin what nobody waits for
+        for future in waiting:
+            future.cancel()
 
 
 def _points(grid: Mapping | Sequence, base: Experiment) -> tuple[list[dict[str, Any]], list[str]]:
@@ -133,11 +149,12 @@ def _digest(experiment: Experiment) -> str:
     return hashlib.sha256(json.dumps([__version__, experiment.to_dict()], sort_keys=True).encode()).hexdigest()
 
 
-def _kept(path: Path | None) -> Result | None:
+def _kept(path: Path | None, experiment: Experiment) -> Result | None:
     try:
-        return None if path is None else load_result(path)
+        result = None if path is None else load_result(path)
     except (FileNotFoundError, ValueError):  # not there, or damaged: compute it (again)
         return None
+    return result if result is not None and result.experiment == experiment else None
 
 
 def _failed(error: BaseException) -> pd.DataFrame:

@@ -173,3 +173,61 @@ def test_bound_terms_stacks_what_is_there():
     bars = [(round(bar.get_x(), 9), round(bar.get_width(), 9)) for bar in axes.patches]
     assert bars == [(0, 0.2)] * 2 + [(0.2, 0.05)] * 2 + [(0.25, 0.1)] * 2
     assert list(axes.get_lines()[0].get_xdata()) == [0.1, 0.1]
+
+
+@pytest.fixture(scope="module")
+def swept():
+    """A table with known means, as a sweep gives it, with one run that diverged."""
+    rows = [
+        (nu, tau, seed, "completed", "", 9, group, steps, 1.0, nu / 10 + tau / 100 + seed / 1000 + steps / 10, 0.1)
+        for nu in (0, 1, 5)
+        for tau in (1, 5)
+        for seed in range(3)
+        for group in ("trained", "new")
+        for steps in (0, 2)
+    ]
+    names = ["nu", "local_steps", "seed", "status", "message", "round", "group", "fine_tune_steps", "loss", "accuracy"]
+    frame = pd.DataFrame(rows, columns=[*names, "worst_decile_accuracy"])
+    frame.loc[(frame["nu"] == 5) & (frame["seed"] == 2) & (frame["local_steps"] == 5), "status"] = "diverged"
+    return frame
+
+
+def test_sweep_draws_means_over_seeds_and_their_intervals(swept):
+    figure = gl.plots.sweep(swept, x="nu", hue="local_steps")
+    left, right = figure.axes
+    assert (left.get_title(), right.get_title()) == ("agents trained on", "new agents")
+    assert left.get_ylabel() == "accuracy after 2 fine-tuning steps (%)"
+    drawn = [line.get_ydata() for line in right.get_lines() if line.get_label().startswith("_child")]
+    for line, tau in zip(drawn, (1, 5), strict=True):
+        diverged = [0, 0, 0.05 if tau == 5 else 0]  # of seeds 0 and 1 only: the mean is lower
+        np.testing.assert_allclose(line, 20 + tau + 0.1 + 10 * np.array([0, 1, 5]) - diverged)
+    assert [text.get_text() for text in right.get_legend().get_texts()] == ["1", "5"]
+    bars = [segment for bar in right.collections for segment in bar.get_segments()]
+    lows, highs = np.array([segment[:, 1] for segment in bars]).T
+    assert len(bars) == 6
+    assert (highs - lows <= 0.2 + 1e-9).all()  # within the seeds' range: 0, 0.1, 0.2 %
+    assert (highs > lows).all()
+    assert "1 run failed or diverged" in figure.get_suptitle()
+    assert "1 at 5 71.1, 5 at 5 75" in figure.alt
+
+
+def test_sweep_against_steps_and_words(swept):
+    figure = gl.plots.sweep(swept[swept["local_steps"] == 1], x="fine_tune_steps", hue="nu")
+    assert figure.axes[0].get_ylabel() == "accuracy (%)"
+    assert figure.get_suptitle() == ""
+    words = swept[swept["local_steps"] == 1].assign(method=swept["nu"].map("ν = {}".format))
+    figure = gl.plots.sweep(words, x="method", y="loss", fine_tune_steps=0)
+    assert [text.get_text() for text in figure.axes[0].get_xticklabels()] == ["ν = 0", "ν = 1", "ν = 5"]
+    assert {line.get_linestyle() for line in figure.axes[0].get_lines()} == {"None"}
+    assert figure.axes[1].get_ylabel() == "loss after 0 fine-tuning steps"
+
+
+def test_sweep_refuses_to_average_over_settings(swept):
+    with pytest.raises(ValueError, match=r"only the seed varies, not \['local_steps'\]"):
+        gl.plots.sweep(swept, x="nu")
+    with pytest.raises(ValueError, match="nuu"):
+        gl.plots.sweep(swept, x="nuu")
+    with pytest.raises(ValueError, match=r"fine_tune_steps = 7: .*\[0, 2\]"):
+        gl.plots.sweep(swept, x="nu", hue="local_steps", fine_tune_steps=7)
+    with pytest.raises(ValueError, match="no completed run"):
+        gl.plots.sweep(swept[swept["status"] == "diverged"], x="nu")

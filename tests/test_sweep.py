@@ -1,9 +1,11 @@
 """Sweeps: the same rows on any executor, failures as rows, nothing computed twice."""
 
+import dataclasses
 import itertools
 import multiprocessing
+import os
 import sys
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, ThreadPoolExecutor
 
 import pandas as pd
 import pytest
@@ -60,13 +62,62 @@ def test_a_finished_point_is_not_computed_again(serial, tmp_path, monkeypatch):
     files = sorted((tmp_path / "cache").iterdir())
     assert len(files) == 8
     files[3].write_bytes(b"spoiled")
+    files[5].write_bytes(files[6].read_bytes())  # whole, but of another point
     ran = []
     run = module.run
     monkeypatch.setattr(module, "run", lambda *a, **k: ran.append(a) or run(*a, **k))
     again = gl.sweep(GRID, BASE, cache=tmp_path / "cache", progress=False)
-    assert len(ran) == 1
+    assert len(ran) == 2
     for table in (first, again):
         pd.testing.assert_frame_equal(table, serial, check_exact=True)
+
+
+def test_several_sweeps_may_share_a_cache(serial, tmp_path):
+    with ThreadPoolExecutor(2) as executor:
+        tables = list(executor.map(lambda _: gl.sweep(GRID, BASE, cache=tmp_path, progress=False), range(2)))
+    for table in tables:
+        pd.testing.assert_frame_equal(table, serial, check_exact=True)
+    assert len(list(tmp_path.iterdir())) == 8  # and nothing half-written beside them
+
+
+def test_another_version_of_the_library_computes_anew(tmp_path, monkeypatch):
+    for version, files in (("0.1.0", 1), ("9.9.9", 2), ("9.9.9", 2)):
+        monkeypatch.setattr(gl, "__version__", version)
+        gl.sweep([BASE], cache=tmp_path, progress=False)
+        assert len(list(tmp_path.iterdir())) == files
+
+
+def test_ctrl_c_ends_the_sweep_and_keeps_what_is_finished(serial, tmp_path, monkeypatch):
+    run, ran = module.run, []
+
+    def interrupted(experiment, **options):
+        ran.append(experiment)
+        result = run(experiment, **options)
+        return result if len(ran) < 4 else dataclasses.replace(result, status="stopped")  # as run does on Ctrl-C
+
+    monkeypatch.setattr(module, "run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        gl.sweep(GRID, BASE, cache=tmp_path, progress=False)
+    assert (len(ran), len(list(tmp_path.iterdir()))) == (4, 3)
+    monkeypatch.setattr(module, "run", run)
+    pd.testing.assert_frame_equal(gl.sweep(GRID, BASE, cache=tmp_path, progress=False), serial, check_exact=True)
+
+
+def test_a_pool_whose_worker_died_gives_rows_that_say_so():
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
+        with pytest.raises(BrokenExecutor):
+            executor.submit(os._exit, 1).result()
+        table = gl.sweep([BASE, BASE.replace(nu=1)], executor=executor, progress=False)
+    assert list(table["status"]) == ["failed"] * 2
+    assert table["message"].str.contains("BrokenProcessPool").all()
+
+
+def test_histories_of_all_rounds():
+    points = [BASE.replace(eval_every=1, nu=nu) for nu in (0, 1)]
+    table = gl.sweep(points, progress=False, history=True)
+    for nu, rows in table.groupby("nu"):
+        history = gl.run(points[nu], progress=False).history
+        pd.testing.assert_frame_equal(rows[list(history)].reset_index(drop=True), history)
 
 
 def test_a_list_of_experiments(serial):

@@ -84,7 +84,7 @@ def draw_modules(graph: dict[str, set[str]]) -> None:
     axes = figure.add_subplot(xlim=(0, 1), ylim=(-0.5, len(rows) - 0.5))
     axes.set_axis_off()
     for name, others in arrows.items():
-        for other in others:
+        for other in sorted(others):
             axes.plot(*zip(place[name], place[other], strict=True), color="0.6", lw=0.8, zorder=0)
     for name, (x, level) in place.items():
         box = {"boxstyle": "round,pad=0.35", "facecolor": "#e6f2f0", "edgecolor": "#009485"}

@@ -1,0 +1,258 @@
+"""Does ν help? Every method with step sizes of its own, tuned on agents that are never scored, on fresh seeds.
+
+python studies/evidence.py [--quick] [--further] [--jobs 2] [--cache FOLDER] [--out FOLDER]
+python studies/evidence.py --time
+
+The first writes tuning.csv (every step size that was tried) and results.csv (every tuned run) to studies/evidence, or
+with --quick, in half a minute, to studies/evidence-quick. Each run is kept in the cache as soon as it ends: stopped at
+any moment, the same command goes on from there and ends with the same tables. The second measures what a round of each
+method costs on this machine, and writes timings.csv.
+"""
+
+import argparse
+import multiprocessing
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+from tqdm.auto import tqdm
+
+import gmfl_lite as gl
+
+ROOT = Path(__file__).resolve().parent.parent
+VALIDATION_SEEDS = (1000, 1001, 1002, 1003, 1004)
+"""Of the federations that step sizes are tuned on; no federation of these seeds is ever scored."""
+DEPLOYED = 5
+"""ν′, the fine-tuning steps after which step sizes are compared; the same for all methods."""
+RESTARTS = 4
+
+_COMMON = {
+    "partition": "iid", "model": "mlp", "agents_per_round": 10, "eval_steps": (0, 1, 2, 5, 10),
+    "execution": "vectorized", "device": "cpu",
+}  # fmt: skip
+DATASETS = {
+    "digits": gl.Experiment(
+        dataset="digits", n_agents=20, n_new_agents=10, test_fraction=0.33, batch_size=None, rounds=30, eval_every=3,
+        fine_tune_lr=0.5, meta_lr=0.5, **_COMMON,
+    ),
+    "fashion-mnist": gl.Experiment(
+        dataset="fashion-mnist", n_agents=60, n_new_agents=20, test_fraction=0.8, batch_size=50, rounds=40,
+        eval_every=10, fine_tune_lr=0.5, meta_lr=0.5, **_COMMON,
+    ),
+    "tiny digits": gl.Experiment(
+        dataset="digits", n_agents=20, n_new_agents=10, test_fraction=0.5, batch_size=10, rounds=10, eval_every=5,
+        fine_tune_lr=0.5, meta_lr=0.5, **{**_COMMON, "agents_per_round": 5},
+    ),
+}  # fmt: skip
+"""What all methods share; the step sizes are where their search begins."""
+PER_FEDAVG_A = {"digits": 10, "fashion-mnist": 100}
+
+SHIFTS = {
+    "10 classes permuted": {"permuted_classes": 10},
+    "4 classes permuted": {"permuted_classes": 4},
+    "IID": {},
+    "Dirichlet 0.1": {"partition": "dirichlet", "dirichlet_alpha": 0.1},
+    "Dirichlet 0.3": {"partition": "dirichlet", "dirichlet_alpha": 0.3},
+    "Dirichlet 1": {"partition": "dirichlet", "dirichlet_alpha": 1.0},
+    "two classes an agent": {"partition": "shards", "classes_per_agent": 2},
+    "Per-FedAvg split": {"partition": "per_fedavg"},
+    "rotation ± 90°": {"max_rotation": 90.0},
+}
+"""How agents differ."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method in one regime, on how many seeds it is tuned and on how many others it is scored.
+
+    dataset, shift : keys of DATASETS and SHIFTS.
+    rounds : another number of rounds than the dataset's, or 0.
+    """
+
+    dataset: str
+    shift: str
+    nu: int
+    local_steps: int = 1
+    gradient: str = "exact"
+    rounds: int = 0
+    seeds: int = 5
+    validation_seeds: int = 2
+
+    @property
+    def start(self) -> gl.Experiment:
+        """Where the search for this method's step sizes begins."""
+        changes = dict(SHIFTS[self.shift])
+        if changes.get("partition") == "per_fedavg":
+            changes["per_fedavg_a"] = PER_FEDAVG_A[self.dataset]
+        changes |= {"nu": self.nu, "local_steps": self.local_steps, "gradient": self.gradient}
+        if self.rounds:
+            changes |= {"rounds": self.rounds, "eval_every": self.rounds // 12}
+        return DATASETS[self.dataset].replace(**changes)
+
+
+def tune(cell: Cell, cache: Path | None) -> pd.DataFrame:
+    """Search step sizes on validation seeds alone; return what was tried and which are chosen.
+
+    A compass search over powers of √2 on the first `cell.validation_seeds`: from the better of two starts, the second
+    with fine_tune_lr over 8, go to the best of the four neighbours (one of the two step sizes times or over 2) as long
+    as that is better, then the same with √2. It has no edge that the best could lie beyond, but may rest on a local
+    best. The best accuracy is often found one step before divergence, where another federation diverges: chosen is the
+    best of those tried that diverges on none of all VALIDATION_SEEDS.
+    """
+    tried: dict[tuple[int, int], dict[str, float | bool]] = {}
+
+    def runs(point: tuple[int, int], seeds: Sequence[int]) -> pd.DataFrame:
+        start = cell.start
+        sizes = {
+            "fine_tune_lr": start.fine_tune_lr * 2 ** (point[0] / 2),
+            "meta_lr": start.meta_lr * 2 ** (point[1] / 2),
+        }
+        experiment = start.replace(**sizes, eval_every=start.rounds, eval_steps=(DEPLOYED,))
+        rows = gl.sweep([experiment.replace(seed=seed) for seed in seeds], cache=cache, progress=False)
+        tried.setdefault(point, sizes)
+        return rows
+
+    def accuracy(point: tuple[int, int]) -> float:
+        if point not in tried:
+            rows = runs(point, VALIDATION_SEEDS[: cell.validation_seeds])
+            completed = (rows["status"] == "completed").all()
+            mean = rows.loc[rows["group"] == "new", "accuracy"].mean()
+            tried[point] |= {"validation_accuracy": mean if completed else -1.0, "chosen": False}
+        return tried[point]["validation_accuracy"]
+
+    best = max([(0, 0), (-6, 0)], key=accuracy)
+    for stride in (2, 1):
+        moved = True
+        while moved:
+            i, j = best
+            around = [best, (i + stride, j), (i - stride, j), (i, j + stride), (i, j - stride)]
+            better = max(around, key=accuracy)  # the first of equals, so that it comes to rest
+            best, moved = better, better != best
+    for point in sorted(tried, key=accuracy, reverse=True):
+        if (runs(point, VALIDATION_SEEDS)["status"] == "completed").all():
+            tried[point]["chosen"] = True
+            break
+    return pd.DataFrame(list(tried.values()))
+
+
+def score(cell: Cell, fine_tune_lr: float, meta_lr: float, cache: Path | None) -> pd.DataFrame:
+    """Run tuned step sizes on the seeds 0, 1, … and return the evaluations worth keeping.
+
+    These are all of the last round, and those of new agents after DEPLOYED steps in every evaluated round. A run that
+    diverges, which training itself shows, is started again with meta_lr over √2, as anybody would do: see `restarts`.
+    """
+    seeds = range(cell.seeds)
+    assert not set(seeds) & set(VALIDATION_SEEDS)
+    frames = []
+    for seed in seeds:
+        for restarts in range(RESTARTS + 1):
+            sizes = {"fine_tune_lr": fine_tune_lr, "meta_lr": meta_lr / 2 ** (restarts / 2)}
+            run = cell.start.replace(seed=seed, **sizes)
+            rows = gl.sweep([run], cache=cache, progress=False, history=True)
+            if rows["status"].iloc[0] == "completed":
+                break
+        on_the_way = (rows["group"] == "new") & (rows["fine_tune_steps"] == DEPLOYED)
+        frames.append(rows[on_the_way | (rows["round"] == run.rounds)].assign(seed=seed, restarts=restarts))
+    columns = ["seed", "restarts", "status", "round", "group", "fine_tune_steps", "accuracy", "worst_decile_accuracy"]
+    return pd.concat(frames, ignore_index=True)[columns]
+
+
+def plan(further: bool = False) -> list[Cell]:
+    """Which methods are tried in which regimes: what the committed tables hold, or with `further` the full design.
+
+    The whole product of datasets, shifts, τ, ν and gradients has thousands of cells. This is the part that decides
+    whether ν helps: the regime where it should help most, on two datasets, with FedAvg at one and at many local steps;
+    and one where agents differ in their classes. The further cells are the map around it: more shifts, more ν, more
+    rounds, the approximated gradients, and local steps for ν ≥ 1.
+    """
+    headline = "10 classes permuted"
+    digits = {"dataset": "digits", "shift": headline, "seeds": 10, "validation_seeds": 2}
+    fashion = {"dataset": "fashion-mnist", "shift": headline, "validation_seeds": 1}
+    core = ({"nu": 1}, {"nu": 3}, {"nu": 0}, {"nu": 0, "local_steps": 10})
+    cells = [Cell(**regime, **method) for method in core for regime in (fashion, digits)]
+    methods = ({"nu": 1}, {"nu": 3}, {"nu": 0, "local_steps": 5})
+    cells += [Cell("digits", "two classes an agent", **method, validation_seeds=1) for method in methods]
+    if further:
+        cells += [
+            Cell(**digits, **method) for method in ({"nu": 5}, {"nu": 3, "local_steps": 5}, {"nu": 10}, {"nu": 2})
+        ]
+        shifts = [shift for shift in SHIFTS if shift not in (headline, "two classes an agent")]
+        cells += [Cell("digits", shift, **method, validation_seeds=1) for shift in shifts for method in methods]
+        cells += [Cell(**digits, **method, rounds=150) for method in core[:2]]
+        gradients = [{"nu": 3, "gradient": gradient} for gradient in ("first_order", "hessian_free")]
+        cells += [Cell(**digits, **method) for method in (*gradients, {"nu": 1, "local_steps": 5}, methods[-1])]
+        cells += [Cell(**fashion, **method) for method in ({"nu": 5}, {"nu": 3, "local_steps": 5}, gradients[0])]
+    return cells
+
+
+def quick_plan() -> list[Cell]:
+    return [Cell("tiny digits", "10 classes permuted", nu, seeds=2, validation_seeds=1) for nu in (0, 1, 3)]
+
+
+def study(cell: Cell, cache: Path | None) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Tune a cell and score it: what was tried, and what was scored."""
+    tried = tune(cell, cache)
+    (best,) = tried[tried["chosen"]].itertuples()
+    scored = score(cell, best.fine_tune_lr, best.meta_lr, cache)
+    return _named(cell, tried), _named(cell, scored)
+
+
+def _named(cell: Cell, frame: pd.DataFrame) -> pd.DataFrame:
+    names = {"dataset": cell.dataset, "shift": cell.shift, "rounds": cell.start.rounds}
+    names |= {"nu": cell.nu, "local_steps": cell.local_steps, "gradient": cell.gradient}
+    return frame.assign(**names)[[*names, *frame]]
+
+
+def tables(cells: Sequence[Cell], cache: Path, jobs: int) -> dict[str, pd.DataFrame]:
+    """Study every cell, `jobs` at once, and return the tables by name."""
+    cache.mkdir(parents=True, exist_ok=True)
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as executor:
+        try:
+            found = list(tqdm(executor.map(partial(study, cache=cache), cells), total=len(cells), unit="cell"))
+        except BaseException:
+            executor.shutdown(wait=False, cancel_futures=True)
+            raise
+    tried, scored = (pd.concat(frames, ignore_index=True) for frames in zip(*found, strict=True))
+    return {"tuning": tried, "results": scored}
+
+
+def timings(rounds: int = 10, repeats: int = 3) -> pd.DataFrame:
+    """Measure a round of each method in the headline regimes: the least processor seconds of some repeats, in turn."""
+    cells = [cell for cell in plan() if cell.shift == "10 classes permuted" and not cell.rounds]
+    seconds = dict.fromkeys(cells, float("inf"))
+    for _ in range(repeats):
+        for cell in cells:
+            run = cell.start.replace(fine_tune_lr=0.1, meta_lr=0.1, eval_steps=(0,), eval_every=10**6)
+            federation = gl.build_federation(run)
+            used = []
+            for many in (rounds, 3 * rounds):
+                before = time.process_time()
+                gl.run(run.replace(rounds=many), federation=federation, progress=False)
+                used.append(time.process_time() - before)
+            seconds[cell] = min(seconds[cell], (used[1] - used[0]) / (2 * rounds))
+    return pd.concat([_named(c, pd.DataFrame({"seconds_per_round": [t]})) for c, t in seconds.items()])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="a small study, in half a minute")
+    parser.add_argument("--further", action="store_true", help="also the cells that the committed tables leave out")
+    parser.add_argument("--time", action="store_true", help="only measure what a round costs here")
+    parser.add_argument("--jobs", type=int, default=gl.machine.usable_cores(), help="processes at once")
+    parser.add_argument("--cache", type=Path, default=ROOT / "artefacts" / "evidence", help="finished runs")
+    parser.add_argument("--out", type=Path, help="folder of the tables")
+    asked = parser.parse_args()
+    out = asked.out or ROOT / "studies" / ("evidence-quick" if asked.quick else "evidence")
+    out.mkdir(parents=True, exist_ok=True)
+    cells = quick_plan() if asked.quick else plan(asked.further)
+    written = {"timings": timings()} if asked.time else tables(cells, asked.cache, asked.jobs)
+    for name, table in written.items():
+        table.to_csv(out / f"{name}.csv", index=False, float_format="%.4g")
+
+
+if __name__ == "__main__":
+    main()

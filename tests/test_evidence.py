@@ -1,0 +1,136 @@
+"""The evidence study: nothing that is scored was tuned on, a kill in the middle loses nothing, the tables come out."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import gmfl_lite as gl
+
+STUDIES = Path(__file__).parent.parent / "studies"
+
+
+@pytest.fixture
+def evidence(monkeypatch):
+    monkeypatch.syspath_prepend(STUDIES)
+    import evidence
+
+    return evidence
+
+
+def quick(cache, out):
+    command = [sys.executable, STUDIES / "evidence.py", "--quick", "--jobs", "2", "--cache", cache, "--out", out]
+    env = {**os.environ, "TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, env=env, start_new_session=True)
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_it_goes_on_and_gives_the_committed_tables(tmp_path):
+    """All processes are killed at once, as a power cut would: what was finished stays, and is not computed again."""
+    cache, out = tmp_path / "cache", tmp_path / "out"
+    with quick(cache, out) as study:
+        while study.poll() is None and len(list(cache.glob("*.result"))) < 8:
+            time.sleep(0.05)
+        assert study.poll() is None
+        os.killpg(study.pid, signal.SIGKILL)
+    time.sleep(0.2)
+    finished = {path: path.stat().st_mtime_ns for path in cache.glob("*.result")}
+    assert len(finished) >= 8
+    assert all(gl.load_result(path).status != "stopped" for path in finished)
+    assert not list(out.glob("*.csv"))
+    with quick(cache, out) as study:
+        study.wait()
+    assert study.returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+    assert len(list(cache.glob("*.result"))) > len(finished)
+    for name in ("tuning", "results"):
+        made, committed = ((folder / f"{name}.csv").read_text() for folder in (out, STUDIES / "evidence-quick"))
+        assert made == committed
+
+
+def test_no_federation_that_is_scored_is_tuned_on(evidence, monkeypatch, tmp_path):
+    """Watched from outside: which federations a study asks for before it has chosen, and which after."""
+    asked = []
+
+    def fake(points, **options):
+        asked.extend((point.seed, point.fine_tune_lr, point.meta_lr) for point in points)
+        group = ["trained", "new"] * len(points)
+        rows = pd.DataFrame({"group": group, "status": "completed", "round": points[0].rounds, "fine_tune_steps": 5})
+        # Scores on seeds from 0 to 999 are perfect where step sizes are bad: whoever looked would be drawn there.
+        errors = [abs(np.log2(point.fine_tune_lr)) + abs(np.log2(point.meta_lr) + 2) for point in points]
+        accuracy = [1 / (1 + e) if p.seed >= 1000 else 1 - 1 / (1 + e) for p, e in zip(points, errors, strict=True)]
+        return rows.assign(accuracy=np.repeat(accuracy, 2), worst_decile_accuracy=0.0)
+
+    monkeypatch.setattr(gl, "sweep", fake)
+    for cell in {*evidence.plan(further=True), *evidence.quick_plan()}:
+        asked.clear()
+        tried, scored = evidence.study(cell, tmp_path)
+        seeds = [seed for seed, *_ in asked]
+        fresh = [seed for seed in seeds if seed < 1000]
+        assert set(seeds) - set(fresh) == set(evidence.VALIDATION_SEEDS)
+        assert fresh == seeds[-len(fresh) :] == list(range(cell.seeds))  # nothing is scored before all is tuned
+        (best,) = tried[tried["chosen"]].itertuples()
+        assert (best.fine_tune_lr, best.meta_lr) == pytest.approx((1, 0.25))
+        assert {sizes for seed, *sizes in map(tuple, asked) if seed < 1000 for sizes in [tuple(sizes)]} == {
+            (best.fine_tune_lr, best.meta_lr)
+        }
+        assert len(scored) == 2 * cell.seeds
+
+
+def test_step_sizes_that_diverge_on_any_validation_federation_are_not_chosen(evidence, monkeypatch):
+    def fake(points, **options):
+        status = ["diverged" if p.seed == 1003 and p.meta_lr > 0.5 else "completed" for p in points]
+        accuracy = [p.meta_lr if p.meta_lr < 2 else 0.0 for p in points]
+        return pd.DataFrame({"group": "new", "status": status, "accuracy": accuracy})
+
+    monkeypatch.setattr(gl, "sweep", fake)
+    tried = evidence.tune(evidence.plan()[0], None)
+    assert tried["validation_accuracy"].max() > 1
+    assert tried[tried["chosen"]]["meta_lr"].tolist() == [0.5]
+
+
+def test_a_run_that_diverges_is_started_again_with_a_smaller_step(evidence, monkeypatch):
+    asked = []
+
+    def fake(points, **options):
+        (point,) = points
+        asked.append((point.seed, point.meta_lr))
+        status = "diverged" if point.seed == 1 and point.meta_lr > 0.6 else "completed"
+        row = {"status": status, "round": point.rounds, "group": "new", "fine_tune_steps": 5}
+        return pd.DataFrame([row | {"accuracy": 0.5, "worst_decile_accuracy": 0.4}])
+
+    monkeypatch.setattr(gl, "sweep", fake)
+    scored = evidence.score(evidence.Cell("digits", "IID", 3, seeds=3), 0.5, 1.0, None)
+    assert asked == [(0, 1.0), (1, 1.0), (1, pytest.approx(0.5**0.5)), (1, 0.5), (2, 1.0)]
+    assert scored["restarts"].tolist() == [0, 2, 0]
+    assert set(scored["status"]) == {"completed"}
+
+
+def test_all_methods_of_a_regime_share_everything_but_the_method(evidence):
+    own = {"nu", "local_steps", "gradient", "fine_tune_lr", "meta_lr", "rounds", "eval_every", "seed"}
+    shared = {}
+    for cell in evidence.plan(further=True):
+        rest = {name: value for name, value in cell.start.to_dict().items() if name not in own}
+        assert shared.setdefault((cell.dataset, cell.shift), rest) == rest
+        assert evidence.DEPLOYED in cell.start.eval_steps
+
+
+@pytest.mark.parametrize("folder", ["evidence", "evidence-quick"])
+def test_the_committed_tables_are_of_the_plan(evidence, folder):
+    results, tuning = (pd.read_csv(STUDIES / folder / f"{name}.csv") for name in ("results", "tuning"))
+    cells = evidence.quick_plan() if "quick" in folder else evidence.plan()
+    names = ["dataset", "shift", "rounds", "nu", "local_steps", "gradient"]
+    planned = [(c.dataset, c.shift, c.start.rounds, c.nu, c.local_steps, c.gradient) for c in cells]
+    for table in (results, tuning):
+        assert list(table[names].drop_duplicates().itertuples(index=False, name=None)) == planned
+    assert results.groupby(names, sort=False)["seed"].nunique().tolist() == [cell.seeds for cell in cells]
+    assert tuning.groupby(names)["chosen"].sum().eq(1).all()
+    completed = results[results["status"] == "completed"]
+    assert completed["accuracy"].between(0, 1).all()
+    assert (completed["worst_decile_accuracy"] <= completed["accuracy"] + 1e-9).mean() > 0.99
