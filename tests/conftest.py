@@ -7,6 +7,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one thread for each process that runs
 
 import numpy as np
 import pytest
+import sklearn.datasets  # noqa: F401  its first import draws from Python's global generator, so not in a test
 import torch
 
 import gmfl_lite as gl
