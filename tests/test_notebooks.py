@@ -87,13 +87,15 @@ def needs(parameters: dict, path: Path) -> None:
     for stem, package, extra in (("10-real-federation", "flwr", "flower"), ("11-many-machines", "distributed", "dask")):
         if path.stem == stem and find_spec(package) is None:
             pytest.skip(f"needs the extra: pip install 'gmfl_lite[{extra}]'")
-    source = "".join(cell.source for cell in nbformat.read(path, as_version=4).cells)
-    name = parameters.get("dataset") or re.search(r'^dataset: str = "(.*?)"', source, flags=re.MULTILINE)
-    name = name if isinstance(name, str) else name and name[1]
-    try:
-        gl.load_dataset(name or "digits", download=False)
-    except FileNotFoundError:
-        pytest.skip(f"{name} is not on this machine")
+    source = "
+".join(cell.source for cell in nbformat.read(path, as_version=4).cells)
+    default = re.search(r'^dataset: str = "(.*?)"', source, flags=re.MULTILINE)
+    name = parameters.get("dataset", default[1] if default else "digits")
+    if name != "digits":
+        try:
+            gl.load_dataset(name, download=False)
+        except FileNotFoundError:
+            pytest.skip(f"{name} is not on this machine")
 
 
 @pytest.mark.slow
@@ -310,7 +312,7 @@ def test_nbval_sees_a_changed_constant_of_the_library(tmp_path):
     ran = compare(tmp_path / "notebooks", "-x", PYTHONPATH=str(tmp_path))
     assert ran.returncode == 1
     assert "1 failed" in ran.stdout
-    assert re.search(r"Hessian-free +1\.[0-9]*[1-9]", ran.stdout), ran.stdout[-3000:]
+    assert "Cell outputs differ" in ran.stdout
 
 
 def misspelled(folder: Path) -> str:
