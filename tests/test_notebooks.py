@@ -87,8 +87,7 @@ def needs(parameters: dict, path: Path) -> None:
     for stem, package, extra in (("10-real-federation", "flwr", "flower"), ("11-many-machines", "distributed", "dask")):
         if path.stem == stem and find_spec(package) is None:
             pytest.skip(f"needs the extra: pip install 'gmfl_lite[{extra}]'")
-    source = "
-".join(cell.source for cell in nbformat.read(path, as_version=4).cells)
+    source = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells)
     default = re.search(r'^dataset: str = "(.*?)"', source, flags=re.MULTILINE)
     name = parameters.get("dataset", default[1] if default else "digits")
     if name != "digits":
