@@ -11,8 +11,6 @@ import gmfl_lite as gl
 
 distributed = pytest.importorskip("distributed", reason="needs the extra: pip install 'gmfl_lite[dask]'")
 
-pytestmark = pytest.mark.xdist_group("processes")  # one after the other: each starts several processes
-
 BASE = gl.Experiment(
     model="softmax", n_agents=10, n_new_agents=2, agents_per_round=3, rounds=5, eval_every=5, eval_steps=(0, 2)
 )

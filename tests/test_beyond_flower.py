@@ -19,8 +19,6 @@ from classroom import BIN, ROOT, Classroom, Wire, environment  # noqa: E402
 
 from gmfl_lite import flower_app  # noqa: E402
 
-pytestmark = pytest.mark.xdist_group("processes")  # one after the other: each starts several processes
-
 EXPERIMENT = gl.Experiment(
     n_agents=3, n_new_agents=0, agents_per_round=3, rounds=3, eval_every=3, weighting="samples", size_spread=1.0,
     device="cpu",

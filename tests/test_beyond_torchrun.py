@@ -11,8 +11,6 @@ from classroom import environment, free_port
 import gmfl_lite as gl
 from gmfl_lite import distributed
 
-pytestmark = pytest.mark.xdist_group("processes")  # one after the other: each starts several processes
-
 EXPERIMENT = gl.Experiment(
     n_agents=9, n_new_agents=2, agents_per_round=5, rounds=3, eval_every=3, weighting="samples", size_spread=1.0,
     device="cpu",

@@ -25,7 +25,6 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 WIDTHS = {"wide": (1280, 800), "narrow": (900, 800)}
 
 pytestmark = [
-    pytest.mark.xdist_group("browser"),
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine (apt-get install chromium): no browser"),
 ]
