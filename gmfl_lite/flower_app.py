@@ -21,12 +21,13 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from torch.utils._pytree import tree_map
 
-from . import checks, images
+from . import checks
 from .data import load_dataset
 from .evaluation import adaptation_curve
 from .experiment import Experiment, build_federation, choose_device
 from .federation import Federation, IndexTable
 from .flower_strategy import MetaFedAvg, log, pack, unpack
+from .images import load_images
 from .leaks import clip_and_add_noise
 from .models import as_functions, build_model, cross_entropy
 from .objective import Params
@@ -132,7 +133,7 @@ def own_data(experiment: Experiment, node_config: Mapping[str, Any]) -> tuple[in
     number = node_config.get("agent", node_config.get("partition-id"))
     number = checks.integer("agent (in --node-config)", number, 0, everybody - 1)
     if "images" in node_config:
-        dataset = images.load(
+        dataset = load_images(
             node_config["images"], like=load_dataset(experiment.dataset), invert=bool(node_config.get("invert", False))
         )
         whole = Federation.from_partition(

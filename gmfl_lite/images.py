@@ -11,7 +11,7 @@ from .data import Dataset
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 
 
-def load(folder: str | Path, *, like: Dataset, invert: bool = False) -> Dataset:
+def load_images(folder: str | Path, *, like: Dataset, invert: bool = False) -> Dataset:
     """Read a folder of images, in the size, colours and classes of a dataset.
 
     Parameters
@@ -33,7 +33,7 @@ def load(folder: str | Path, *, like: Dataset, invert: bool = False) -> Dataset:
     ...     for name in "37":
     ...         (Path(folder) / name).mkdir()
     ...         Image.new("L", (20, 30), 255).save(Path(folder) / name / "first.png")
-    ...     load(folder, like=gl.load_dataset("digits")).y.tolist()
+    ...     load_images(folder, like=gl.load_dataset("digits")).y.tolist()
     [3, 7]
     """
     folder = Path(folder)

@@ -216,7 +216,8 @@ def test_a_sweep_draws_its_family(page, panel):
 def test_divergence_is_said_in_words(page, panel):
     button(panel, "a step size that diverges").click()
     alert = panel.get_by_role("alert")
-    playwright.expect(alert).to_contain_text(re.compile(r"diverged .*lower \w+_lr \(now .*\), for example to "))
+    words = re.compile(r"diverged .*lower \w+_lr \(now .*\), for example to ")
+    playwright.expect(alert).to_contain_text(words, timeout=60_000)
     picture_of(page, "diverged")
 
 
