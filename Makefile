@@ -45,7 +45,7 @@ bench: .venv/ready-to-bench  ## measure, and write benchmarks/RESULTS.md; on a q
 	$(BIN)/python benchmarks/meta_gradient.py
 
 evidence: .venv/ready  ## make the tables of studies/evidence; some hours, and it goes on from where it was stopped
-	OMP_NUM_THREADS=1 $(BIN)/python studies/evidence.py
+	$(BIN)/python studies/evidence.py
 
 .venv/ready: pyproject.toml
 	@echo 'setting up .venv: once, for some minutes, most of them for PyTorch ...'

@@ -13,6 +13,13 @@ import platform
 
 import torch
 
+PORTABLE = {"MKL_CBWR": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "OMP_NUM_THREADS": "1"}
+"""Environment of a new process that is to give the same bits on all Intel processors since 2013.
+
+Wider instructions and more threads add in another order, and after a hundred rounds of training a difference in the
+last digit is one in the first. The notebooks' stored outputs and the evidence are made so, up to twice as slowly.
+"""
+
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of glibc's malloc.h
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from gmfl_lite import machine
 
@@ -72,3 +73,15 @@ def test_the_allocator_is_left_alone_on_request(monkeypatch):
     monkeypatch.setenv("GMFL_LITE_KEEP_MEMORY", "0")
     monkeypatch.setattr(machine.ctypes, "CDLL", None)
     assert not machine.keep_freed_memory()
+
+
+@pytest.mark.skipif("mkl" not in torch.__config__.show().lower(), reason="this torch multiplies without Intel's MKL")
+def test_portable_runs_give_the_bits_of_a_smaller_processor():
+    """Here played by a processor whose MKL must not use more than AVX2."""
+    code = """
+import hashlib, gmfl_lite as gl
+params = gl.run(gl.Experiment(rounds=5), progress=False).params
+print(hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in params.values())).hexdigest())
+"""
+    smaller = {**machine.PORTABLE, "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
+    assert python(code, **machine.PORTABLE) == python(code, **smaller)

@@ -61,7 +61,10 @@ SMALL = {
         {"n_agents": 2, "nu": 0, "rounds": 2, "image": 7, "seed": 1},
         {"n_agents": 4, "nu": 5, "rounds": 1, "fine_tune_lr": 0.3, "meta_lr": 0.01, "clip_norm": 5.0, "image": 1700},
     ],
-    "11-many-machines": [{"largest_nu": 2, "seeds": 1, "rounds": 2}],
+    "11-many-machines": [
+        {"largest_nu": 2, "seeds": 1, "rounds": 2},
+        {"largest_nu": 10, "seeds": 1, "rounds": 1, "fine_tune_lr": 0.01, "workers": 1},
+    ],
     "05-when-nu-helps-and-when-it-hurts": [
         {"nu": 5, "largest_nu": 2, "rounds": 2, "n_agents": 4, "seed": 1},
         {"nu": 0, "largest_nu": 1, "rounds": 3, "n_agents": 5, "fine_tune_lr": 0.9, "real_lr": 0.01},
@@ -78,7 +81,7 @@ def compare(folder: Path, *options: str, **environment: str) -> subprocess.Compl
     """Run nbval in its strict form: every committed output must come out again."""
     command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "-q", "-p", "no:cacheprovider"]
     command += ["-W", "default", *options, str(folder)]
-    environment = {**os.environ, "TQDM_DISABLE": "1", **environment}
+    environment = {**os.environ, **gl.machine.PORTABLE, "TQDM_DISABLE": "1", **environment}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 

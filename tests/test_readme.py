@@ -104,11 +104,11 @@ def test_lab_opens_the_first_notebook(checkout, variables, tmp_path):
         for _ in range(600):
             running = [json.loads(path.read_text()) for path in (tmp_path / "runtime").glob("jpserver-*.json")]
             opened = list((tmp_path / "runtime").glob("jpserver-*-open.html"))
-            if running and opened:
+            if running and opened and (page := opened[0].read_text()):
                 break
             assert lab.poll() is None, (tmp_path / "log").read_text()
             time.sleep(0.1)
-        path = re.search(r"lab/tree/([^?]*00-start-here\.ipynb)", opened[0].read_text())[1]
+        path = re.search(r"lab/tree/([^?]*00-start-here\.ipynb)", page)[1]
         request = f"{running[0]['url']}api/contents/{path}?content=0"
         headers = {"Authorization": f"token {running[0]['token']}"}
         with urllib.request.urlopen(urllib.request.Request(request, headers=headers), timeout=30) as answer:
