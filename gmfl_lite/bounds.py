@@ -179,9 +179,9 @@ def covariance_bound(
     initial_gap: ArrayLike,
     covariance: ArrayLike,
     dropped_deviation: ArrayLike,
-    dropped_norm: ArrayLike = 1.0,
-    truncated_smoothness: ArrayLike = 0.0,
-    truncated_heterogeneity: ArrayLike = 0.0,
+    dropped_norm: ArrayLike | None = None,
+    truncated_smoothness: ArrayLike | None = None,
+    truncated_heterogeneity: ArrayLike | None = None,
 ) -> Value:
     """Return 2Δ/(βτK) + (c + pψγ_g)² / (1 − κ′), κ′ = κ + pψ: first-order or truncated gradients (Theorem 4).
 
@@ -193,11 +193,11 @@ def covariance_bound(
     covariance : c ≥ ‖C‖, C = (1/n) Σ_i (P_i − P̄)(g_i − ḡ), or its root mean square over the visited rounds.
     dropped_deviation : κ ≥ ‖P̄ − I‖, such as `truncation_factor`.
     dropped_norm, truncated_smoothness, truncated_heterogeneity : p ≥ ‖P̄‖, L^[m] and γ_g = (1/n Σ_i ‖g_i − ḡ‖²)^½, which
-        matter for τ > 1 only: ψ = √Ψ / (1 − √Ψ) with Ψ of L^[m].
+        τ > 1 needs and τ = 1 does not: ψ = √Ψ / (1 − √Ψ) with Ψ of L^[m].
 
     Raises
     ------
-    ValueError : κ′ not below 1, or βτL_F above 1 − κ′.
+    ValueError : one of these three missing for τ > 1, κ′ not below 1, or βτL_F above 1 − κ′.
 
     Examples
     --------
@@ -206,8 +206,16 @@ def covariance_bound(
     0.38
     """
     tau, _ = _local(local_steps, meta_lr, meta_smoothness)
-    root = np.sqrt(drift(tau, meta_lr, meta_smoothness=truncated_smoothness))
-    p = checks.numbers("dropped_norm", dropped_norm, 0)
+    several = {
+        "dropped_norm": dropped_norm,
+        "truncated_smoothness": truncated_smoothness,
+        "truncated_heterogeneity": truncated_heterogeneity,
+    }
+    for name, value in several.items():
+        if value is None and np.any(tau > 1):
+            raise checks.refusal(name, None, f"given for more than one local step (local_steps = {local_steps})")
+    p, truncated, gamma_g = (checks.numbers(name, 0 if value is None else value, 0) for name, value in several.items())
+    root = np.sqrt(drift(tau, meta_lr, meta_smoothness=truncated))
     with np.errstate(divide="ignore"):
         psi = np.where(root < 1, root / (1 - root), np.inf)
     kappa = checks.numbers("dropped_deviation", dropped_deviation, 0) + p * psi
@@ -217,7 +225,6 @@ def covariance_bound(
             f" local_steps = {local_steps}): lower fine_tune_lr, meta_lr or local_steps, or keep more factors"
         )
     _condition(tau, meta_lr, meta_smoothness, 1 - kappa)
-    gamma_g = checks.numbers("truncated_heterogeneity", truncated_heterogeneity, 0)
     floor = (checks.numbers("covariance", covariance, 0) + p * psi * gamma_g) ** 2 / (1 - kappa)
     return _transient(rounds, tau, meta_lr, initial_gap) + floor
 
@@ -228,17 +235,23 @@ def rounds_to_reach(
     """Return K = max(9.2 ΔL_F/ε², 5.3 ΔL_Fγ_F/ε³), rounded up: then (1/K) Σ_k ‖∇F(w_k)‖² ≤ ε² (C3).
 
     Every agent in every round, exact gradients, any τ, and the step size β of `prescription`. With τ = 1 the second
-    term is not needed: leave γ_F out. The first round below ε often comes many times earlier.
+    term is not needed: leave γ_F out. The first round below ε often comes many times earlier. A number is an int, an
+    array holds whole numbers in float64, as they may be beyond int64.
+
+    Raises
+    ------
+    ValueError : more rounds than a float64 holds.
 
     Examples
     --------
     >>> rounds_to_reach([0.1, 0.01], initial_gap=1.0, meta_smoothness=2.0)
-    array([  1840, 184000])
+    array([  1840., 184000.])
     """
     epsilon = checks.numbers("epsilon", epsilon, 0, above=True)
     scale = _gap(initial_gap) * _smoothness(meta_smoothness)
     gamma_F = checks.numbers("meta_heterogeneity", meta_heterogeneity, 0)
-    return _whole(np.maximum(9.2 * scale / epsilon**2, 5.3 * scale * gamma_F / epsilon**3))
+    with np.errstate(all="ignore"):
+        return _whole(epsilon, np.maximum(9.2 * scale / epsilon**2, 5.3 * scale * gamma_F / epsilon**3))
 
 
 @dataclass(frozen=True)
@@ -258,9 +271,10 @@ def prescription(
     n_agents: int,
     agents_per_round: int,
     meta_heterogeneity: float = 0.0,
+    meta_bias: float = 0.0,
     meta_std: float = 0.0,
 ) -> Prescription:
-    """Return β = c/(τL_F) and K with which (1/K) Σ_k E‖∇F(w_k)‖² ≤ ε² (+ 7.3 b² where gradients have a bias b).
+    """Return β = c/(τL_F) and K with which (1/K) Σ_k E‖∇F(w_k)‖² ≤ ε² + 7.3 b², b = `meta_bias`.
 
     Every agent, no noise, no bias (C3): c = ½ if τ = 1, else min(½, ε/(1.15 γ_F)), and K ≥ 4.6 ΔL_F/(cε²). Otherwise
     (C4): K ≥ 4.4 ΔL_F/(cε²) and, without the terms that divide by zero and those marked * if τ = 1,
@@ -278,10 +292,10 @@ def prescription(
     epsilon = checks.number("epsilon", epsilon, 0, above=True)
     tau = checks.integer("local_steps", local_steps, 1)
     gamma_F = checks.number("meta_heterogeneity", meta_heterogeneity, 0)
-    s = checks.number("meta_std", meta_std, 0)
+    b, s = checks.number("meta_bias", meta_bias, 0), checks.number("meta_std", meta_std, 0)
     L_F, phi = _smoothness(meta_smoothness), sampling_factor(n_agents, agents_per_round)
     several = float(tau > 1)
-    if phi == 0 and s == 0:
+    if phi == 0 and b == 0 and s == 0:
         factor = 4.6
         rates = [(0.5, 1.0), (epsilon, 1.15 * gamma_F * several)]
     else:
@@ -294,7 +308,9 @@ def prescription(
             (np.sqrt(tau) * epsilon, 4.9 * s * several),
         ]
     c = min(above / below for above, below in rates if below)
-    return Prescription(float(c / (tau * L_F)), int(_whole(factor * _gap(initial_gap) * L_F / (c * epsilon**2))))
+    with np.errstate(all="ignore"):
+        rounds = np.asarray(factor * _gap(initial_gap) * L_F) / (c * epsilon**2)
+    return Prescription(float(c / (tau * L_F)), _whole(epsilon, rounds))
 
 
 def _local(local_steps: ArrayLike, meta_lr: ArrayLike, meta_smoothness: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
@@ -328,7 +344,9 @@ def _smoothness(meta_smoothness: ArrayLike) -> np.ndarray:
     return checks.numbers("meta_smoothness", meta_smoothness, 0, above=True)
 
 
-def _whole(rounds: np.ndarray) -> int | np.ndarray:
+def _whole(epsilon: ArrayLike, rounds: np.ndarray) -> int | np.ndarray:
     """Round up; a product that is whole but for rounding stays what it is."""
+    if not np.isfinite(rounds).all():
+        raise checks.refusal("epsilon", np.asarray(epsilon).tolist(), "larger: it needs more rounds than float64 holds")
     whole = np.maximum(np.ceil(rounds * (1 - 1e-12)), 1)
-    return int(whole) if whole.ndim == 0 else whole.astype(np.int64)
+    return int(whole) if whole.ndim == 0 else whole

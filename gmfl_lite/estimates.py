@@ -195,7 +195,13 @@ class Advice:
 
 
 def advice(
-    measured: Constants, *, local_steps: int, agents_per_round: int, target: float = 0.1, meta_std: float = 0.0
+    measured: Constants,
+    *,
+    local_steps: int,
+    agents_per_round: int,
+    target: float = 0.1,
+    meta_bias: float = 0.0,
+    meta_std: float = 0.0,
 ) -> Advice:
     """Say which α is safe for ν, which β is allowed for τ, and with which β how many rounds suffice.
 
@@ -204,7 +210,8 @@ def advice(
     measured : of `estimate_constants`.
     local_steps, agents_per_round : τ and rn.
     target : by what factor the root mean square of ‖∇F‖ over the rounds is to be below ‖∇F(w)‖, in (0, 1).
-    meta_std : standard deviation s of the meta-gradients on mini-batches; 0 is the full batch.
+    meta_bias, meta_std : bias b of approximated meta-gradients, for which no number of rounds makes up (‖∇F‖² ≤ ε² +
+        7.3 b² on average, ε the target), and standard deviation s on mini-batches. 0: exact gradients, full batch.
 
     Returns
     -------
@@ -213,6 +220,10 @@ def advice(
              meta_lr, rounds  which reach the target (`prescription`, with F ≥ 0), as far as the constants hold on the
                               way; that is careful: the first round below the target often comes 25 times earlier;
              text             the same in words.
+
+    Raises
+    ------
+    ValueError : a mean loss F(w) below 0: how many rounds suffice needs a loss with F ≥ 0. Or wrong numbers.
 
     Examples
     --------
@@ -227,6 +238,11 @@ def advice(
     """
     if not isinstance(measured, Constants):
         raise checks.refusal("measured", type(measured).__name__, "what estimate_constants returns")
+    if measured.meta_loss < 0:
+        raise ValueError(
+            f"measured: its meta_loss F(w) = {measured.meta_loss:.3g} is below 0, and how many rounds suffice is known"
+            " for losses that are nowhere negative only: add a constant to the loss"
+        )
     target = checks.number("target", target, 0, 1, above=True)
     local_steps = checks.integer("local_steps", local_steps, 1)
     L_F, epsilon = measured.meta_smoothness, target * measured.meta_gradient_norm
@@ -239,15 +255,20 @@ def advice(
         n_agents=measured.n_agents,
         agents_per_round=agents_per_round,
         meta_heterogeneity=measured.meta_heterogeneity,
+        meta_bias=meta_bias,
         meta_std=meta_std,
     )
+    gradients = "exact gradients" if meta_bias == 0 else f"gradients of bias {meta_bias:.2g}"
+    batch = "the full batch" if meta_std == 0 else f"mini-batches of standard deviation {meta_std:.2g}"
+    reached = np.hypot(epsilon, np.sqrt(7.3) * meta_bias)
     largest = 1 / (2 * local_steps * L_F)
     now = measured.fine_tune_lr
     text = (
         f"fine_tune_lr: up to {safe:.2g} is safe for nu = {measured.nu}; {now:g} is{'' if now <= safe else ' not'}.\n"
         f"meta_lr: up to {largest:.2g} for local_steps = {local_steps}.\n"
-        f"rounds: {plan.rounds:.2g} at meta_lr = {plan.meta_lr:.2g} suffice for a gradient of norm {epsilon:.2g} on "
-        f"average (now {measured.meta_gradient_norm:.2g}); the first such round often comes far earlier."
+        f"rounds: {plan.rounds:.2g} at meta_lr = {plan.meta_lr:.2g} suffice for a gradient of norm {reached:.2g} on "
+        f"average (now {measured.meta_gradient_norm:.2g}), with {gradients} and {batch}; the first such round often "
+        "comes far earlier."
     )
     return Advice(safe, largest, plan.meta_lr, plan.rounds, text)
 

@@ -482,6 +482,17 @@ def test_prescriptions_reach_with_sampling_and_noise(tau, picked, sigma):
     assert 1 / 5 < reached <= 1  # a target five times smaller is missed
 
 
+@pytest.mark.parametrize("gamma_F", [0.0, 0.1 / 0.575, 1.0])
+@pytest.mark.parametrize("b", [0.001, 0.1])
+@pytest.mark.parametrize("tau", [1, 20])
+def test_prescriptions_for_biased_gradients_keep_their_promise(tau, b, gamma_F):
+    setting = {"local_steps": tau, "initial_gap": 1.0, "meta_smoothness": 2.0, "n_agents": 10, "agents_per_round": 10}
+    setting |= {"meta_heterogeneity": gamma_F, "meta_bias": b}
+    plan = theory.prescription(0.1, **setting)
+    found = theory.convergence_bound(meta_lr=plan.meta_lr, rounds=plan.rounds, **setting)
+    assert found.total <= 0.01 + 7.3 * b**2
+
+
 def test_every_term_of_a_prescription_lowers_the_step():
     base = {"local_steps": 5, "initial_gap": 1.0, "meta_smoothness": 2.0, "n_agents": 10, "agents_per_round": 10}
     rates = {
@@ -553,6 +564,29 @@ def test_full_participation_and_covariance_bounds_are_their_formulas():
     assert found == pytest.approx(transient + (0.2 + 1.1 * ratio * 0.4) ** 2 / (1 - 0.3 - 1.1 * ratio))
 
 
+def test_the_covariance_bound_of_several_steps_asks_for_what_it_needs():
+    """Exact gradients at rest have no covariance, and yet ∇F is not zero: drift must be part of the bound."""
+    agents, tau = quadratics([[[1.0]], [[0.1]]], [[1.0], [-1.0]]), 5
+    L_F = shared_smoothness(agents, 1, 0.5)
+    w = resting_point(agents, 1, 0.5, 0.5, tau)
+    square = agents.meta_gradients(w, 1, 0.5).mean() ** 2
+    assert square > 1e-5
+    setting = {"rounds": 1, "meta_lr": 0.5 / (tau * L_F), "meta_smoothness": L_F, "initial_gap": 0.0}
+    exact = {"covariance": 0.0, "dropped_deviation": 0.0}
+    several = {
+        "dropped_norm": 1.0,
+        "truncated_smoothness": L_F,
+        "truncated_heterogeneity": rms(apart(agents.meta_gradients(w, 1, 0.5))),
+    }
+    assert square <= theory.covariance_bound(**setting, **exact, **several, local_steps=tau)
+    assert theory.covariance_bound(**setting, **exact, local_steps=1) == 0
+    for name in several:
+        needed = {other: value for other, value in several.items() if other != name}
+        for steps in (tau, [1, tau]):
+            with pytest.raises(ValueError, match=f"{name} = None: must be given for more than one local step"):
+                theory.covariance_bound(**setting, **exact, **needed, local_steps=steps)
+
+
 def test_floors_appear_one_by_one():
     calm = SETTING | {"local_steps": 1, "agents_per_round": 10, "meta_bias": 0.0, "meta_std": 0.0}
     floors = {
@@ -582,6 +616,9 @@ def test_bounds_broadcast():
     assert isinstance(theory.convergence_bound(**SETTING).total, float)
     assert theory.drift([[1], [4]], [0.1, 0.2, 0.3], meta_smoothness=1.0).shape == (2, 3)
     assert theory.rounds_to_reach([1, 0.1], initial_gap=1, meta_smoothness=1).tolist() == [10, 920]
+    many = {"initial_gap": 10, "meta_smoothness": 2, "meta_heterogeneity": 1}
+    assert theory.rounds_to_reach([1e-6], **many) == pytest.approx(5.3 * 20 / 1e-18, rel=1e-11)
+    assert theory.rounds_to_reach([1e-6], **many) == theory.rounds_to_reach(1e-6, **many)
     assert isinstance(theory.rounds_to_reach(1, initial_gap=1, meta_smoothness=1), int)
 
 
@@ -596,6 +633,7 @@ def test_step_sizes_up_to_the_condition_are_allowed_and_none_beyond(tau):
 
 
 EXACT = {"rounds": 5, "local_steps": 5, "meta_lr": 0.1, "meta_smoothness": 1.0, "initial_gap": 1.0}
+KEPT = {"dropped_norm": 1.0, "truncated_smoothness": 0.0, "truncated_heterogeneity": 0.0}
 
 
 @pytest.mark.parametrize(
@@ -610,19 +648,22 @@ EXACT = {"rounds": 5, "local_steps": 5, "meta_lr": 0.1, "meta_smoothness": 1.0, 
         (lambda: theory.convergence_bound(**SETTING | {"meta_bias": np.nan}), "meta_bias = nan"),
         (lambda: theory.full_participation_bound(**EXACT | {"meta_lr": 0.3}), "meta_lr = 0.3: must be at most 1 / "),
         (
-            lambda: theory.covariance_bound(**EXACT, covariance=0.1, dropped_deviation=0.8),
+            lambda: theory.covariance_bound(**EXACT, **KEPT, covariance=0.1, dropped_deviation=0.8),
             "meta_lr = 0.1: must be at most 0.2 / ",
         ),
         (
-            lambda: theory.covariance_bound(**EXACT, covariance=0.1, dropped_deviation=1.2),
+            lambda: theory.covariance_bound(**EXACT, **KEPT, covariance=0.1, dropped_deviation=1.2),
             "dropped_deviation = 1.2: must be lower, as κ′ = 1.2 is not below 1",
         ),
         (
-            lambda: theory.covariance_bound(**EXACT, covariance=0.1, dropped_deviation=0.1, truncated_smoothness=9.0),
+            lambda: theory.covariance_bound(
+                **EXACT | KEPT | {"truncated_smoothness": 9.0}, covariance=0.1, dropped_deviation=0.1
+            ),
             "κ′ = inf is not below 1",
         ),
         (lambda: theory.rounds_to_reach(0, initial_gap=1, meta_smoothness=1), "epsilon = 0"),
         (lambda: theory.rounds_to_reach(1, initial_gap=1, meta_smoothness=0), "meta_smoothness = 0"),
+        (lambda: theory.rounds_to_reach(1e-200, initial_gap=1, meta_smoothness=1), "epsilon = 1e-200: must be larger"),
     ],
 )
 def test_wrong_values_are_refused(call, message):

@@ -1,5 +1,7 @@
 """Measured constants against dense gradients and Hessians, and a real run against its bound."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -155,22 +157,15 @@ def test_spectrum_ends_against_dense_eigenvalues(rng):
     np.testing.assert_allclose(torch.stack(ends).T, expected[:, [0, -1]], rtol=1e-9)
 
 
+MEASURED = theory.Constants(
+    nu=5, fine_tune_lr=0.5, n_agents=10, smoothness=2.0, negative_curvature=0.5, gradient_bound=1.0,
+    gradient_heterogeneity=1.0, hessian_heterogeneity=1.0, meta_heterogeneity=0.7, meta_smoothness=3.0, meta_loss=2.0,
+    meta_gradient_norm=0.5,
+)  # fmt: skip
+
+
 def test_advice_is_the_theory_in_numbers_and_words():
-    measured = theory.Constants(
-        nu=5,
-        fine_tune_lr=0.5,
-        n_agents=10,
-        smoothness=2.0,
-        negative_curvature=0.5,
-        gradient_bound=1.0,
-        gradient_heterogeneity=1.0,
-        hessian_heterogeneity=1.0,
-        meta_heterogeneity=0.7,
-        meta_smoothness=3.0,
-        meta_loss=2.0,
-        meta_gradient_norm=0.5,
-    )
-    found = theory.advice(measured, local_steps=4, agents_per_round=2, target=0.2, meta_std=0.3)
+    found = theory.advice(MEASURED, local_steps=4, agents_per_round=2, target=0.2, meta_std=0.3)
     assert found.fine_tune_lr == theory.largest_safe_fine_tune_lr(5, 2.0, 0.5)
     assert found.largest_meta_lr == 1 / 24
     plan = theory.prescription(
@@ -198,6 +193,29 @@ def test_advice_is_the_theory_in_numbers_and_words():
         meta_std=0.3,
     )
     assert bound.total <= 0.01
+    assert "norm 0.1 on average (now 0.5), with exact gradients and mini-batches of standard deviation 0.3;" in str(
+        found
+    )
+
+
+def test_advice_for_biased_gradients():
+    setting = {"local_steps": 4, "agents_per_round": 10}
+    exact = theory.advice(MEASURED, target=0.2, **setting)
+    biased = theory.advice(MEASURED, target=0.2, meta_bias=0.05, **setting)
+    assert biased.meta_lr < exact.meta_lr
+    assert "norm 0.1 on average (now 0.5), with exact gradients and the full batch;" in str(exact)
+    assert "norm 0.17 on average (now 0.5), with gradients of bias 0.05 and the full batch;" in str(biased)
+    bound = theory.convergence_bound(
+        rounds=biased.rounds,
+        meta_lr=biased.meta_lr,
+        meta_smoothness=3.0,
+        initial_gap=2.0,
+        n_agents=10,
+        meta_heterogeneity=0.7,
+        meta_bias=0.05,
+        **setting,
+    )
+    assert bound.total <= 0.01 + 7.3 * 0.05**2
 
 
 @pytest.mark.parametrize(
@@ -221,3 +239,5 @@ def test_wrong_values_are_refused(tiny, change, message):
 def test_advice_refuses_what_was_not_measured():
     with pytest.raises(ValueError, match="measured = 'dict': must be what estimate_constants returns"):
         theory.advice({}, local_steps=1, agents_per_round=1)
+    with pytest.raises(ValueError, match=r"meta_loss F\(w\) = -0.5 is below 0, .*: add a constant to the loss"):
+        theory.advice(dataclasses.replace(MEASURED, meta_loss=-0.5), local_steps=1, agents_per_round=1)
