@@ -5,7 +5,7 @@ thread, with a text that says what is to be seen, for those who cannot see it.
 """
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import matplotlib.ticker
 import numpy as np
@@ -24,6 +24,9 @@ from .heterogeneity import label_heterogeneity
 from .runner import Result
 
 _TITLES = {"trained": "agents trained on", "new": "new agents"}
+MOST_BANDS = 4
+"""More bands than this over each other cannot be told apart."""
+
 _STYLE = {
     "axes.grid": True,
     "grid.color": "0.9",
@@ -83,8 +86,8 @@ def label_counts(federation: Federation) -> Picture:
         )
     shown = (counts > 0).sum(axis=1)
     figure.alt = (
-        f"Heat map of {n_agents} agents by {n_classes} classes: an agent holds {counts.sum(axis=1).min()} to "
-        f"{counts.sum(axis=1).max()} samples of {shown.min()} to {shown.max()} classes."
+        f"Heat map of {n_agents} agents by {n_classes} classes: an agent holds {_range(counts.sum(axis=1))} samples "
+        f"of {_range(shown)} classes."
     )
     return figure
 
@@ -234,12 +237,14 @@ def accuracy_against_rounds(results: Mapping[str, Result], *, fine_tune_steps: i
         if steps not in evaluated[label]:
             raise checks.refusal("fine_tune_steps", steps, f"one that {label!r} evaluated: {sorted(evaluated[label])}")
         frames[label] = result.history[result.history["fine_tune_steps"] == steps]
-    after = "ν fine-tuning steps" if fine_tune_steps is None else f"{fine_tune_steps} fine-tuning steps"
+    after = "ν fine-tuning steps" if fine_tune_steps is None else _steps(fine_tune_steps)
     return _accuracy_lines(frames, "round", "communication rounds", f"accuracy after {after} (%)")
 
 
 def accuracy_against_steps(results: Mapping[str, Result]) -> Picture:
     """Draw the adaptation curve: accuracy against fine-tuning steps, trained-on and new agents side by side.
+
+    Lines are means over agents; a band around each holds the middle 80 % of them, where at most four results are drawn.
 
     Parameters
     ----------
@@ -256,6 +261,8 @@ def accuracy_against_steps(results: Mapping[str, Result]) -> Picture:
     figure = _accuracy_lines(frames, "fine_tune_steps", "fine-tuning steps on own data", "accuracy (%)")
     for axes in figure.axes:
         axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+    if len(results) <= MOST_BANDS:
+        _draw_bands(figure, results)
     return figure
 
 
@@ -374,7 +381,7 @@ def curves(
     if not isinstance(panels, Mapping) or not panels:
         raise checks.refusal("panels", panels, "a non-empty dict of title -> DataFrame")
     names = list(dict.fromkeys(str(name) for frame in panels.values() for name in frame))
-    colours = dict(zip(names, sns.color_palette("colorblind", len(names)), strict=True))
+    colours = _colours(names)
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
     with sns.axes_style("white", _STYLE):
@@ -459,8 +466,7 @@ def sweep(
     style = {"marker": "o"}
     if hue is not None:
         data[hue] = [value if isinstance(value, str) else f"{value:g}" for value in data[hue]]
-        palette = sns.color_palette("colorblind", data[hue].nunique())
-        style = {"hue": hue, "style": hue, "palette": palette, "markers": True, "dashes": True}
+        style = {"hue": hue, "style": hue, "palette": _colours(data[hue].unique()), "markers": True, "dashes": True}
     groups = [group for group in _TITLES if (data["group"] == group).any()]
     with sns.axes_style("white", _STYLE):
         figure = Picture(figsize=(1.6 + 4.2 * len(groups), 3.6), layout="constrained")
@@ -614,9 +620,7 @@ def _accuracy_lines(frames: Mapping[str, pd.DataFrame], x: str, xlabel: str, yla
         figure = Picture(figsize=(1.6 + 4.2 * len(groups), 3.6), layout="constrained")
         for axes, group in zip(figure.subplots(1, len(groups), sharey=True, squeeze=False)[0], groups, strict=True):
             _draw_lines(axes, data[data["group"] == group], x)
-            axes.set(
-                title=f"{ {'trained': 'agents trained on', 'new': 'new agents'}[group] }", xlabel=xlabel, ylabel=ylabel
-            )
+            axes.set(title=_TITLES[group], xlabel=xlabel, ylabel=ylabel)
     for axes in figure.axes[:-1]:
         axes.get_legend().remove()
     sns.move_legend(figure.axes[-1], "center left", bbox_to_anchor=(1.02, 0.5), title=None)
@@ -624,6 +628,18 @@ def _accuracy_lines(frames: Mapping[str, pd.DataFrame], x: str, xlabel: str, yla
     ends = ", ".join(f"{label} {row.accuracy:.0f} % at {row[x]:g}" for label, row in last.iterrows())
     figure.alt = f"Lines of {ylabel} against {xlabel}; {_TITLES[groups[-1]]}: {ends}."
     return figure
+
+
+def _draw_bands(figure: Picture, results: Mapping[str, Result]) -> None:
+    colours = _colours(results)
+    for axes in figure.axes:
+        for label, result in results.items():
+            group = result.agents[result.agents["group"].map(_TITLES) == axes.get_title()]
+            band = 100 * group.groupby("fine_tune_steps")["accuracy"].quantile([0.1, 0.9]).unstack()
+            style = {"color": colours[label], "alpha": 0.15, "linewidth": 0, "zorder": 0.5}
+            axes.fill_between(band.index, band[0.1], band[0.9], **style)
+    figure.axes[-1].get_legend().set_title("line: mean over agents\nband: middle 80 % of them")
+    figure.alt += " Bands hold the middle 80 % of the agents."
 
 
 def _draw_image(axes: Axes, image: torch.Tensor | None) -> None:
@@ -642,9 +658,15 @@ def _draw_lines(axes: Axes, data: pd.DataFrame, x: str) -> None:
         style="method",
         markers=True,
         dashes=True,
-        palette=sns.color_palette("colorblind", data["method"].nunique()),
+        palette=_colours(data["method"].unique()),
         errorbar=None,
     )
+
+
+def _colours(labels: Iterable[str]) -> dict[str, tuple]:
+    """Give every label a colour; a label that begins with FedAvg has the first one in every figure."""
+    ordered = sorted(labels, key=lambda label: not label.startswith("FedAvg"))
+    return dict(zip(ordered, sns.color_palette("colorblind", len(ordered)), strict=True))
 
 
 def _styles(labels: Mapping[str, object], reference: str | None) -> list[dict]:
@@ -670,6 +692,11 @@ def _draw_strip(axes: Axes, federation: Federation) -> None:
         axes.axvline(federation.n_agents - 0.5, color="tab:blue", linewidth=2)
         title += "; right of the line: new agents"
     axes.set_title(title, fontsize="medium", loc="left")
+
+
+def _range(numbers: pd.Series) -> str:
+    lowest, highest = numbers.min(), numbers.max()
+    return f"{lowest}" if lowest == highest else f"{lowest} to {highest}"
 
 
 def _steps(number: int) -> str:

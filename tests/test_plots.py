@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.ndimage
+import seaborn as sns
 
 import gmfl_lite as gl
 
@@ -52,11 +53,42 @@ def test_adaptation_curve_draws_the_last_evaluation(results):
     assert "new agents: one" in figure.alt
 
 
+def test_adaptation_curve_has_the_middle_of_the_agents_as_a_band(results):
+    figure = gl.plots.accuracy_against_steps(results)
+    for axes, group in zip(figure.axes, ("trained", "new"), strict=True):
+        for band, line, result in zip(axes.collections, axes.get_lines(), results.values(), strict=False):
+            assert band.get_facecolor()[0, :3].tolist() == list(line.get_color())
+            lower_and_upper = band.get_paths()[0].vertices
+            for steps in (0, 1, 3, 5, 10):
+                drawn = np.unique(lower_and_upper[lower_and_upper[:, 0] == steps, 1])
+                accuracies = result.agents.query(f"group == '{group}' and fine_tune_steps == {steps}")["accuracy"]
+                expected = np.unique(100 * np.quantile(accuracies, (0.1, 0.9)))
+                np.testing.assert_allclose(drawn[[0, -1]], expected[[0, -1]])
+    assert "band: middle 80 % of them" in figure.axes[-1].get_legend().get_title().get_text()
+    assert figure.alt.endswith("Bands hold the middle 80 % of the agents.")
+    many = gl.plots.accuracy_against_steps({str(i): results["one"] for i in range(5)})
+    assert not many.axes[0].collections
+    assert "Bands" not in many.alt
+
+
+def test_fedavg_has_one_colour_wherever_it_stands(results):
+    for labels in (("FedAvg (ν = 0)", "ν = 1"), ("ν = 1", "FedAvg (ν = 0)")):
+        axes = gl.plots.accuracy_against_steps(dict(zip(labels, results.values(), strict=True))).axes[0]
+        drawn = {handle.get_label(): handle.get_color() for handle in axes.figure.axes[-1].get_legend().legend_handles}
+        assert drawn["FedAvg (ν = 0)"] == sns.color_palette("colorblind")[0]
+
+
 def test_heat_map_draws_the_counts(federation):
     figure = gl.plots.label_counts(federation)
     drawn = figure.axes[0].collections[0].get_array()
     assert np.array_equal(np.asarray(drawn).reshape(10, 15), federation.label_counts.to_numpy().T)
     assert figure.axes[0].get_xlabel() == "agent"
+    assert f"an agent holds {min(federation.sizes)} to {max(federation.sizes)} samples" in figure.alt
+
+
+def test_equal_numbers_are_not_a_range(digits):
+    equal = gl.Federation.from_partition(digits, [range(20), range(20, 40)])
+    assert "an agent holds 20 samples of" in gl.plots.label_counts(equal).alt
 
 
 def test_examples_draws_each_agents_own_images(federation):
