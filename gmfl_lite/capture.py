@@ -15,39 +15,63 @@ A recording holds for tensors of the shapes it was made with.
 import math
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.fx.passes.dialect.common.cse_pass import CSEPass
+from torch.utils._python_dispatch import TorchDispatchMode
 
 aten = torch.ops.aten
 _VIEWS = (aten.view.default, aten._unsafe_view.default, aten.expand.default)
 _recording = threading.Lock()  # torch records one function at a time
 
 
-def capture(function: Callable[..., Any], *example: Any) -> Callable[..., Any]:
+def capture(
+    function: Callable[..., Any], *example: Any, look_up: Callable[[], None] = lambda: None
+) -> Callable[..., Any]:
     """Return a faster equal of function(*example), for arguments of the same structure, shapes and types.
 
     The function may not branch on values of tensors, as under vmap. The result carries no graph for autograd.
+    `look_up` is called all the time, and what it raises ends the recording, which may take seconds.
 
     >>> double = capture(lambda x: x + x, torch.ones(2))
     >>> double(torch.tensor([1.0, 2.0]))
     tensor([2., 4.])
     """
-    with _recording, torch.no_grad():
-        recorded = make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)(*example)
-        if any(_changes_in_place(node) for node in recorded.graph.nodes):
-            return _without_autograd(recorded)  # a tensor changed in place is not the same before and after
-        tidied = CSEPass()(recorded).graph_module
-    tidied.graph.set_codegen(recorded.graph._codegen)  # which takes and returns nested arguments
-    for rewrite in (_drop_what_changes_nothing, _multiply_the_smaller, _fuse_products_with_sums):
-        for node in list(tidied.graph.nodes):
+
+    def watched(*args: Any) -> Any:
+        with _BeforeEveryOperation(look_up):
+            return function(*args)
+
+    while not _recording.acquire(timeout=0.05):
+        look_up()
+    try:
+        with torch.no_grad():
+            recorded = make_fx(watched, tracing_mode="fake", _allow_non_fake_inputs=True)(*example)
+    finally:
+        _recording.release()
+    if any(_changes_in_place(node) for node in recorded.graph.nodes):
+        return _without_autograd(recorded)  # a tensor changed in place is not the same before and after
+    rewrites = partial(_do_once, {}), _drop_what_changes_nothing, _multiply_the_smaller, _fuse_products_with_sums
+    for rewrite in rewrites:
+        for node in list(recorded.graph.nodes):
+            look_up()
             rewrite(node)
-        tidied.graph.eliminate_dead_code()
-    tidied.recompile()
-    return _without_autograd(tidied)
+        recorded.graph.eliminate_dead_code()
+    recorded.recompile()
+    return _without_autograd(recorded)
+
+
+class _BeforeEveryOperation(TorchDispatchMode):
+    def __init__(self, act: Callable[[], None]) -> None:
+        super().__init__()
+        self._act = act
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        self._act()
+        return operation(*args, **(kwargs or {}))
 
 
 def _without_autograd(recording: GraphModule) -> Callable[..., Any]:
@@ -58,6 +82,13 @@ def _without_autograd(recording: GraphModule) -> Callable[..., Any]:
             return replay(*args)
 
     return replayed
+
+
+def _do_once(done: dict[Any, Node], node: Node) -> None:
+    if node.op == "call_function":
+        first = done.setdefault((node.target, node.args, node.kwargs), node)
+        if first is not node:
+            node.replace_all_uses_with(first)
 
 
 def _drop_what_changes_nothing(node: Node) -> None:

@@ -87,13 +87,17 @@ def _local_steps(
 ) -> tuple[Params, torch.Tensor]:
     losses = []
     for support, query in batches:
-        if stop is not None and stop.is_set():
-            raise Stopped
+        _look_at(stop)
         params, loss = local_step(params, support, query)
         losses.append(loss)
     if not losses:
         raise ValueError("batches: must hold at least one (support, query), one for each local step")
     return params, torch.stack(losses, -1)
+
+
+def _look_at(stop: threading.Event | None) -> None:
+    if stop is not None and stop.is_set():
+        raise Stopped
 
 
 def aggregate(updates: Params, weights: torch.Tensor | None = None) -> Params:
@@ -273,7 +277,7 @@ class Vectorized(Engine):
         # Contiguous, as the parameters will be from the second step on: a recording is made for that layout.
         params = {name: tensor.expand(agents, *tensor.shape).contiguous() for name, tensor in params.items()}
         if self.records and agents not in self.recordings:
-            self.recordings[agents] = capture(self.local_step, params, *batches[0])
+            self.recordings[agents] = capture(self.local_step, params, *batches[0], look_up=partial(_look_at, stop))
         return _local_steps(self.recordings.get(agents, self.local_step), params, batches, stop)
 
     def __str__(self) -> str:

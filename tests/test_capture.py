@@ -1,5 +1,6 @@
 """A recording gives what the function gives, tidied or not."""
 
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from torch.func import grad, vmap
 
 import gmfl_lite as gl
+from gmfl_lite import capture as capture_module
 from gmfl_lite import trainer
 from gmfl_lite.capture import capture
 from gmfl_lite.models import as_functions, cross_entropy
@@ -141,3 +143,40 @@ def test_a_recording_carries_no_graph_and_changes_nothing():
     recording = capture(lambda x: grad(lambda x: (x**3).sum())(x), x.detach())
     assert not recording(x).requires_grad
     assert x.tolist() == [1, 1, 1]
+
+
+def test_a_recording_can_be_given_up_at_any_moment(federation):
+    """While it traces, while it rewrites, and while another one records; the next is made as if nothing had been."""
+
+    class GivenUp(Exception):
+        pass
+
+    def after(looks: int) -> Callable[[], None]:
+        left = iter(range(looks))
+
+        def look_up() -> None:
+            if next(left, None) is None:
+                raise GivenUp
+
+        return look_up
+
+    predict, w = as_functions(gl.build_model("softmax", federation), torch.device("cpu"))
+    support, query = federation.batches(torch.arange(4), nu=2, local_steps=1, batch_size=7, seed=0, round=0)[0]
+    params = {key: tensor.expand(4, *tensor.shape).contiguous() for key, tensor in w.items()}
+    function = vmap(partial(gl.meta_gradient, cross_entropy(predict), fine_tune_lr=0.3))
+    looks = 0
+
+    def count() -> None:
+        nonlocal looks
+        looks += 1
+
+    recording = capture(function, params, support, query, look_up=count)
+    assert looks > 2 * len(operations(recording))
+    for moment in (0, looks // 4, looks // 2, looks - 1):
+        with pytest.raises(GivenUp):
+            capture(function, params, support, query, look_up=after(moment))
+    with capture_module._recording, pytest.raises(GivenUp):
+        capture(function, params, support, query, look_up=after(1))
+    again = capture(function, params, support, query)
+    assert operations(again) == operations(recording)
+    assert torch.equal(again(params, support, query)[1], recording(params, support, query)[1])
