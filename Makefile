@@ -1,6 +1,7 @@
 # Every target sets up what it needs in .venv, once, and again only when pyproject.toml has changed.
 PYTHON ?= python3
 BIN := .venv/bin
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 # Processes that run the tests; each computes with one thread.
 WORKERS ?= 2
 
@@ -49,7 +50,9 @@ evidence: .venv/ready  ## make the tables of studies/evidence; some hours, and i
 
 .venv/ready: pyproject.toml
 	@echo 'setting up .venv: once, for some minutes, most of them for PyTorch ...'
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -c 'import pip; $(NEW_ENOUGH)' 2>/dev/null || { rm -rf .venv && \
+		{ $(PYTHON) -c '$(NEW_ENOUGH)' || { echo "$(PYTHON) must be Python 3.11 or later: make PYTHON=python3.12 …"; false; }; } && \
+		$(PYTHON) -m venv .venv; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
 	@touch $@
 

@@ -1,5 +1,6 @@
 """Binder, conda and pip install the same packages, and Binder builds from what binder/ says."""
 
+import ast
 import re
 import sys
 import tomllib
@@ -59,6 +60,33 @@ def test_repo2docker_builds_from_binder(tmp_path):
     assert "dataset-fashion-mnist" in dockerfile
     assert 'env update -p ${NB_PYTHON_PREFIX} --file "binder/environment.yml"' in dockerfile
     assert "RUN ./binder/postBuild" in dockerfile
+
+
+def test_what_git_ignores_is_not_copied_into_the_image():
+    """repo2docker reads binder/.dockerignore alone; `make binder` makes a .venv of gigabytes first."""
+    ignored = (ROOT / "binder" / ".dockerignore").read_text(encoding="utf-8").split("\n")
+    large = {line.rstrip("/") for line in (ROOT / ".gitignore").read_text().split()} & {
+        ".venv",
+        "build",
+        "dist",
+        "site",
+    }
+    assert large | {"artefacts", ".git"} <= set(ignored)
+
+
+def test_what_is_imported_is_asked_for():
+    """Not only by way of something else that needs it today."""
+    called = {"PIL": "pillow", "IPython": "ipython", "sklearn": "scikit-learn"}
+    optional = {"flwr", "nbformat"}
+    imported = set()
+    for path in (ROOT / "gmfl_lite").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+            imported |= {name.split(".")[0] for name in names}
+    others = {called.get(name, name) for name in imported - set(sys.stdlib_module_names) - optional - {"gmfl_lite"}}
+    assert others <= PIP.keys()
+    assert {"torch", "pillow"} <= others
 
 
 @pytest.mark.slow

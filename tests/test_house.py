@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import shutil
 import subprocess
 import sys
 from graphlib import CycleError
@@ -85,7 +86,7 @@ def test_workflows_cover_the_supported_pythons():
 
 
 def test_ci_runs_what_readme_says():
-    assert (ROOT / ".ci" / "run").read_text(encoding="utf-8").rstrip().endswith("\nmake test")
+    assert (ROOT / ".ci" / "run").read_text(encoding="utf-8").rstrip().endswith("\ntime make demo\ntime make test")
 
 
 def test_hooks():
@@ -105,3 +106,34 @@ def test_citation():
         assert cited["title"].lower() in re.sub(r"\s+", " ", readme).lower()
         assert all(author["family-names"] in readme for author in cited["authors"])
         assert str(cited["year"]) in readme
+
+
+@pytest.mark.parametrize(
+    ("found", "made"),
+    [("nothing", True), ("an old Python", True), ("one without pip", True), ("a good one", False)],
+)
+def test_a_virtual_environment_that_cannot_be_used_is_made_anew(found, made, tmp_path):
+    """Played with scripts for Pythons, which write down what they are asked to do."""
+    python = '#!/bin/sh\necho "$0 $*" >> log\n'
+    good, bad = tmp_path / "python", tmp_path / "bad"
+    good.write_text(python + 'if [ "$2" = venv ]; then mkdir -p .venv/bin; cp "$0" .venv/bin/python; fi\n')
+    bad.write_text(python + 'if [ "$1" = -c ]; then exit 1; fi\n')
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    if found != "nothing":
+        (tmp_path / ".venv" / "bin").mkdir(parents=True)
+        shutil.copy(good if found == "a good one" else bad, tmp_path / ".venv" / "bin" / "python")
+    for script in (good, bad, *tmp_path.glob(".venv/bin/python")):
+        script.chmod(0o755)
+    command = ["make", ".venv/ready", f"PYTHON={good}"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    asked = (tmp_path / "log").read_text()
+    assert ("-m venv .venv" in asked) == made
+    assert asked.rstrip().endswith("-m pip install --quiet --disable-pip-version-check -e .")
+    shutil.rmtree(tmp_path / ".venv")
+    refused = subprocess.run(
+        [*command[:-1], f"PYTHON={bad}"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert refused.returncode != 0
+    assert "must be Python 3.11 or later" in refused.stdout
+    assert not (tmp_path / ".venv").exists()
