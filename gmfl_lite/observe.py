@@ -24,14 +24,18 @@ class Observation:
     Attributes
     ----------
     experiment : the run.
+    n_agents : n, the agents that train.
     squares : ‖∇F(w_k)‖² [K].
     losses : F(w_k) [K + 1].
     heterogeneity : γ_F(w_k)² [K].
     bias : b² [K], the mean over agents of the largest ‖g_i − ∇F_i‖² in the round's local steps.
-    meta_smoothness : the largest ‖∇²F_i‖ at the start, in the middle and at the end.
+    meta_smoothness : L_F, the largest ‖∇²F_i‖ of any agent i at w_k and where its own local steps from there end, in
+        every evaluated round k = 0, eval_every, … and in the last one. The bounds ask for it between these points too;
+        as it is measured where agents are furthest from w_k, it is off only as far as it rises and falls in between.
     """
 
     experiment: Experiment
+    n_agents: int
     squares: np.ndarray
     losses: np.ndarray
     heterogeneity: np.ndarray
@@ -44,7 +48,8 @@ def observe(
 ) -> Observation:
     """Train as `gmfl_lite.train` does and measure, in every round, what the bounds speak of.
 
-    F_i is the meta-loss on all of agent i's training samples, so that the run must use them all: batch_size None.
+    F_i is the meta-loss on all of agent i's training samples, so that the run must use them all: batch_size None. And
+    F is the plain mean of all F_i, so that the server must average likewise: weighting "uniform".
 
     Parameters
     ----------
@@ -53,7 +58,7 @@ def observe(
 
     Raises
     ------
-    ValueError : batch_size is not None, or an unsuitable model.
+    ValueError : batch_size is not None, weighting is "samples", or an unsuitable model.
 
     Examples
     --------
@@ -66,6 +71,8 @@ def observe(
     """
     if experiment.batch_size is not None:
         raise checks.refusal("batch_size", experiment.batch_size, "None: the bounds are held against full batches")
+    if experiment.weighting != "uniform":
+        raise checks.refusal("weighting", experiment.weighting, "'uniform': the bounds speak of the agents' plain mean")
     federation = build_federation(experiment) if federation is None else federation
     model = build_model(experiment.model, federation, seed=experiment.seed) if model is None else model
     predict, w = as_functions(model, federation.x.device)
@@ -73,23 +80,24 @@ def observe(
     visited = [w, *(later for _, later, _ in train(experiment, federation, measure.loss_fn, w))]
     rows = [measure.at(point) for point in visited[:-1]]
     squares, losses, heterogeneity, bias = (np.array(column) for column in zip(*rows, strict=True))
+    evaluated = {*range(0, experiment.rounds, experiment.eval_every), experiment.rounds - 1}
     return Observation(
         experiment,
+        federation.n_agents,
         squares,
         np.append(losses, measure.at(visited[-1])[1]),
         heterogeneity,
         bias,
-        max(measure.steepest(visited[k]) for k in {0, experiment.rounds // 2, experiment.rounds}),
+        max(measure.steepest(visited[k]) for k in evaluated),
     )
 
 
-def beside_bound(observations: Sequence[Observation], *, n_agents: int) -> pd.DataFrame:
+def beside_bound(observations: Sequence[Observation]) -> pd.DataFrame:
     """Return the mean of ‖∇F(w_k)‖² over the first K rounds, and the bound of Theorem 3 with measured constants.
 
     Parameters
     ----------
     observations : runs that differ in their seed, over which expectations are taken.
-    n_agents : n.
 
     Returns
     -------
@@ -99,7 +107,7 @@ def beside_bound(observations: Sequence[Observation], *, n_agents: int) -> pd.Da
     ------
     ValueError : no runs, runs that differ in more than their seed, or βτL_F above ½.
     """
-    if not observations or len({seen.experiment.replace(seed=0) for seen in observations}) > 1:
+    if len({(seen.experiment.replace(seed=0), seen.n_agents) for seen in observations}) != 1:
         raise checks.refusal("observations", len(observations), "at least one run, all equal but for their seed")
     experiment = observations[0].experiment
     K = np.arange(1, experiment.rounds + 1)
@@ -114,7 +122,7 @@ def beside_bound(observations: Sequence[Observation], *, n_agents: int) -> pd.Da
         meta_lr=experiment.meta_lr,
         meta_smoothness=max(seen.meta_smoothness for seen in observations),
         initial_gap=np.maximum(losses[0] - losses[1:], 0),
-        n_agents=n_agents,
+        n_agents=observations[0].n_agents,
         agents_per_round=experiment.agents_per_round,
         meta_heterogeneity=np.sqrt(so_far("heterogeneity")),
         meta_bias=np.sqrt(so_far("bias")),
@@ -130,8 +138,7 @@ class _Measure:
 
     def at(self, w: Params) -> tuple[float, float, float, float]:
         """Return ‖∇F(w)‖², F(w), γ_F(w)² and b²."""
-        n = len(self.batches[0])
-        points = {name: tensor.expand(n, *tensor.shape) for name, tensor in w.items()}
+        points = self.everywhere(w)
         exact, loss = self.gradients(points, "exact")
         mean = exact.mean(0)
         return (mean @ mean).item(), loss, (exact - mean).square().sum(1).mean().item(), self.bias(points, exact)
@@ -168,9 +175,21 @@ class _Measure:
         )[0]  # fmt: skip
 
     def steepest(self, w: Params) -> float:
-        experiment = self.experiment
+        """Return the largest ‖∇²F_i‖ at w and where the agents' local steps end."""
+        experiment, points = self.experiment, self.everywhere(w)
 
         def f_nu(p: Params, batch: Batch) -> torch.Tensor:
             return meta_loss(self.loss_fn, p, [batch] * experiment.nu, batch, fine_tune_lr=experiment.fine_tune_lr)
 
-        return vmap(lambda batch: curvature(f_nu, w, batch))(self.batches).max().item()
+        def largest(points: Params) -> float:
+            return vmap(lambda p, batch: curvature(f_nu, p, batch))(points, self.batches).max().item()
+
+        at_w = largest(points)
+        for _ in range(experiment.local_steps):
+            points = vmap(self.local_step)(points, self.batches)
+        return max(at_w, largest(points))
+
+    def everywhere(self, w: Params) -> Params:
+        """Return w for every agent [n, …]."""
+        n = len(self.batches[0])
+        return {name: tensor.expand(n, *tensor.shape) for name, tensor in w.items()}

@@ -1,5 +1,7 @@
 """What is measured along a real run is what the definitions say, and stays under the bound of Theorem 3."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -35,10 +37,10 @@ def test_what_is_measured_is_what_the_definitions_say(gradient):
     with torch.device("meta"):  # so that the layer's constructor draws nothing
         model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(2, 3))
     model.to_empty(device="cpu")
-    torch.nn.init.normal_(model[1].weight, generator=torch.Generator().manual_seed(0))
+    torch.nn.init.normal_(model[1].weight, std=2, generator=torch.Generator().manual_seed(2))
     torch.nn.init.zeros_(model[1].bias)
     setting = {"n_agents": 3, "agents_per_round": 3, "rounds": 3, "local_steps": 2, "meta_lr": 0.3}
-    experiment = BASE.replace(gradient=gradient, **setting)
+    experiment = BASE.replace(gradient=gradient, eval_every=2, **setting)
     seen = theory.observe(experiment, federation=federation, model=model)
 
     predict, params = as_functions(model.double(), torch.device("cpu"))
@@ -62,7 +64,12 @@ def test_what_is_measured_is_what_the_definitions_say(gradient):
     metas = [lambda flat, loss=loss: loss(tuned(loss, flat)) for loss in losses]
     used = [lambda flat, loss=loss: grad(loss)(tuned(loss, flat)) for loss in losses]
     used = used if gradient == "first_order" else [grad(meta) for meta in metas]
-    steepest = [max(torch.linalg.matrix_norm(jacrev(grad(meta))(w), 2).item() for meta in metas)]
+    assert seen.n_agents == 3
+
+    def steepness(meta, flat):
+        return torch.linalg.matrix_norm(jacrev(grad(meta))(flat), 2).item()
+
+    steepest = []
     for k in range(3):
         exact = torch.stack([grad(meta)(w) for meta in metas])
         assert seen.losses[k] == pytest.approx(np.mean([meta(w).item() for meta in metas]), rel=1e-5)
@@ -77,9 +84,9 @@ def test_what_is_measured_is_what_the_definitions_say(gradient):
             ends.append(here)
             biases.append(max(errors))
         assert seen.bias[k] == pytest.approx(np.mean(biases), rel=1e-3, abs=1e-12)
-        w = torch.stack(ends).mean(0)
         if k in (0, 2):
-            steepest.append(max(torch.linalg.matrix_norm(jacrev(grad(meta))(w), 2).item() for meta in metas))
+            steepest += [steepness(meta, point) for meta, end in zip(metas, ends, strict=True) for point in (w, end)]
+        w = torch.stack(ends).mean(0)
     assert seen.losses[3] == pytest.approx(np.mean([meta(w).item() for meta in metas]), rel=1e-5)
     assert seen.meta_smoothness == pytest.approx(max(steepest), rel=0.01)
 
@@ -93,7 +100,7 @@ def test_a_real_run_stays_under_its_bound(real, gradient, tau, picked):
     experiment = BASE.replace(gradient=gradient, local_steps=tau, agents_per_round=picked, meta_lr=0.25 / (tau * L_F))
     seeds = range(2) if picked < 10 else [0]
     seen = [theory.observe(experiment.replace(seed=seed), federation=federation, model=model) for seed in seeds]
-    table = theory.beside_bound(seen, n_agents=10)
+    table = theory.beside_bound(seen)
     assert (table["measured"] <= table["total"]).all()
     last = table.iloc[-1]
     assert last["measured"] > last["total"] / 10
@@ -118,8 +125,10 @@ def test_refusals(real):
     federation, model, _ = real
     with pytest.raises(ValueError, match="batch_size = 20: must be None"):
         theory.observe(BASE.replace(batch_size=20), federation=federation, model=model)
+    with pytest.raises(ValueError, match="weighting = 'samples': must be 'uniform'"):
+        theory.observe(BASE.replace(weighting="samples"), federation=federation, model=model)
     short = BASE.replace(rounds=1, local_steps=1)
     one, other = (theory.observe(short.replace(nu=nu), federation=federation, model=model) for nu in (0, 1))
-    for runs in ([], [one, other]):
+    for runs in ([], [one, other], [one, dataclasses.replace(one, n_agents=9)]):
         with pytest.raises(ValueError, match="observations"):
-            theory.beside_bound(runs, n_agents=10)
+            theory.beside_bound(runs)
