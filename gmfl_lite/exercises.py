@@ -9,10 +9,10 @@
 
 import pandas as pd
 
+from .practice import crowd, fair_comparison, price_of_sending, resumed_sweep, traffic
 from .questions import (
     effective_classes,
     enough_agents,
-    fair_comparison,
     first_order_length,
     jacobian_product,
     look_ahead,
@@ -40,6 +40,7 @@ __all__ = [
     "Note",
     "Verdict",
     "cost_of_a_step",
+    "crowd",
     "effective_classes",
     "enough_agents",
     "every",
@@ -49,10 +50,13 @@ __all__ = [
     "largest_nu",
     "look_ahead",
     "one_beats_ten",
+    "price_of_sending",
     "progress",
     "proximal_update",
+    "resumed_sweep",
     "server_step",
     "tipping_nu",
+    "traffic",
     "truncated_gradient",
     "two_averages",
     "undo_truncation",
@@ -66,9 +70,9 @@ def every() -> list[Exercise]:
     """Return all exercises, in the order of the notebooks.
 
     >>> len(every())
-    18
+    22
     """
-    return list(REGISTRY.values())
+    return sorted(REGISTRY.values(), key=lambda one: one.notebook)
 
 
 def progress() -> pd.DataFrame:

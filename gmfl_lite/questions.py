@@ -1,4 +1,4 @@
-"""The exercises of the notebooks 00 to 07: what is checked, how mistakes are told, hints, and why it matters."""
+"""The exercises of the notebooks 00 to 05: what is checked, how mistakes are told, hints, and why it matters."""
 
 from typing import Any
 
@@ -6,19 +6,16 @@ import numpy as np
 import torch
 
 from . import solutions, theory
-from .experiment import Experiment
 from .tutor import Wrong, call, compare, exercise, keys, number
 
 
 @exercise(
     "00-start-here",
     solution=solutions.look_ahead,
-    hint="Write down the gradient of f first. Then take the steps one by one on paper, and only put the *last* point "
-    "of "
-    "each walk into f. With ν = 0 there is no walk.",
-    why="Every step halves the distance to 3 and divides the loss by four. This is what a meta-loss knows and a loss "
-    "does "
-    "not: how much fine-tuning will mend by itself.",
+    hint="Write down the gradient of f first. Then take the steps one by one on paper, and only put the *last* "
+    "point of each walk into f. With ν = 0 there is no walk.",
+    why="Every step halves the distance to 3 and divides the loss by four. This is what a meta-loss knows and a "
+    "loss does not: how much fine-tuning will mend by itself.",
 )
 def look_ahead(answer: Any) -> None:
     f = [2.0, 0.5, 0.125]
@@ -30,9 +27,8 @@ def look_ahead(answer: Any) -> None:
             "The walk goes uphill: a fine-tuning step is w *minus* α times the gradient.": [2, 4.5, 10.125],
             "You began with ν = 1. ν = 0 takes no step: F(w) = f(w).": [0.5, 0.125, 0.03125],
             "The ½ in front of the square is missing.": [4, 1, 0.25],
-            "The first step landed on 3, which is twice too far: it is α times the gradient, α = ½, and the gradient "
-            "of "
-            "½(w − 3)² is w − 3. And the second step starts from the new point.": [2, 0, 0],
+            "The first step landed on 3, which is twice too far: it is α times the gradient, α = ½, and the "
+            "gradient of ½(w − 3)² is w − 3. And the second step starts from the new point.": [2, 0, 0],
             "The second step uses the gradient of the first point. Every step needs the gradient where it starts.": [
                 *f[:2],
                 0,
@@ -48,11 +44,9 @@ def look_ahead(answer: Any) -> None:
     "00-start-here",
     solution=solutions.which_nu,
     hint="ν is how many fine-tuning steps the *objective* looks ahead. What an agent does during training, τ local "
-    "steps, is "
-    "another number.",
+    "steps, is another number.",
     why="One code path, three methods: `gl.run(gl.Experiment(nu=0))` is FedAvg. When two methods differ by one "
-    "number, "
-    "a comparison of them can be fair.",
+    "number, a comparison of them can be fair.",
 )
 def which_nu(answer: Any) -> None:
     truth = {"FedAvg": 0, "FedAvg with five local steps": 0, "Per-FedAvg": 1, "agents will take four steps": 4}
@@ -74,11 +68,9 @@ def which_nu(answer: Any) -> None:
     "01-who-holds-what",
     solution=solutions.effective_classes,
     hint="Three steps: make a mix of the counts, so that it sums to one; leave out the classes that are not held; "
-    "take the "
-    "exponential of the entropy. Try it on [5, 5, 0]: two equally common classes.",
+    "take the exponential of the entropy. Try it on [5, 5, 0]: two equally common classes.",
     why="An agent with counts [98, 1, 1] *holds* three classes, but it behaves like an agent with one. Counting "
-    "classes "
-    "hides that, and so does the knob α.",
+    "classes hides that, and so does the knob α.",
 )
 def effective_classes(answer: Any) -> None:
     for counts in ([7, 7, 0, 0], [4, 2, 2, 0], [30, 5, 4, 1], [3, 3, 3, 3]):
@@ -116,8 +108,7 @@ def effective_classes(answer: Any) -> None:
     solution=solutions.two_averages,
     hint="Uniform: every agent has one vote. By samples: every *image* has one vote, so agent i has n_i / Σn of them.",
     why="The two averages belong to two different goals: that all *agents* are served well, or all *images*. The "
-    "library "
-    "minimises the mean over agents and so takes `weighting='uniform'`, unless you ask for `'samples'`.",
+    "library minimises the mean over agents and so takes `weighting='uniform'`, unless you ask for `'samples'`.",
 )
 def two_averages(answer: Any) -> None:
     truth = {"uniform": 3.0, "samples": 4.3}
@@ -142,11 +133,9 @@ def two_averages(answer: Any) -> None:
     "02-one-model-for-all",
     solution=solutions.where_fedavg_ends,
     hint="One local step takes agent i from w to c_i + (1 − βa_i)(w − c_i). Do that τ times. FedAvg has ended where "
-    "a whole "
-    "round, walks and average, brings w back to w: solve that for w.",
+    "a whole round, walks and average, brings w back to w: solve that for w.",
     why="With τ = 1 this is the minimiser of the average loss; with τ → ∞ it is the plain mean of the optima, "
-    "whatever the "
-    "curvatures. More rounds do not repair this: the drift is in *where* FedAvg ends.",
+    "whatever the curvatures. More rounds do not repair this: the drift is in *where* FedAvg ends.",
 )
 def where_fedavg_ends(answer: Any) -> None:
     for a, c, beta, tau in (
@@ -171,8 +160,7 @@ def where_fedavg_ends(answer: Any) -> None:
                 / a.sum(),
                 "This is the mean of the optima: where FedAvg ends when τ goes to infinity.": c.mean(),
                 "You weighted with (1 − βa)^τ, the part of the way that is *left* after τ steps. What pulls at w is "
-                "the part "
-                "that an agent has *gone*.": (shrunk * c).sum() / shrunk.sum(),
+                "the part that an agent has *gone*.": (shrunk * c).sum() / shrunk.sum(),
                 "This is where one round from w = 0 leads. Asked is where the rounds end.": (c - shrunk * c).mean(),
             },
             what=shown,
@@ -183,8 +171,7 @@ def where_fedavg_ends(answer: Any) -> None:
     "03-the-meta-objective-by-hand",
     solution=solutions.jacobian_product,
     hint="`factors[0]` belongs to the first fine-tuning step and stands leftmost. Multiply from the right, so that "
-    "you only "
-    "ever hold a vector. What should come out when there is no factor at all?",
+    "you only ever hold a vector. What should come out when there is no factor at all?",
     why="Multiplying from the right keeps a vector: ν products of a matrix with a vector, which never need a whole "
     "Hessian. Backpropagation does the same, from the last step to the first.",
 )
@@ -219,8 +206,7 @@ def jacobian_product(answer: Any) -> None:
     "03-the-meta-objective-by-hand",
     solution=solutions.first_order_length,
     hint="Every fine-tuning step multiplies w − c by the same number. Which gradient do both start from, and what "
-    "does the "
-    "exact one still have to be multiplied by?",
+    "does the exact one still have to be multiplied by?",
     why="The flatter the loss after fine-tuning, the more a first-order gradient exaggerates: by 1 / (1 − αa)^ν. A "
     "meta_lr that suits one kind of gradient need not suit the other.",
 )
@@ -246,7 +232,8 @@ def first_order_length(answer: Any) -> None:
     solution=solutions.enough_agents,
     hint="φ for one picked agent is 1. For how many does the formula of the lemma first give a tenth or less?",
     why="Eight, not ten: without replacement, the picked agents also say something about those that are not picked. "
-    "And in a federation of a million agents ten would be needed: what counts is the number picked, hardly the share.",
+    "And in a federation of a million agents ten would be needed: what counts is the number picked, hardly the "
+    "share.",
 )
 def enough_agents(answer: Any) -> None:
     compare(
@@ -275,10 +262,9 @@ FLOORS = {
     "04-how-it-converges",
     solution=solutions.which_floor,
     hint="Go through the first table of this notebook, column *zero if*. One term is not a floor at all. One is the "
-    "only one "
-    "without β in it.",
-    why="This is how to read a training curve that has stopped: change one thing at a time, and the thing that helps "
-    "names the floor.",
+    "only one without β in it.",
+    why="This is how to read a training curve that has stopped: change one thing at a time, and the thing that "
+    "helps names the floor.",
 )
 def which_floor(answer: Any) -> None:
     truth = solutions.which_floor()
@@ -293,12 +279,10 @@ def which_floor(answer: Any) -> None:
 @exercise(
     "05-when-nu-helps-and-when-it-hurts",
     solution=solutions.tipping_nu,
-    hint="The start is on B's side as soon as B's weight p_B is larger than A's. Set the two equal, take logarithms, "
-    "and mind "
-    "the exponent. Or try ν = 0, 1, 2, … in a loop.",
+    hint="The start is on B's side as soon as B's weight p_B is larger than A's. Set the two equal, take "
+    "logarithms, and mind the exponent. Or try ν = 0, 1, 2, … in a loop.",
     why="With α = 0.5 two steps were enough. What counts is how far fine-tuning gets, about α times ν: a smaller "
-    "step size "
-    "means looking further ahead for the same effect.",
+    "step size means looking further ahead for the same effect.",
 )
 def tipping_nu(answer: Any) -> None:
     pair = theory.Quadratics([[[1.0]], [[0.1]]], [[1.0], [-1.0]])
@@ -322,11 +306,9 @@ def tipping_nu(answer: Any) -> None:
     "05-when-nu-helps-and-when-it-hurts",
     solution=solutions.undo_truncation,
     hint="A gradient for ν steps that keeps m factors is the exact one for how many steps? Turn this round: the "
-    "number of steps "
-    "is given, ν is asked.",
+    "number of steps is given, ν is asked.",
     why="Truncation trains for fewer steps than it says. Who knows this can have the start for ν steps at a lower "
-    "price. "
-    "For losses that are not quadratic it is a rule of thumb.",
+    "price. For losses that are not quadratic it is a rule of thumb.",
 )
 def undo_truncation(answer: Any) -> None:
     truth = {"first-order": 8, "two factors kept": 6}
@@ -344,40 +326,3 @@ def undo_truncation(answer: Any) -> None:
     }
     for name, value in answer.items():
         compare(number(value, f"the ν for {name!r}"), truth[name], messages[name], what=f"the ν for {name!r}")
-
-
-@exercise(
-    "07-explorer",
-    solution=solutions.fair_comparison,
-    hint="`base.replace(nu=…, seed=…)` in a list comprehension with two `for`. Which values does ν need, and which "
-    "the seed?",
-    why="Runs with the same seed share partition, weights and picks, so each pair differs by ν alone, and the three "
-    "pairs "
-    "show how large luck is. Give the list to `gl.sweep` and you have the table.",
-)
-def fair_comparison(answer: Any) -> None:
-    if not isinstance(answer, (list, tuple)) or not answer or not all(isinstance(one, Experiment) for one in answer):
-        raise Wrong("A list of `gl.Experiment`s is asked for, such as `[base.replace(nu=0), …]`.")
-    settings = [one.to_dict() for one in answer]
-    varied = [name for name in settings[0] if any(one[name] != settings[0][name] for one in settings)]
-    others = [name for name in varied if name not in ("nu", "seed")]
-    if others:
-        raise Wrong(f"Not only ν and the seed differ, but also {', '.join(others)}: nobody could tell which did it.")
-    seeds = {nu: {one["seed"] for one in settings if one["nu"] == nu} for nu in (0, 3)}
-    if not seeds[0]:
-        raise Wrong("FedAvg is missing: something to compare with.")
-    if not seeds[3]:
-        raise Wrong("ν = 3 is missing.")
-    extra = {one["nu"] for one in settings} - {0, 3}
-    if extra:
-        raise Wrong(f"Asked are ν = 0 and ν = 3 only; here is also ν = {min(extra)}.")
-    if seeds[0] != seeds[3]:
-        raise Wrong(
-            "FedAvg and ν = 3 have different seeds, so they differ by their agents and weights as well. Pair them: "
-            "the same "
-            "seeds for both."
-        )
-    if len(seeds[0]) < 3:
-        raise Wrong(f"With {len(seeds[0])} seed(s) there is no telling a difference from luck. Take three.")
-    if len(answer) != 6:
-        raise Wrong("Some experiment is there twice. The same experiment gives the same result again.")

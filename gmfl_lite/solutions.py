@@ -88,6 +88,12 @@ def undo_truncation():
     return {"first-order": 2 * wanted - 0, "two factors kept": 2 * wanted - 2}
 
 
+def traffic():
+    parameters = (28 * 28 * 100 + 100) + (100 * 10 + 10)
+    times = 50 * 10 * 2  # rounds, agents picked, there and back
+    return {"parameters": parameters, "megabytes": times * 4 * parameters / 1e6}
+
+
 def fair_comparison():
     base = gl.Experiment(partition="iid", permuted_classes=10)
     return [base.replace(nu=nu, seed=seed) for nu in (0, 3) for seed in (0, 1, 2)]
@@ -137,3 +143,23 @@ def proximal_update(loss_fn, params, batches, fine_tune_lr, meta_lr, pull):
 def server_step(params, updates, server_lr):
     average = gl.aggregate(updates)
     return {name: params[name] + server_lr * (average[name] - params[name]) for name in params}
+
+
+def price_of_sending():
+    # 20 rounds of ν = 3 cost as much as 40 of ν = 1 where 20 · (11.5 + s) = 40 · (4.5 + s).
+    return (20 * 11.5 - 40 * 4.5) / (40 - 20)
+
+
+def crowd():
+    students, noise, more_noise = 3, 0.03, 0.3
+    return round(students * (more_noise / noise) ** 2)  # the noise of an average of m is z·C/√m
+
+
+def resumed_sweep():
+    points, before = 4 * 2 * 3, 3 * 2 * 2  # all of the first sweep's are in the second
+    left, workers, seconds_a_point = points - before, 5, 10
+    return {
+        "points": points,
+        "computed": left,
+        "seconds": -(-left // workers) * seconds_a_point,
+    }  # rounded up

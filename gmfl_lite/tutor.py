@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 
 NOT_ATTEMPTED, INCORRECT, CORRECT = "not attempted", "incorrect", "correct"
 REGISTRY: dict[str, "Exercise"] = {}
-"""All exercises by name, in the order of the notebooks."""
+"""All exercises by name."""
 
 
 class NotAttempted(Exception):

@@ -19,8 +19,7 @@ NOTEBOOK = "08-exercises"
     NOTEBOOK,
     solution=solutions.cost_of_a_step,
     hint="Walk through one local step: ν fine-tuning steps, then the loss after them. A Hessian-free product is the "
-    "difference "
-    "of two gradients, one on each side.",
+    "difference of two gradients, one on each side.",
     why="First-order is only three times cheaper than exact here, not hundreds of times: no Hessian is ever formed. "
     "`gl.theory.meta_gradient_cost` adds these up, with 2.5 gradients for a product.",
 )
@@ -70,12 +69,10 @@ def _neuron(w: torch.Tensor, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.
     NOTEBOOK,
     solution=solutions.truncated_gradient,
     hint="Two loops. Forwards: take the steps and keep every point you pass. Backwards: start with the gradient at "
-    "the last "
-    "point, and let `keep` factors act on it, the one of the last step first. Step j uses the batch `support[j]` "
-    "both times.",
+    "the last point, and let `keep` factors act on it, the one of the last step first. Step j uses the batch "
+    "`support[j]` both times.",
     why="This is the m-step meta-gradient taken at w⁽ᵛ⁻ᵐ⁾: truncation forgets how the first steps depend on w. What "
-    "you have "
-    "written is what `method='truncated'` does, there without ever forming a Hessian.",
+    "you have written is what `method='truncated'` does, there without ever forming a Hessian.",
 )
 def truncated_gradient(answer: Any) -> None:
     alpha, draws = 0.3, np.random.default_rng(0)
@@ -138,8 +135,9 @@ def _truncations(
         "The factors act in the wrong order: the one of the last step comes first.": chain(factors[kept][::-1]),
         "The sign in the factors is wrong: I *minus* α · Hessian.": chain([2 * eye - one for one in factors[kept]]),
         "The α is missing in the factors: I − α times the Hessian.": chain([eye - h for h in hessians[kept]]),
-        "The Hessians are taken one point too late: the factor of step j needs the Hessian where that step "
-        "*starts*.": chain(later[kept]),
+        "The Hessians are taken one point too late: the factor of step j needs the one where that step *starts*.": (
+            chain(later[kept])
+        ),
         "The last gradient is taken on a support batch. The loss after the steps is that on `query`.": chain(
             factors[kept], gradient(points[-1], support[-1])
         ),
@@ -153,13 +151,11 @@ def _truncations(
     NOTEBOOK,
     solution=solutions.largest_nu,
     hint="With one local step and all agents, training is gradient descent on the average meta-loss, and that is "
-    "quadratic here. "
-    "When does gradient descent on ½ h w² converge? `agents.meta_smoothness(nu, fine_tune_lr)` is the curvature h.",
+    "quadratic here. When does gradient descent on ½ h w² converge? `agents.meta_smoothness(nu, fine_tune_lr)` is "
+    "the curvature h.",
     why="Where α times the largest curvature exceeds 2, fine-tuning itself walks away in the steepest direction, by "
-    "a fixed factor "
-    "in every step, and the meta-loss becomes steeper with every ν. A smaller fine_tune_lr helps; a smaller meta_lr "
-    "only "
-    "buys a few more steps.",
+    "a fixed factor in every step, and the meta-loss becomes steeper with every ν. A smaller fine_tune_lr helps; a "
+    "smaller meta_lr only buys a few more steps.",
 )
 def largest_nu(answer: Any) -> None:
     for seed, beta in ((0, 1.0), (1, 1.0), (4, 1.6)):
@@ -173,15 +169,13 @@ def largest_nu(answer: Any) -> None:
         for careful in ([h <= 1 for h in average], [h <= 0.5 for h in average], [h < 2 for h in each]):
             mistakes[max(np.flatnonzero(careful), default=0)] = (
                 "Too careful. Convergence goes on up to βL = 2, beyond the 1 or ½ that theorems ask for to be safe; "
-                "and "
-                "the L that counts is that of the *average* meta-loss, as the server averages, not the steepest "
+                "and the L that counts is that of the *average* meta-loss, as the server averages, not the steepest "
                 "agent's."
             )
         if converging[0] > 0:
             mistakes[0] = mistakes[-1] = (
                 f"For the agents of seed {seed} and β = {beta} already ν = 0 diverges, but larger ν converge: the "
-                f"curvature "
-                "falls before it rises. Do not stop at the first failure."
+                "curvature falls before it rises. Do not stop at the first failure."
             )
         given = f"for the agents of seed {seed}, α = {alpha:g}, β = {beta:g}"
         shown = f"your result {given}"
@@ -220,13 +214,11 @@ LEAD = 5.0
     NOTEBOOK,
     solution=solutions.one_beats_ten,
     hint="Where one model is right for nobody (permuted names), looking far ahead pays; where it is right for all, "
-    "both do well. "
-    "Look in between: mixes of classes that differ, but not too much. Then ask what else can differ between agents "
-    "besides their mixes: `gl.Experiment?` lists the settings.",
+    "both do well. Look in between: mixes of classes that differ, but not too much. Then ask what else can differ "
+    "between agents besides their mixes: `gl.Experiment?` lists the settings.",
     why="ν = 10 was scored after the very ten steps that it was trained for, and lost. That says little against its "
-    "goal: with "
-    "the same small meta_lr on a flatter landscape, thirty rounds do not get it there. The table below tries a "
-    "larger one.",
+    "goal: with the same small meta_lr on a flatter landscape, thirty rounds do not get it there. The table below "
+    "tries a larger one.",
 )
 def one_beats_ten(answer: Any) -> None:
     if not isinstance(answer, dict):
@@ -234,8 +226,8 @@ def one_beats_ten(answer: Any) -> None:
     others = [name for name in answer if name not in HOLDINGS]
     if others:
         raise Wrong(
-            f"{others[0]!r} would decide the contest by other means{nearest(others[0], HOLDINGS)}. "
-            f"Only what the agents hold may change: {', '.join(HOLDINGS)}."
+            f"{others[0]!r} would decide the contest by other means{nearest(others[0], HOLDINGS)}. Only what the "
+            f"agents hold may change: {', '.join(HOLDINGS)}."
         )
     leads = []
     for seed in range(3):
@@ -261,11 +253,9 @@ def _quadratic(params: dict[str, torch.Tensor], batch: tuple[torch.Tensor, torch
     NOTEBOOK,
     solution=solutions.proximal_update,
     hint="Begin with what `gl.local_update` does: for each (support, query), a meta-gradient and a step. Then add "
-    "the gradient of "
-    "½ · pull · ‖w − w_server‖². Which w stays the same during all steps?",
-    why="With pull = 0 this is the library's own local update; with a large one the agents stay close to the server, "
-    "drift less and "
-    "learn less. The idea is FedProx (Li et al., 2020), here with any ν.",
+    "the gradient of ½ · pull · ‖w − w_server‖². Which w stays the same during all steps?",
+    why="With pull = 0 this is the library's own local update; with a large one the agents stay close to the "
+    "server, drift less and learn less. The idea is FedProx (Li et al., 2020), here with any ν.",
 )
 def proximal_update(answer: Any) -> None:
     kind = {"dtype": torch.get_default_dtype()}
@@ -312,11 +302,9 @@ def proximal_update(answer: Any) -> None:
     NOTEBOOK,
     solution=solutions.server_step,
     hint="`gl.aggregate(updates)` is where the agents are on average. Go from where the server is, `params`, a part "
-    "server_lr of the "
-    "way there.",
+    "server_lr of the way there.",
     why="With server_lr = 1 this is FedAvg's average; below 1 it is Reptile's outer step (Nichol et al., 2018). "
-    "FedAvg with several "
-    "local steps and Reptile are the same walk, with another stride.",
+    "FedAvg with several local steps and Reptile are the same walk, with another stride.",
 )
 def server_step(answer: Any) -> None:
     kind = {"dtype": torch.get_default_dtype()}

@@ -163,7 +163,8 @@ def server(formula):
     return lambda params, updates, lr: {k: formula(params[k], updates[k].mean(0), lr) for k in params}
 
 
-right = {name: getattr(gl.exercises, name).answer() for name in ("which_nu", "which_floor", "cost_of_a_step")}
+ANSWERED = ("which_nu", "which_floor", "traffic", "cost_of_a_step", "resumed_sweep")
+right = {name: getattr(gl.exercises, name).answer() for name in ANSWERED}
 base = gl.Experiment()
 MISTAKES = [
     ("look_ahead", [1, 2, 2.5], "the points"),
@@ -230,6 +231,34 @@ MISTAKES = [
     ("fair_comparison", [base.replace(nu=nu, seed=s) for nu in (1, 3) for s in range(3)], "FedAvg is missing"),
     ("fair_comparison", [0, 3], "list of `gl.Experiment`s"),
     ("fair_comparison", [base.replace(nu=nu, seed=s) for nu in (0, 3, 3) for s in range(3)], "twice"),
+    ("traffic", right["traffic"] | {"parameters": 79400}, "biases"),
+    ("traffic", right["traffic"] | {"parameters": 78500}, "first layer alone"),
+    ("traffic", right["traffic"] | {"parameters": 68270}, "one hidden layer"),
+    ("traffic", right["traffic"] | {"megabytes": 159.02}, "one way"),
+    ("traffic", right["traffic"] | {"megabytes": 79.51}, "four bytes"),
+    ("traffic", right["traffic"] | {"megabytes": 6.3608}, "one round"),
+    ("traffic", right["traffic"] | {"megabytes": 31.804}, "one agent"),
+    ("traffic", right["traffic"] | {"megabytes": 1908.24}, "10, not 60"),
+    ("traffic", right["traffic"] | {"megabytes": 318040000}, "These are bytes"),
+    ("price_of_sending", 50, "rounds of sending does it save"),
+    ("price_of_sending", 0.4, "Upside down"),
+    ("price_of_sending", 7, "*one* round"),
+    ("price_of_sending", 11.5 / 4.5, "as a ratio"),
+    ("price_of_sending", -2.5, "sign"),
+    ("price_of_sending", 0, "free"),
+    ("price_of_sending", 3, "too large"),
+    ("crowd", 30, "1/√m"),
+    ("crowd", 100, "three students"),
+    ("crowd", 10, "how many times as strong"),
+    ("crowd", 9.4868, "the other way"),
+    ("crowd", 200, "too small"),
+    ("resumed_sweep", right["resumed_sweep"] | {"points": 9}, "multiplied"),
+    ("resumed_sweep", right["resumed_sweep"] | {"points": 12}, "first sweep"),
+    ("resumed_sweep", right["resumed_sweep"] | {"computed": 24}, "no cache"),
+    ("resumed_sweep", right["resumed_sweep"] | {"computed": 6}, "Only half"),
+    ("resumed_sweep", right["resumed_sweep"] | {"computed": 10}, "*every* seed"),
+    ("resumed_sweep", right["resumed_sweep"] | {"seconds": 24}, "the busiest one"),
+    ("resumed_sweep", right["resumed_sweep"] | {"seconds": 120}, "one worker"),
     ("cost_of_a_step", right["cost_of_a_step"] | {"exact": (5, 5)}, "one short"),
     ("cost_of_a_step", right["cost_of_a_step"] | {"exact": (6, 6)}, "none for the loss at the end"),
     ("cost_of_a_step", right["cost_of_a_step"] | {"Hessian-free": (11, 0)}, "two sides"),
@@ -373,7 +402,7 @@ def test_the_teachers_page_knows_every_exercise_and_every_predict_question():
     rows = page.split("## Answers to the *Predict* questions")[1].split("##")[0]
     for path in sorted(NOTEBOOKS.glob("*.ipynb")):
         questions = sum(len(re.findall(r"\*Predict:\*", cell.source)) for cell in cells(path.stem))
-        assert rows.count(f"\n| {path.stem[:2]} |") == questions or path.stem.startswith("06"), path.stem
+        assert rows.count(f"\n| {path.stem[:2]} |") == questions, path.stem
     for target in re.findall(r"\]\(([\w-]+\.ipynb)\)", page):
         assert (NOTEBOOKS / target).exists()
 
