@@ -22,6 +22,7 @@ SMALL = {
     "00-start-here": [
         {"rounds": 10, "n_agents": 12, "n_new_agents": 3, "nu": 5},
         {"rounds": 3, "n_agents": 2, "n_new_agents": 1, "nu": 1, "fine_tune_lr": 0.05, "seed": 4},
+        {"rounds": 20, "fine_tune_lr": 0.6, "meta_lr": 0.6},  # the first of its last cell's suggestions
     ],
     "01-who-holds-what": [
         {"n_agents": 15, "n_new_agents": 3, "seed": 1},
