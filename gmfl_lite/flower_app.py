@@ -8,6 +8,7 @@ averages, as gl.run does in one process: the same Experiment, seed for seed the 
 import argparse
 import dataclasses
 import json
+import secrets
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,6 +44,30 @@ CLASSROOM = {
 """What a federation needs to know beside its experiment."""
 
 
+def check_classroom(config: Mapping[str, Any], experiment: Experiment) -> dict[str, Any]:
+    """Return the classroom's settings in a run config, those of CLASSROOM where it has none.
+
+    Raises
+    ------
+    ValueError : a wrong value, or noise without a clip_norm in whose units it is.
+
+    >>> check_classroom({"noise": 0.03}, Experiment())
+    Traceback (most recent call last):
+    ValueError: noise = 0.03: must be 0 where clip_norm is 0: noise is in units of clip_norm, which bounds an update
+    """
+    found = {name: config.get(name, value) for name, value in CLASSROOM.items()}
+    everybody = experiment.n_agents + experiment.n_new_agents
+    checks.number("round_seconds", found["round_seconds"], 0, above=True)
+    checks.integer("agents_to_wait_for", found["agents_to_wait_for"], 0, everybody)
+    if not isinstance(found["save"], str) or not found["save"]:
+        raise checks.refusal("save", found["save"], "a file's path")
+    clip_norm = checks.number("clip_norm", found["clip_norm"], 0)
+    if checks.number("noise", found["noise"], 0) and not clip_norm:
+        allowed = "0 where clip_norm is 0: noise is in units of clip_norm, which bounds an update"
+        raise checks.refusal("noise", found["noise"], allowed)
+    return found
+
+
 def write_app(folder: str | Path, experiment: Experiment, **classroom: Any) -> Path:
     """Write the folder that `flwr run` takes: one pyproject.toml with the experiment, and return its path.
 
@@ -54,7 +79,7 @@ def write_app(folder: str | Path, experiment: Experiment, **classroom: Any) -> P
 
     Raises
     ------
-    ValueError : an unknown name in `classroom`.
+    ValueError : an unknown name or a wrong value in `classroom`.
     """
     for name in classroom:
         checks.choice("classroom setting", name, tuple(CLASSROOM))
@@ -94,7 +119,7 @@ def to_config(experiment: Experiment, **classroom: Any) -> dict[str, Any]:
     plain = {
         name: value if isinstance(value, (int, float, str)) else json.dumps(value) for name, value in settings.items()
     }
-    return {**plain, **CLASSROOM, **classroom}
+    return {**plain, **check_classroom(classroom, experiment)}
 
 
 def from_config(config: Mapping[str, Any]) -> Experiment:
@@ -123,7 +148,8 @@ def own_data(experiment: Experiment, node_config: Mapping[str, Any]) -> tuple[in
     ----------
     experiment : says how the dataset is dealt out and split.
     node_config : agent, the number; images, a folder of the agent's own images in place of its part of the dataset,
-        one folder a class; invert, whether these are dark on light where the dataset is light on dark.
+        one folder a class; invert, whether these are dark on light where the dataset is light on dark; clip_norm and
+        noise, the agent's own in place of those in CLASSROOM.
 
     Raises
     ------
@@ -156,9 +182,22 @@ def own_data(experiment: Experiment, node_config: Mapping[str, Any]) -> tuple[in
     return number, Federation(*samples, whole.classes, train, test, 0, np.zeros(number + 1))
 
 
+def _protection(experiment: Experiment, context: Context) -> tuple[float, float]:
+    """Return clip_norm and noise: a node's own count in place of the teacher's."""
+    found = check_classroom({**context.run_config, **context.node_config}, experiment)
+    return found["clip_norm"], found["noise"]
+
+
 def _received(message: Message, context: Context) -> tuple[Experiment, int, Federation, Any, Params]:
     experiment = from_config(context.run_config)
-    number, federation = own_data(experiment, context.node_config)
+    _protection(experiment, context)
+    try:
+        number, federation = own_data(experiment, context.node_config)
+    except (ValueError, OSError) as error:
+        if "images" not in context.node_config:
+            raise
+        log("%s", error)  # here, as Flower sends an error's text, and this one may name files
+        raise ValueError("the agent's own images cannot be used: its terminal says why") from None
     predict, params = as_functions(build_model(experiment.model, federation, seed=experiment.seed), federation.x.device)
     return experiment, number, federation, predict, unpack(message.content["arrays"], params)
 
@@ -178,10 +217,11 @@ def train(message: Message, context: Context) -> Message:
     mine = tree_map(lambda tensor: tensor[0], batches)
     w = params
     params, losses = local_update(cross_entropy(predict), w, mine, **estimate_settings(experiment))
-    if clip_norm := context.run_config.get("clip_norm"):
-        secret = torch.Generator()
-        secret.seed()  # by the operating system: noise that others can draw, too, protects nobody
-        params = clip_and_add_noise(w, params, clip_norm=clip_norm, noise=context.run_config["noise"], generator=secret)
+    clip_norm, noise = _protection(experiment, context)
+    if clip_norm:
+        # Noise that others can draw, too, protects nobody; torch's generator keeps 32 bits of its seed.
+        secret = np.random.default_rng(secrets.randbits(128))
+        params = clip_and_add_noise(w, params, clip_norm=clip_norm, noise=noise, generator=secret)
     metrics = MetricRecord(
         {"agent": number, "samples": int(federation.train_sizes[number]), "loss": float(losses.mean())}
     )
@@ -232,20 +272,22 @@ server = ServerApp()
 
 @server.main()
 def main(grid: Grid, context: Context) -> None:
-    """Wait for the agents, train, and save a Result as gl.run returns it, with a table of who took part beside it."""
-    config = {**CLASSROOM, **context.run_config}
-    experiment, seconds = from_config(config), float(config["round_seconds"])
-    model = build_model(experiment.model, load_dataset(experiment.dataset), seed=experiment.seed)
-    _, params = as_functions(model, torch.device("cpu"))
-    arrays = pack(params)
-    strategy = MetaFedAvg(experiment, seconds)
+    """Wait for the agents, train, and save after every round a Result as gl.run returns it, and who took part."""
+    experiment = from_config(context.run_config)
+    config = check_classroom(context.run_config, experiment)
+    seconds = float(config["round_seconds"])
+    dataset, problem = load_dataset(experiment.dataset), None
+    _, start = as_functions(build_model(experiment.model, dataset, seed=experiment.seed), torch.device("cpu"))
+    strategy = MetaFedAvg(experiment, seconds, start, len(dataset.classes), config["save"])
     everybody = experiment.n_agents + experiment.n_new_agents
-    strategy.wait_for(int(config["agents_to_wait_for"]) or everybody, grid, arrays)
-    trained = strategy.start(grid, arrays, experiment.rounds, timeout=seconds).arrays or arrays
-    result = strategy.result(unpack(trained, params))
-    result.save(config["save"])
-    strategy.took_part.to_csv(f"{config['save']}.rounds.csv", index=False)
-    log("%s\n%s\nsaved as %s", strategy.took_part.to_string(index=False), result.table().round(3), config["save"])
+    try:
+        strategy.wait_for(config["agents_to_wait_for"] or everybody, grid)
+        strategy.start(grid, strategy.arrays, experiment.rounds, timeout=seconds)
+    except FloatingPointError as error:
+        problem = error
+    result = strategy.save(problem)
+    table = result.table().round(3) if len(result.history) else "nobody was scored"
+    log("%s\n%s\n%s\nsaved as %s", strategy.took_part.to_string(index=False), table, result, config["save"])
 
 
 if __name__ == "__main__":

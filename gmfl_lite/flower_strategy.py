@@ -1,8 +1,10 @@
 """What the server of a federation does with Flower: pick, ask, average, log who took part."""
 
+import math
 import time
 from collections.abc import Iterable
 from logging import getLogger
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +14,11 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, Met
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from . import randomness
+from . import checks, randomness
 from .evaluation import AGENT_COLUMNS, summarise
 from .experiment import Experiment
-from .objective import Params
-from .runner import HISTORY_COLUMNS, Result
+from .objective import NonFiniteLoss, Params
+from .runner import EXPLOSION, HISTORY_COLUMNS, Result
 from .trainer import aggregate
 
 log = getLogger("flwr").info
@@ -28,14 +30,16 @@ class MetaFedAvg(Strategy):
     A round ends when all who were asked have answered, or after `seconds`, with those who have. Who has not answered is
     asked again only after a new sign of life (Flower's heartbeat, every half minute), so that one dead computer does
     not hold up every round. Newcomers are asked from the next round on. Where an agent is away, the next in the round's
-    drawn order takes its place.
+    drawn order takes its place. What there is so far is saved after every round.
     """
 
-    def __init__(self, experiment: Experiment, seconds: float) -> None:
-        self.experiment, self.seconds = experiment, seconds
+    def __init__(self, experiment: Experiment, seconds: float, start: Params, classes: int, save: str | Path) -> None:
+        self.experiment, self.seconds, self.like, self.path = experiment, seconds, start, save
+        self.arrays, self.sane_loss = pack(start), math.log(classes)
         self.agents: dict[int, int] = {}
+        self.met: dict[int, Message] = {}
         self.asked: list[int] = []
-        self.length = 0
+        self.answered = 0
         self.silent: dict[int, float] = {}
         self.rounds: list[dict[str, Any]] = []
         self.scores = pd.DataFrame(columns=list(AGENT_COLUMNS)).astype(AGENT_COLUMNS)
@@ -49,31 +53,38 @@ class MetaFedAvg(Strategy):
     def summary(self) -> None:
         log("\t└──> %s", self.experiment)
 
-    def wait_for(self, agents: int, grid: Grid, arrays: ArrayRecord) -> None:
+    def wait_for(self, agents: int, grid: Grid) -> None:
         """Wait until so many agents are connected; their scores of the initial w are the curve of round 0."""
-        while len(here := list(grid.get_node_ids())) < agents:
-            log("%d of %d agents are here", len(here), agents)
+        while len(here := self.present(grid)) < agents:
+            log("%d of %d agents are here: %s", len(here), agents, _list(sorted(here)))
             time.sleep(2)
-        self.aggregate_evaluate(0, self.meet(here, grid, arrays))
+        self.aggregate_evaluate(0, [self.met[node] for node in here.values()])
+        at_start = self.scores.loc[self.scores["fine_tune_steps"] == 0, "loss"]
+        self.sane_loss = max(self.sane_loss, at_start.mean() if len(at_start) else 0)
 
-    def meet(self, nodes: list[int], grid: Grid, arrays: ArrayRecord) -> list[Message]:
+    def meet(self, nodes: list[int], grid: Grid) -> None:
         """Let newcomers score w, and learn from their answers which agents they are."""
-        questions = [self.message({"arrays": arrays}, node, MessageType.EVALUATE) for node in nodes]
-        answers = list(grid.send_and_receive(questions, timeout=self.seconds))
-        for reply in answers:
-            if reply.has_error():
-                log("a newcomer could not take part: %s", reply.error.reason)
-            else:
-                self.agents[reply.metadata.src_node_id] = int(reply.content["metrics"]["agent"])
-        self.silence(set(nodes) - senders(answers), grid)
-        return answers
+        questions = [self.message({"arrays": self.arrays}, node, MessageType.EVALUATE) for node in nodes]
+        for reply in grid.send_and_receive(questions, timeout=self.seconds):
+            node = reply.metadata.src_node_id
+            try:
+                number = read_answer(reply, self.experiment)[0]["agent"]
+            except (ValueError, FloatingPointError) as error:
+                if reply.has_error() or isinstance(error, ValueError):
+                    log("a newcomer cannot take part: %.500s", error)
+                    continue
+                number = reply.content["metrics"]["agent"]  # it is here, though w is of no use to it
+            if number in self.agents.values():
+                log("another computer says that it is agent %d: the later one is asked as long as it is here", number)
+            self.agents[node], self.met[node] = number, reply
+        self.silence(set(nodes) - set(self.agents), grid)  # a refused answer is asked for again as rarely as none
 
-    def present(self, grid: Grid, arrays: ArrayRecord) -> dict[int, int]:
+    def present(self, grid: Grid) -> dict[int, int]:
         """Return the node of every agent that can be asked; where two say they are the same agent, the later one."""
         signs = signs_of_life(grid)
         self.silent = {node: sign for node, sign in self.silent.items() if signs.get(node, sign) <= sign}
         if new := [node for node in signs if node not in self.agents and node not in self.silent]:
-            self.meet(new, grid, arrays)
+            self.meet(new, grid)
         return {agent: node for node, agent in self.agents.items() if node in signs and node not in self.silent}
 
     def silence(self, nodes: Iterable[int], grid: Grid) -> None:
@@ -87,78 +98,111 @@ class MetaFedAvg(Strategy):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        present = self.present(grid, arrays)
+        self.grid, present = grid, self.present(grid)
         key = randomness.keys(self.experiment.seed, "picks", server_round - 1, torch.zeros((), dtype=torch.int64))
         n_agents = self.experiment.n_agents
         drawn = randomness.choose(key, torch.tensor(n_agents), n_agents, n_agents).tolist()
         picked = [agent for agent in drawn if agent in present][: self.experiment.agents_per_round]
-        self.asked, self.length, self.grid = [present[agent] for agent in picked], len(vector(arrays)), grid
+        self.asked = [present[agent] for agent in picked]
         content = {"arrays": arrays, "config": ConfigRecord({"round": server_round - 1})}
         return [self.message(content, node, MessageType.TRAIN) for node in self.asked]
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        answers, replies = {}, list(replies)
+        replies = list(replies)
         self.silence(set(self.asked) - senders(replies), self.grid)
-        for reply in replies:
-            problem = reply.error.reason if reply.has_error() else _unfit(reply.content, self.length)
-            if problem:
-                log("agent %s is left out: %s", self.agents.get(reply.metadata.src_node_id, "?"), problem)
-            else:
-                answers[reply.metadata.src_node_id] = reply.content
+        answers, not_finite = self.usable(replies, len(vector(self.arrays)))
         lists = self.asked, answers, set(self.asked) - set(answers)
         everybody, here, missing = (sorted(self.agents[node] for node in nodes) for nodes in lists)
         row = {"round": server_round, "asked": _list(everybody), "took_part": _list(here), "missing": _list(missing)}
         self.rounds.append(row)
         log("round %(round)d: asked %(asked)s; took part: %(took_part)s; missing: %(missing)s", row)
         if not answers:
+            if not_finite:
+                raise FloatingPointError(f"no agent's update can be used: {not_finite}")
             return None, None
         in_order = [answers[node] for node in self.asked if node in answers]
-        updates = torch.stack([vector(content["arrays"]) for content in in_order])
-        samples = torch.tensor([content["metrics"]["samples"] for content in in_order])
-        average = aggregate({"w": updates}, samples if self.experiment.weighting == "samples" else None)
-        loss = float(np.mean([content["metrics"]["loss"] for content in in_order]))
-        return pack(average), MetricRecord({"loss": loss, "agents": len(in_order)})
+        loss = float(np.mean([metrics["loss"] for metrics, _ in in_order]))
+        if not loss <= EXPLOSION * self.sane_loss:
+            raise FloatingPointError(f"the meta-loss grew to {loss:.3g}")
+        samples = torch.tensor([metrics["samples"] for metrics, _ in in_order])
+        updates = {"w": torch.stack([update for _, update in in_order])}
+        average = aggregate(updates, samples if self.experiment.weighting == "samples" else None)
+        if not average["w"].isfinite().all():
+            raise FloatingPointError("the averaged parameters are not finite")
+        self.arrays, self.answered = pack(average), self.answered + 1
+        return self.arrays, MetricRecord({"loss": loss, "agents": len(in_order)})
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         if server_round % self.experiment.eval_every and server_round < self.experiment.rounds:
             return []
-        nodes = self.present(grid, arrays).values()
+        nodes = self.present(grid).values()
         return [self.message({"arrays": arrays}, node, MessageType.EVALUATE) for node in nodes]
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        rows = []
-        for reply in replies:
-            try:
-                rows += self.rows_of(reply)
-            except (ValueError, KeyError, TypeError) as error:  # an answer may come from anybody
-                log("agent %s was not scored: %s", self.agents.get(reply.metadata.src_node_id, "?"), error)
-        if not rows:
+        answers, not_finite = self.usable(replies)
+        if not answers:
+            if not_finite:
+                raise FloatingPointError(f"no agent's scores can be used: {not_finite}")
+            self.save()
             return None
+        rows = [row for metrics, _ in answers.values() for row in self.rows_of(metrics)]
         scores = pd.DataFrame(rows, columns=list(AGENT_COLUMNS)).astype(AGENT_COLUMNS)
         self.scores = scores.sort_values(["agent", "fine_tune_steps"], ignore_index=True)
         curve = summarise(self.scores).assign(round=server_round)
         self.history = pd.concat([self.history, curve], ignore_index=True)[list(HISTORY_COLUMNS)]
+        self.save()
         means = curve.pivot(index="group", columns="fine_tune_steps", values="accuracy").round(3)
         log("round %d: accuracy after so many fine-tuning steps\n%s", server_round, means.to_string())
         return MetricRecord({"accuracy": curve["accuracy"].tolist()})
 
-    def rows_of(self, reply: Message) -> list[tuple]:
+    def usable(
+        self, replies: Iterable[Message], length: int = 0
+    ) -> tuple[dict[int, tuple[dict[str, Any], torch.Tensor]], str]:
+        """Return what can be used of the answers, by node, and the last reason of those that are not finite."""
+        found, not_finite = {}, ""
+        for reply in replies:
+            node = reply.metadata.src_node_id
+            try:
+                metrics, update = read_answer(reply, self.experiment, length)
+                if metrics["agent"] != self.agents.get(node):
+                    raise ValueError(f"it says now that it is agent {metrics['agent']}")
+                found[node] = metrics, update
+            except (ValueError, FloatingPointError) as error:
+                log("agent %s is left out: %.500s", self.agents.get(node, "?"), error)
+                not_finite = str(error) if isinstance(error, FloatingPointError) else not_finite
+        return found, not_finite
+
+    def rows_of(self, metrics: dict[str, Any]) -> list[tuple]:
         """Return the scores in an answer, a row for each number of fine-tuning steps."""
-        metrics = reply.content["metrics"]
         group = "trained" if metrics["agent"] < self.experiment.n_agents else "new"
         curve = zip(self.experiment.eval_steps, metrics["loss"], metrics["accuracy"], strict=True)
         return [(metrics["agent"], group, metrics["samples"], *point) for point in curve]
 
-    def result(self, params: Params) -> Result:
-        """Return the federation's run as gl.run would."""
-        done = self.experiment.rounds
-        history = self.history.astype(HISTORY_COLUMNS)
-        message = f"all {done} rounds"
-        return Result(self.experiment, "completed", message, "Flower", done, params, history, self.scores)
+    def result(self, diverged: FloatingPointError | None = None) -> Result:
+        """Return the federation's run so far, as gl.run would."""
+        done, rounds = len(self.rounds), self.experiment.rounds
+        status, message = "stopped", f"stopped after {done} of {rounds} rounds"
+        if done == rounds:
+            status, message = "completed", f"all {rounds} rounds"
+        if self.answered < done:
+            status, message = "stopped", f"{message}, of which {done - self.answered} had no answer that could be used"
+        if diverged is not None:
+            rates = f"meta_lr (now {self.experiment.meta_lr:g}) or fine_tune_lr (now {self.experiment.fine_tune_lr:g})"
+            when = f"in round {done}" if done else "before training"
+            status, message = "diverged", f"diverged {when}: {diverged}; lower {rates}"
+        params, history = unpack(self.arrays, self.like), self.history.astype(HISTORY_COLUMNS)
+        return Result(self.experiment, status, message, "Flower", self.answered, params, history, self.scores)
+
+    def save(self, diverged: FloatingPointError | None = None) -> Result:
+        """Save what there is, with a table of who took part beside it."""
+        result = self.result(diverged)
+        result.save(self.path)
+        self.took_part.to_csv(f"{self.path}.rounds.csv", index=False)
+        return result
 
 
 def pack(params: Params) -> ArrayRecord:
@@ -178,18 +222,38 @@ def unpack(arrays: ArrayRecord, like: Params) -> Params:
     return {name: part.reshape(like[name].shape).to(like[name]) for name, part in zip(like, parts, strict=True)}
 
 
-def _unfit(content: RecordDict, length: int) -> str:
-    """Say what is wrong with an answer, which may come from anybody."""
+def read_answer(reply: Message, experiment: Experiment, length: int = 0) -> tuple[dict[str, Any], torch.Tensor]:
+    """Return the metrics in an answer, which may come from anybody, and its update [length] if one was asked for.
+
+    Raises
+    ------
+    ValueError : an error, or what is no answer to the question.
+    FloatingPointError : numbers that are not finite.
+    """
+    if reply.has_error():
+        kind = FloatingPointError if NonFiniteLoss.__name__ in reply.error.reason else ValueError
+        raise kind(reply.error.reason)
+    names, steps = (("loss",), ()) if length else (("loss", "accuracy"), (len(experiment.eval_steps),))
     try:
-        params, samples = vector(content["arrays"]), content["metrics"]["samples"]
-        float(content["metrics"]["loss"])
-    except (KeyError, ValueError, TypeError) as error:
-        return f"its answer cannot be read ({error!r})"
-    if params.shape != (length,) or params.dtype != torch.float32:
-        return f"it sent {params.dtype} {list(params.shape)}, not {length} float32 numbers"
-    if not params.isfinite().all():
-        return "its parameters are not finite: a smaller meta_lr or fine_tune_lr may help"
-    return "" if isinstance(samples, int) and samples > 0 else f"it claims to hold {samples!r} samples"
+        metrics = {name: reply.content["metrics"][name] for name in ("agent", "samples", *names)}
+        numbers = {name: np.asarray(metrics[name], np.float64) for name in names}
+        update = vector(reply.content["arrays"]) if length else torch.empty(0)
+    except Exception as error:  # whatever the bytes of strangers lead to
+        raise ValueError(f"its answer cannot be read ({error!r})") from error
+    checks.integer("agent", metrics["agent"], 0, experiment.n_agents + experiment.n_new_agents - 1)
+    checks.integer("samples", metrics["samples"], 1)
+    for name, values in numbers.items():
+        if values.shape != steps:
+            raise ValueError(f"{name}: must be {list(steps)} numbers, got {list(values.shape)}")
+    if update.shape != (length,) or update.dtype != torch.float32:
+        raise ValueError(f"it sent {update.dtype} {list(update.shape)}, not {length} float32 numbers")
+    if not all(np.isfinite(values).all() for values in numbers.values()):
+        raise FloatingPointError("its loss or accuracy is not finite")
+    if not update.isfinite().all():
+        raise FloatingPointError("its parameters are not finite")
+    if (abs(numbers.get("accuracy", np.zeros(1)) - 0.5) > 0.5).any():
+        raise ValueError("accuracy: must be numbers from 0 to 1")
+    return metrics, update
 
 
 def signs_of_life(grid: Grid) -> dict[int, float]:

@@ -7,6 +7,7 @@ update holds that sample itself.
 import zlib
 from collections.abc import Callable
 
+import numpy as np
 import torch
 
 from . import checks, randomness, trainer
@@ -53,7 +54,7 @@ def invert_first_layer(sent: Params, received: Params) -> torch.Tensor:
 
 
 def clip_and_add_noise(
-    before: Params, after: Params, *, clip_norm: float, noise: float, generator: torch.Generator
+    before: Params, after: Params, *, clip_norm: float, noise: float, generator: torch.Generator | np.random.Generator
 ) -> Params:
     """Return an agent's parameters with its update Δ clipped and blurred: w + Δ·min(1, C/‖Δ‖) + N(0, (zC)²).
 
@@ -62,7 +63,8 @@ def clip_and_add_noise(
     before, after : w, and the agent's w_i.
     clip_norm : C, the largest length that an update may have, above 0.
     noise : z, the standard deviation of the noise on every number, in units of C; 0 is none.
-    generator : of the noise. Whoever knows its seed can take the noise away again: on real data, use a secret one.
+    generator : of the noise. Whoever knows its seed can take the noise away again: on real data, use
+        np.random.default_rng(secrets.randbits(128)). torch's own keeps 32 bits of a seed, which can all be tried.
 
     What ε this means for differential privacy depends on rounds and picks, and is not computed here.
 
@@ -82,7 +84,11 @@ def clip_and_add_noise(
     share = (clip_norm / length).clamp(max=1)
 
     def blur(like: torch.Tensor) -> torch.Tensor:
-        return torch.empty(like.shape).normal_(0, 1, generator=generator).to(like) * (noise * clip_norm)
+        if isinstance(generator, np.random.Generator):
+            drawn = torch.from_numpy(generator.standard_normal(tuple(like.shape), np.float32))
+        else:
+            drawn = torch.empty(like.shape).normal_(0, 1, generator=generator)
+        return drawn.to(like) * (noise * clip_norm)
 
     return {name: before[name] + share * update + blur(update) for name, update in updates.items()}
 

@@ -1,8 +1,10 @@
 """What the federation's server does with those who answer, are late, leave, come, or answer nonsense."""
 
 import math
+import re
 from dataclasses import dataclass, field
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,11 +12,11 @@ import gmfl_lite as gl
 
 pytest.importorskip("flwr", reason="needs the extra: pip install 'gmfl_lite[flower]'")
 
-from flwr.app import Context, Error, Message, RecordDict
+from flwr.app import Array, ArrayRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.supercore.task_identity import TaskIdentity
 
-from gmfl_lite import flower_app
+from gmfl_lite import flower_app, flower_strategy
 
 EXPERIMENT = gl.Experiment(
     model="softmax", n_agents=4, n_new_agents=1, agents_per_round=2, rounds=4, eval_every=2, eval_steps=(0, 1),
@@ -22,52 +24,72 @@ EXPERIMENT = gl.Experiment(
 )  # fmt: skip
 
 
+def spoil(content: RecordDict, how: str) -> None:
+    """Make an answer to either question unusable."""
+    metrics = content.get("metrics")
+    if how == "no metrics":
+        del content["metrics"]
+    elif how == "empty":
+        content.clear()
+    elif how == "arrays for metrics":
+        content["metrics"] = flower_app.pack({"w": torch.zeros(3)})
+    elif how.startswith("arrays"):
+        damaged = {"arrays of zero bytes": b"", "arrays of nonsense": b"\x93NUMPY\x01\x00\xff\xff"}[how]
+        content["arrays"] = ArrayRecord({"w": Array("float32", (650,), "numpy.ndarray", damaged)})
+    elif how.startswith("w ="):
+        content["arrays"] = ArrayRecord({"w": Array(eval(how[3:], {"np": np}))})
+    else:
+        name, value = how.split(" = ")
+        content["metrics"] = MetricRecord({**metrics, name: eval(value, {"nan": math.nan, "inf": math.inf})})
+
+
 @dataclass
 class Post:
-    """A post office without computers: the agents' real app answers here, as `behave` lets it, in every round."""
+    """A post office without computers: the agents' real app answers here, as `behave` lets it, in every round.
+
+    behave, scores : what is wrong with an agent's update, or with its scores, in a round (0: before the first).
+    """
 
     experiment: gl.Experiment
     folder: str
     nodes: dict[int, int]
     behave: dict[tuple[int, int], str] = field(default_factory=dict)
+    scores: dict[tuple[int, int], str] = field(default_factory=dict)
     arrivals: dict[int, dict[int, int]] = field(default_factory=dict)
     beats: dict[int, float] = field(default_factory=dict)
+    settings: dict = field(default_factory=dict)
     round: int = 0
     asked: list[list[int]] = field(default_factory=list)
+    saved: list[gl.Result] = field(default_factory=list)
 
     def config(self) -> dict:
-        return flower_app.to_config(self.experiment, save=f"{self.folder}/post.result", round_seconds=1.0)
+        settings = {"save": f"{self.folder}/post.result", "round_seconds": 1.0, **self.settings}
+        return flower_app.to_config(self.experiment, **settings)
 
     def get_nodes(self) -> list[NodeInfo]:
         return [NodeInfo(node_id=node, online_until=self.beats.get(node, 1.0)) for node in self.nodes]
 
-    def get_node_ids(self) -> list[int]:
-        return list(self.nodes)
-
     def send_and_receive(self, messages, *, timeout: float):
         messages, replies = list(messages), []
-        if messages and messages[0].metadata.message_type == "train":
+        training = bool(messages) and messages[0].metadata.message_type == "train"
+        if training:
             self.round += 1
             self.asked.append(sorted(self.nodes[message.metadata.dst_node_id] for message in messages))
             self.nodes |= self.arrivals.get(self.round, {})
         for message in messages:
             node = message.metadata.dst_node_id
-            training = message.metadata.message_type == "train"
-            how = self.behave.get((self.nodes[node], self.round), "") if training else ""
+            how = (self.behave if training else self.scores).get((self.nodes[node], self.round), "")
             if how == "silent":
                 continue
             context = Context(1, node, {"agent": self.nodes[node]}, RecordDict(), self.config())
-            reply = flower_app.agent(message, context)
-            vector = flower_app.pack({"w": torch.zeros(650)})
+            try:
+                reply = flower_app.agent(message, context)
+            except Exception as error:  # as Flower does
+                reply = Message(Error(0, f"{type(error)}:<'{error}'>"), reply_to=message)
             if how == "error":
                 reply = Message(Error(0, "no such file"), reply_to=message)
-            elif how == "nan":
-                vector = flower_app.pack({"w": torch.full((650,), math.nan)})
-                reply.content["arrays"] = vector
-            elif how == "short":
-                reply.content["arrays"] = flower_app.pack({"w": torch.zeros(3)})
-            elif how == "empty":
-                reply.content.clear()
+            elif how:
+                spoil(reply.content, how)
             replies.append(reply)
         return replies
 
@@ -82,17 +104,16 @@ def post(tmp_path, monkeypatch):
 
 
 def federate(post: Post) -> gl.Result:
-    import gmfl_lite.flower_strategy as strategy
+    with pytest.MonkeyPatch.context() as patch:
+        save = flower_strategy.MetaFedAvg.save
 
-    context = Context(1, 1, {}, RecordDict(), post.config())
-    seen = []
-    original = strategy.MetaFedAvg.result
-    strategy.MetaFedAvg.result = lambda self, params: seen.append(self.took_part) or original(self, params)
-    try:
-        flower_app.main(post, context)
-    finally:
-        strategy.MetaFedAvg.result = original
-    post.table = seen[0].set_index("round")
+        def save_and_look(strategy, *arguments) -> gl.Result:
+            post.saved.append(save(strategy, *arguments))
+            post.table = strategy.took_part.set_index("round")
+            return post.saved[-1]
+
+        patch.setattr(flower_strategy.MetaFedAvg, "save", save_and_look)
+        flower_app.main(post, Context(1, 1, {}, RecordDict(), post.config()))
     return gl.load_result(f"{post.folder}/post.result")
 
 
@@ -110,9 +131,25 @@ def test_it_is_gl_run(post, weighting):
     assert all(len(agents) == 2 and 4 not in agents for agents in office.asked)
 
 
-@pytest.mark.parametrize("how", ["error", "nan", "short", "empty"])
-def test_what_cannot_be_used_is_left_out(post, how):
-    """The average of a round is that of the other agent alone, who is asked again, and so is the one left out."""
+UNREADABLE = ["error", "empty", "no metrics", "arrays for metrics", "samples = 0", "samples = 2.5", "agent = 9"]
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        *UNREADABLE,
+        "agent = 0",
+        "loss = nan",
+        "loss = [1.0]",
+        "arrays of zero bytes",
+        "arrays of nonsense",
+        "w = np.zeros(3, np.float32)",
+        "w = np.zeros(650)",
+        "w = np.full(650, np.nan, np.float32)",
+    ],
+)
+def test_an_update_that_cannot_be_used_is_left_out(post, how):
+    """The average of a round is that of the other agent alone."""
     experiment = EXPERIMENT.replace(n_agents=2, n_new_agents=0, rounds=1)
     office = post(experiment, nodes={100: 0, 101: 1}, behave={(1, 1): how})
     found = federate(office)
@@ -120,6 +157,97 @@ def test_what_cannot_be_used_is_left_out(post, how):
     context = Context(1, 1, {"agent": 0}, RecordDict(), office.config())
     alone = flower_app.one_answer(experiment, context.node_config).content["arrays"]["w"].numpy()
     assert torch.allclose(torch.cat([p.flatten() for p in found.params.values()]), torch.tensor(alone), atol=1e-6)
+    assert (found.status, found.message, found.round) == ("completed", "all 1 rounds", 1)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        *UNREADABLE,
+        "agent = 0",
+        "loss = [nan, 1.0]",
+        "loss = [1.0]",
+        "loss = 1.0",
+        "accuracy = [0.5, 1.5]",
+        "accuracy = [inf, 1.0]",
+    ],
+)
+def test_scores_that_cannot_be_used_are_left_out(post, how):
+    experiment = EXPERIMENT.replace(n_agents=2, n_new_agents=0, rounds=4)
+    found = federate(post(experiment, nodes={100: 0, 101: 1}, scores={(1, 4): how}))
+    assert found.status == "completed"
+    assert found.agents["agent"].tolist() == [0, 0]
+    expected = gl.run(experiment, progress=False)
+    mine = expected.agents[expected.agents["agent"] == 0]
+    assert found.agents["loss"].tolist() == pytest.approx(mine["loss"].tolist(), rel=1e-5)
+    assert found.history["round"].unique().tolist() == [0, 2, 4]
+
+
+@pytest.mark.parametrize("how", UNREADABLE)
+def test_who_answers_nonsense_at_first_does_not_count_and_may_come_again(post, how, monkeypatch):
+    office = post(
+        EXPERIMENT.replace(n_agents=2, n_new_agents=0, rounds=1), nodes={100: 0, 101: 1}, scores={(1, 0): how}
+    )
+
+    def later(seconds: float) -> None:
+        office.scores.clear()
+        office.beats[101] = 2.0
+
+    monkeypatch.setattr(flower_strategy.time, "sleep", later)
+    found = federate(office)
+    assert not office.scores, "it did not wait"
+    assert found.status == "completed"
+    assert office.table.loc[1, "took_part"] == "0 1"
+
+
+def test_two_computers_with_one_number_are_one_agent(post, monkeypatch, caplog):
+    office = post(EXPERIMENT.replace(n_agents=2, n_new_agents=0, rounds=1), nodes={100: 0, 101: 0})
+    monkeypatch.setattr(flower_strategy.time, "sleep", lambda seconds: office.nodes.update({102: 1}))
+    federate(office)
+    assert office.table.loc[1].tolist() == ["0 1", "0 1", "-"]
+    assert "1 of 2 agents are here: 0" in caplog.messages
+    assert any("another computer says that it is agent 0" in line for line in caplog.messages)
+
+
+def test_what_there_is_is_saved_after_every_evaluation(post):
+    office = post()
+    found = federate(office)
+    rounds = [result.history["round"].max() for result in office.saved]
+    assert rounds == [0, 0, 2, 2, 4, 4]
+    assert [(result.status, result.message) for result in office.saved[:3:2]] == [
+        ("stopped", "stopped after 0 of 4 rounds"),
+        ("stopped", "stopped after 2 of 4 rounds"),
+    ]
+    two = gl.run(EXPERIMENT.replace(rounds=2), progress=False)
+    assert all(torch.allclose(office.saved[2].params[name], tensor, atol=1e-6) for name, tensor in two.params.items())
+    assert found.status == "completed"
+
+
+@pytest.mark.parametrize(
+    ("change", "when"),
+    [
+        ({"meta_lr": 1e38}, r"in round \d: no agent's update can be used: .*NonFiniteLoss"),
+        (r"in round \d: no agent's (update|scores) can be used: its .* not finite",),
+        ({"meta_lr": 1e30}, r"in round \d: the meta-loss grew to"),
+        ({"fine_tune_lr": 1e38, "eval_steps": (0, 5)}, "before training: no agent's scores can be used"),
+    ],
+)
+def test_a_federation_that_diverges_ends_and_says_so_as_gl_run_does(post, change, when):
+    experiment = EXPERIMENT.replace(nu=1, n_new_agents=0, agents_per_round=4, **change)
+    office = post(experiment, nodes={100 + agent: agent for agent in range(4)})
+    found, alone = federate(office), gl.run(experiment, progress=False)
+    assert (found.status, alone.status) == ("diverged", "diverged")
+    assert re.match(f"diverged {when}.*; lower meta_lr .*fine_tune_lr", found.message)
+    assert len(office.asked) < experiment.rounds
+    assert all(tensor.isfinite().all() for tensor in found.params.values())
+
+
+def test_rounds_without_answers_are_counted(post):
+    experiment = EXPERIMENT.replace(n_agents=2, n_new_agents=0, rounds=3)
+    office = post(experiment, nodes={100: 0, 101: 1}, behave={(agent, 2): "error" for agent in range(2)})
+    found = federate(office)
+    assert (found.status, found.round) == ("stopped", 2)
+    assert found.message == "all 3 rounds, of which 1 had no answer that could be used"
 
 
 def test_the_silent_are_asked_again_only_after_a_sign_of_life(post):
@@ -140,8 +268,8 @@ def test_the_silent_are_asked_again_only_after_a_sign_of_life(post):
 
 def test_newcomers_take_part_from_the_next_round_on_and_the_absent_are_replaced(post):
     experiment = EXPERIMENT.replace(agents_per_round=4, n_new_agents=0)
-    office = post(experiment, nodes={100: 0, 101: 1}, arrivals={2: {103: 3, 102: 2}, 3: {105: 1}})
-    office.config = lambda: {**Post.config(office), "agents_to_wait_for": 2}
+    arrivals = {2: {103: 3, 102: 2}, 3: {105: 1}}
+    office = post(experiment, nodes={100: 0, 101: 1}, arrivals=arrivals, settings={"agents_to_wait_for": 2})
     federate(office)
     assert office.asked == [[0, 1], [0, 1], [0, 1, 2, 3], [0, 1, 2, 3]]
 
@@ -152,6 +280,7 @@ def test_a_round_without_answers_keeps_the_model(post):
     found = federate(office)
     start = gl.build_model("softmax", gl.load_dataset("digits")).state_dict()
     assert office.table.loc[1].tolist() == ["0 1", "-", "0 1"]
+    assert (found.status, found.round) == ("stopped", 0)
     assert all(torch.equal(found.params[name], tensor) for name, tensor in start.items())
 
 
@@ -167,3 +296,55 @@ def test_clipping_and_noise_happen_before_anything_leaves():
     assert ((clipped - start) ** 2).sum() ** 0.5 == pytest.approx(0.01, rel=1e-3)
     assert (noisy - clipped).std() == pytest.approx(0.5 * 0.01, rel=0.2)
     assert (noisy != again).any(), "the noise must be one that nobody else can draw"
+
+
+def test_an_agent_protects_itself_whatever_the_teacher_asks():
+    model = gl.build_model("softmax", gl.load_dataset("digits"))
+    start = torch.cat([p.detach().flatten() for p in model.parameters()]).numpy()
+    for teachers in ({}, {"clip_norm": 10.0}):
+        answer = flower_app.one_answer(EXPERIMENT, {"agent": 0, "clip_norm": 0.01}, **teachers)
+        assert ((answer.content["arrays"]["w"].numpy() - start) ** 2).sum() ** 0.5 == pytest.approx(0.01, rel=1e-3)
+    with pytest.raises(ValueError, match=r"noise = 0\.1: must be 0 where clip_norm is 0"):
+        flower_app.one_answer(EXPERIMENT, {"agent": 0, "noise": 0.1})
+
+
+def test_the_noise_has_a_seed_that_cannot_be_tried(monkeypatch):
+    asked = []
+    monkeypatch.setattr(flower_app.secrets, "randbits", lambda bits: asked.append(bits) or 7)
+    one, two = (
+        flower_app.one_answer(EXPERIMENT, {"agent": 0}, clip_norm=0.01, noise=0.5).content["arrays"]["w"].numpy()
+        for _ in range(2)
+    )
+    assert asked == [128, 128]
+    assert (one == two).all(), "all of the noise comes from this seed"
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"noise": 0.03}, "noise = 0.03: must be 0 where clip_norm is 0"),
+        ({"clip_norm": -1.0}, "clip_norm = -1.0"),
+        ({"clip_norm": math.nan}, "clip_norm = nan"),
+        ({"round_seconds": 0.0}, "round_seconds = 0.0"),
+        ({"agents_to_wait_for": 6}, "agents_to_wait_for = 6: must be an integer of at least 0 and at most 5"),
+        ({"save": ""}, "save = ''"),
+    ],
+)
+def test_wrong_classroom_settings_are_refused(post, settings, problem):
+    with pytest.raises(ValueError, match=re.escape(problem)):
+        flower_app.to_config(EXPERIMENT, **settings)
+    office = post()
+    context = Context(1, 1, {}, RecordDict(), {**office.config(), **settings})  # as --run-config changes it
+    with pytest.raises(ValueError, match=re.escape(problem)):
+        flower_app.main(office, context)
+    assert office.asked == []
+
+
+def test_no_files_name_leaves_with_an_error(post, tmp_path, caplog):
+    (tmp_path / "private" / "diary").mkdir(parents=True)
+    context = Context(1, 1, {"agent": 0, "images": str(tmp_path / "private")}, RecordDict(), post().config())
+    message = flower_app.one_answer(EXPERIMENT, {"agent": 0})
+    with pytest.raises(ValueError, match="its terminal says why") as caught:
+        flower_app.train(message, context)
+    assert "private" not in str(caught.value)
+    assert "diary must be among the classes" in caplog.messages[-1]
