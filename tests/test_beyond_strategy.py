@@ -227,7 +227,6 @@ def test_what_there_is_is_saved_after_every_evaluation(post):
     ("change", "when"),
     [
         ({"meta_lr": 1e38}, r"in round \d: no agent's update can be used: .*NonFiniteLoss"),
-        (r"in round \d: no agent's (update|scores) can be used: its .* not finite",),
         ({"meta_lr": 1e30}, r"in round \d: the meta-loss grew to"),
         ({"fine_tune_lr": 1e38, "eval_steps": (0, 5)}, "before training: no agent's scores can be used"),
     ],
