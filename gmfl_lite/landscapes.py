@@ -18,7 +18,7 @@ MARKERS = "osD^vXP"
 
 @dataclass(frozen=True, eq=False)
 class Landscape:
-    """A function to draw and what to draw on it; equal labels look alike in all panels.
+    """A function to draw and what to draw on it; equal labels look alike in all panels, be it paths, arrows or points.
 
     Attributes
     ----------
@@ -81,12 +81,14 @@ def landscapes(
             handles[label] = ax.quiver(
                 *np.asarray(start, float), *np.asarray(displacement, float), color=looks[label][0], label=label,
                 angles="xy", scale_units="xy", scale=1, zorder=4,
-                width=max(0.022 - 0.005 * number, 0.006),  # so that an arrow below another one shows
+                width=max(0.015 - 0.003 * number, 0.006),  # so that an arrow below another one shows
+                headwidth=3, headlength=3.5, headaxislength=3.5,
             )  # fmt: skip
         for label, point in panel.points.items():
             colour, _, marker = looks[label]
             style = {"color": colour, "marker": marker, "edgecolor": "black", "linewidth": 0.8, "s": 60, "zorder": 5}
-            handles[label] = ax.scatter(*np.asarray(point, float), label=label, **style)
+            mark = ax.scatter(*np.asarray(point, float), label=label, **style)
+            handles.setdefault(label, mark)  # a path of the same label stands for both
         ax.set(title=title, xlabel=names[0], xlim=x, ylim=y)
     axes[0].set_ylabel(names[1])
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=min(4, len(handles)), frameon=False)

@@ -39,6 +39,24 @@ def test_paths_arrows_and_points_are_drawn_where_they_are():
     figure.savefig(io.BytesIO())
 
 
+def test_a_short_arrow_is_longer_than_its_head_and_thinner_than_the_one_below_it():
+    arrows = {name: ([0, 0], [0.25, 0]) for name in "abcd"}
+    axes = landscapes({"": Landscape(bowl, arrows=arrows)}, x=(-2, 2), y=(-2, 2), alt="").axes[0]
+    drawn = [item for item in axes.collections if hasattr(item, "U")]
+    widths = [arrow.width for arrow in drawn]
+    assert widths == sorted(set(widths), reverse=True)
+    assert all(arrow.headlength * arrow.width < 0.25 / 4 for arrow in drawn)
+
+
+def test_a_point_with_the_label_of_a_path_looks_like_it_and_is_named_once():
+    panel = Landscape(bowl, paths={"a": [[1, 1], [0, 1]], "b": [[1, 0], [0, 1]]}, points={"b": [1, 1]})
+    figure = landscapes({"": panel}, x=(-2, 2), y=(-2, 2), alt="")
+    axes, legend = figure.axes[0], figure.legends[0]
+    assert [text.get_text() for text in legend.get_texts()] == ["a", "b"]
+    assert legend.legend_handles[1].get_color() == axes.lines[1].get_color()
+    assert axes.collections[-1].get_facecolor()[0, :3].tolist() == list(axes.lines[1].get_color())
+
+
 @pytest.mark.parametrize("function", [lambda w: 0 * w[:, 0], lambda w: 1e30 * bowl(w), lambda w: -bowl(w)])
 def test_flat_steep_and_upside_down_functions_are_drawn_without_a_warning(function):
     landscapes({"": Landscape(function, points={"here": [0, 0]})}, x=(-1, 1), y=(-1, 1), alt="").savefig(io.BytesIO())
