@@ -22,7 +22,7 @@ class Quadratics:
 
     Parameters
     ----------
-    A : symmetric matrices [n, d, d].
+    A : matrices [n, d, d], symmetric but for rounding.
     c : the agents' optima [n, d].
 
     Raises
@@ -47,8 +47,9 @@ class Quadratics:
         n, d = self.c.shape if self.c.ndim == 2 else (0, 0)
         if not n or not d or self.A.shape != (n, d, d):
             raise ValueError(f"A, c: must have shapes [n, d, d] and [n, d], got {self.A.shape} and {self.c.shape}")
-        if not np.allclose(self.A, self.A.swapaxes(1, 2), rtol=1e-10, atol=0):
+        if np.abs(self.A - self.A.swapaxes(1, 2)).max() > 1e-12 * np.abs(self.A).max():
             raise ValueError("A: must hold symmetric matrices")
+        self.A = (self.A + self.A.swapaxes(1, 2)) / 2  # what rounding has left
 
     @classmethod
     def random(cls, n_agents: int, dimensions: int, *, lowest: float, highest: float, seed: int) -> "Quadratics":
@@ -71,7 +72,7 @@ class Quadratics:
         directions = np.linalg.qr(draws.normal(size=(n, d, d)))[0]
         curvatures = np.exp(draws.uniform(np.log(lowest), np.log(highest), size=(n, 1, d)))
         A = (directions * curvatures) @ directions.swapaxes(1, 2)
-        return cls((A + A.swapaxes(1, 2)) / 2, draws.normal(size=(n, d)))
+        return cls(A, draws.normal(size=(n, d)))
 
     @property
     def smoothness(self) -> float:

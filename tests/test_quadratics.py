@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from theory_instances import quadratics, random_quadratics, rms
 
-from gmfl_lite.theory import Quadratics
+from gmfl_lite.theory import Quadratics, meta_smoothness
 
 NUS = [0, 1, 2, 5, 10, 20]
 ALPHA = 0.5
@@ -30,18 +30,20 @@ def printed(value, digits):
 
 
 def test_the_worked_example(worked):
-    table = {  # ν: w*, w of first-order gradients, smoothness of F, F(w*)
-        0: (0.818, 0.818, 0.55, 0.0909),
-        1: (0.470, 0.681, 0.170, 0.0663),
-        2: (-0.132, 0.470, 0.072, 0.0354),
-        5: (-0.968, -0.425, 0.030, 9.6e-4),
-        10: (-1.000, -0.968, 0.018, 9.5e-7),
-        20: (-1.000, -1.000, 0.0064, 9.1e-13),
+    table = {  # ν: w*, w of first-order gradients, smoothness of F, the formula (1 + αL)^2ν L for it, F(w*)
+        0: (0.818, 0.818, 0.55, 1, 0.0909),
+        1: (0.470, 0.681, 0.170, 2.25, 0.0663),
+        2: (-0.132, 0.470, 0.072, 5.06, 0.0354),
+        5: (-0.968, -0.425, 0.030, 57.7, 9.6e-4),
+        10: (-1.000, -0.968, 0.018, 3.3e3, 9.5e-7),
+        20: (-1.000, -1.000, 0.0064, 1.1e7, 9.1e-13),
     }
-    for nu, (best, first_order, smoothness, loss) in table.items():
+    for nu, (best, first_order, smoothness, formula, loss) in table.items():
         assert round(worked.minimiser(nu, ALPHA).item(), 3) == best
         assert round(worked.minimiser(nu, ALPHA, method="first_order").item(), 3) == first_order
         assert printed(worked.meta_smoothness(nu, ALPHA), 2 if nu != 1 else 3) == smoothness
+        bound = meta_smoothness(nu, ALPHA, smoothness=worked.smoothness)
+        assert printed(bound, 3 if nu <= 5 else 2) == formula
         assert printed(worked.meta_loss(worked.minimiser(nu, ALPHA), nu, ALPHA), 2 if nu >= 5 else 3) == loss
 
 
@@ -53,11 +55,24 @@ def test_the_mismatch_matrix_of_the_worked_example(worked):
         0.9682 0.2421 0.0605 9.6e-4 1.0e-5 3.3e-6
         0.9999 0.2500 0.0625 9.8e-4 9.5e-7 1.0e-11
         1.0000 0.2500 0.0625 9.8e-4 9.5e-7 9.1e-13"""
+    # Trained for 10 and deployed with 0 it is 0.9999468; the note rounds up to 1.0000.
     found = worked.mismatch(NUS, ALPHA)
     assert (found.index.name, found.columns.name) == ("trained", "deployed")
     for row, numbers in zip(found.to_numpy(), table.split("\n")[1:], strict=True):
         for value, number in zip(row, numbers.split(), strict=True):
             assert (f"{value:.1e}".replace("e-0", "e-") if "e" in number else f"{value:.4f}") == number
+
+
+@pytest.mark.parametrize("seed", range(1, 6))
+def test_both_mistakes_cost_heterogeneous_agents(seed):
+    """Ten agents in four dimensions, curvatures from 0.02 to 1: relative to the best, and in numbers."""
+    losses = Quadratics.random(10, 4, lowest=0.02, highest=1.0, seed=seed).mismatch([*NUS, 50], ALPHA).to_numpy()
+    penalty = losses / losses.diagonal()
+    assert (penalty[~np.eye(7, dtype=bool)] > 1.001).all()
+    assert penalty[0, -1] > 1.25  # FedAvg for users who take 50 steps
+    assert penalty[-1, 0] > 1.25  # trained for 50, for users who take none
+    regret = losses - losses.diagonal()
+    assert regret[-1, 0] > 30 * regret[0, -1]  # in absolute numbers a large ν′ forgives everything
 
 
 def test_rows_of_a_mismatch_matrix_are_worst_off_the_diagonal(pair):
@@ -191,6 +206,18 @@ def test_more_steps_never_raise_the_smallest_meta_loss(rng):
 def test_wrong_values_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_rounding_leaves_matrices_symmetric(rng):
+    turns = np.linalg.qr(rng.normal(size=(20, 4, 4)))[0]
+    A = (turns * [1e-3, 1e-2, 0.1, 1.0]) @ turns.swapaxes(1, 2)
+    assert not np.array_equal(A, A.swapaxes(1, 2))
+    agents = Quadratics(A, np.zeros((20, 4)))
+    assert np.array_equal(agents.A, agents.A.swapaxes(1, 2))
+    assert np.abs(agents.A - A).max() < 1e-15
+    A[3, 0, 1] += 1e-11
+    with pytest.raises(ValueError, match="A: must hold symmetric matrices"):
+        Quadratics(A, np.zeros((20, 4)))
 
 
 def test_random_agents_have_the_curvatures_asked_for():
