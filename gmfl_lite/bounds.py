@@ -216,9 +216,8 @@ def covariance_bound(
             raise checks.refusal(name, None, f"given for more than one local step (local_steps = {local_steps})")
     p, truncated, gamma_g = (checks.numbers(name, 0 if value is None else value, 0) for name, value in several.items())
     root = np.sqrt(drift(tau, meta_lr, meta_smoothness=truncated))
-    with np.errstate(divide="ignore"):
-        psi = np.where(root < 1, root / (1 - root), np.inf)
-    kappa = checks.numbers("dropped_deviation", dropped_deviation, 0) + p * psi
+    psi = np.where(root < 1, root / np.where(root < 1, 1 - root, 1), np.inf)
+    kappa = checks.numbers("dropped_deviation", dropped_deviation, 0) + np.where(root < 1, p * psi, np.inf)
     if np.any(kappa >= 1):
         raise ValueError(
             f"dropped_deviation = {dropped_deviation}: must be lower, as κ′ = {np.max(kappa):.3g} is not below 1 (with"

@@ -27,12 +27,16 @@ def formula(function: Function) -> Function:
     def computed(*args: Any, **kwargs: Any) -> Value:
         with np.errstate(over="ignore", invalid="ignore"):
             value = np.asarray(function(*args, **kwargs), np.float64)
-        value = np.where(
-            np.isnan(value), np.inf, value
-        )  # ∞ · 0: a factor beyond float64 beside a constant that is zero
+        value = np.where(np.isnan(value), np.inf, value)  # ∞ · 0 where the zero is one too small for float64
         return value.item() if value.ndim == 0 else value
 
     return computed
+
+
+def product(*factors: np.ndarray) -> np.ndarray:
+    """Return the product, which is zero where a factor is, also beside another one that float64 does not hold."""
+    zero = functools.reduce(np.logical_or, [np.equal(factor, 0) for factor in factors])
+    return np.where(zero, 0.0, functools.reduce(np.multiply, factors))
 
 
 @formula
@@ -147,9 +151,9 @@ def spectral_smoothness(
     # λ* is a candidate where it lies between the ends; elsewhere clipping makes it one of them.
     candidates = [-mu, L, np.clip(inside, -mu, L)]
     phi = functools.reduce(np.maximum, [np.abs(x) * (1 - alpha * x) ** (2 * nu) for x in candidates])
-    rho_B = _rho_B(hessian_lipschitz, gradient_bound)
     moved = alpha * nu * q ** (2 * nu) + alpha**2 * L * nu * (nu - 1) * q ** np.maximum(2 * nu - 1, 0)
-    return phi + rho_B * (moved + alpha * q ** np.maximum(nu - 1, 0) * geometric_sum(q, nu))
+    turned = moved + alpha * q ** np.maximum(nu - 1, 0) * geometric_sum(q, nu)
+    return phi + product(_rho_B(hessian_lipschitz, gradient_bound), turned)
 
 
 @formula
@@ -179,9 +183,11 @@ def meta_heterogeneity(
     gamma_H = checks.numbers("hessian_heterogeneity", hessian_heterogeneity, 0)
     rho = checks.numbers("hessian_lipschitz", hessian_lipschitz, 0)
     B = checks.numbers("gradient_bound", gradient_bound, 0)
-    apart = sum((geometric_sum(q, j) * (j < nu) for j in range(int(nu.max(initial=0)))), start=np.float64(0))
-    adapted = q**nu * (1 + alpha * L * geometric_sum(q, nu)) * gamma_G
-    return adapted + alpha * B * q ** np.maximum(nu - 1, 0) * (nu * gamma_H + alpha * rho * gamma_G * apart)
+    steps = range(int(nu.max(initial=0)))
+    apart = sum((np.where(j < nu, geometric_sum(q, j), 0.0) for j in steps), start=np.float64(0))
+    adapted = product(q**nu * (1 + alpha * L * geometric_sum(q, nu)), gamma_G)
+    turned = nu * gamma_H + product(alpha, rho, gamma_G, apart)
+    return adapted + product(alpha, B, q ** np.maximum(nu - 1, 0), turned)
 
 
 @formula
@@ -193,7 +199,10 @@ def truncation_factor(
     smoothness: ArrayLike,
     negative_curvature: ArrayLike | None = None,
 ) -> Value:
-    """Return κ_m = α L S_(ν−m)(q): ‖∇F_i − g_i^[m]‖ ≤ κ_m ‖g_i^[m]‖ for the truncated gradient g_i^[m] (Lemma 4).
+    """Return min(κ_m, 1 + q^(ν−m)), κ_m = α L S_(ν−m)(q): ‖∇F_i − g_i^[m]‖ is at most that times ‖g_i^[m]‖ (Lemma 4).
+
+    It bounds ‖P_i − I‖, P_i the product of the ν − m factors that the truncated gradient g_i^[m] drops. The second
+    limit is the smaller one for large α: convex, α = 2/L, it stays at 2 for any number of steps.
 
     Examples
     --------
@@ -202,7 +211,7 @@ def truncation_factor(
     """
     nu, m = _steps(nu, backprop_steps)
     _, alpha, q, L, _ = _setting(nu, fine_tune_lr, smoothness, negative_curvature)
-    return alpha * L * geometric_sum(q, nu - m)
+    return np.minimum(alpha * L * geometric_sum(q, nu - m), np.where(m < nu, 1 + q ** (nu - m), 0.0))
 
 
 @formula
@@ -227,7 +236,7 @@ def truncation_bias(
     nu, m = _steps(nu, backprop_steps)
     _, alpha, q, L, _ = _setting(nu, fine_tune_lr, smoothness, negative_curvature)
     B = checks.numbers("gradient_bound", gradient_bound, 0)
-    return alpha * L * B * q**m * geometric_sum(q, nu - m)
+    return product(alpha, L, B, q**m, geometric_sum(q, nu - m))
 
 
 @formula
@@ -252,7 +261,7 @@ def hessian_free_bias(
     """
     nu, alpha, q, _, _ = _setting(nu, fine_tune_lr, smoothness, negative_curvature)
     delta = checks.numbers("delta", delta, 0, above=True)
-    return 0.5 * alpha * delta * nu * q ** np.maximum(nu - 1, 0) * _rho_B(hessian_lipschitz, gradient_bound)
+    return product(0.5 * alpha * delta * nu, q ** np.maximum(nu - 1, 0), _rho_B(hessian_lipschitz, gradient_bound))
 
 
 @formula
@@ -284,9 +293,10 @@ def largest_safe_fine_tune_lr(
     return np.minimum(doubled / np.maximum(mu, np.finfo(np.float64).tiny), 2 / L)
 
 
+@formula
 def meta_gradient_cost(
-    nu: int, method: str = "exact", backprop_steps: int | None = None, hvp_cost: float = 2.5
-) -> float:
+    nu: ArrayLike, method: str = "exact", backprop_steps: ArrayLike | None = None, hvp_cost: ArrayLike = 2.5
+) -> Value:
     """Return the cost of one meta-gradient on one agent, in gradient evaluations (C2).
 
     ν + 1 gradients, and for each of the m factors kept one Hessian-vector product, of `hvp_cost` gradients, or two
@@ -297,9 +307,9 @@ def meta_gradient_cost(
     >>> [meta_gradient_cost(5, method) for method in ("exact", "first_order", "hessian_free")]
     [18.5, 6.0, 16.0]
     """
-    nu = checks.integer("nu", nu, 0)
-    kept = factors_kept(method, backprop_steps, nu)
-    hvp_cost = checks.number("hvp_cost", hvp_cost, 0)
+    nu, hvp_cost = checks.integers("nu", nu, 0), checks.numbers("hvp_cost", hvp_cost, 0)
+    m = None if backprop_steps is None else checks.integers("backprop_steps", backprop_steps, 0)
+    kept = np.frompyfunc(lambda m, nu: factors_kept(method, m, nu), 2, 1)(m, nu)
     return nu + 1 + kept * (2.0 if method == "hessian_free" else hvp_cost)
 
 
@@ -313,8 +323,8 @@ def _truncated_smoothness(
     negative_curvature: ArrayLike | None,
 ) -> np.ndarray:
     _, alpha, q, L, _ = _setting(nu, fine_tune_lr, smoothness, negative_curvature)
-    turned = q ** np.maximum(m - 1, 0) * q ** (nu - m) * geometric_sum(q, m)
-    return q ** (nu + m) * L + alpha * _rho_B(hessian_lipschitz, gradient_bound) * turned
+    turned = product(q ** np.maximum(m - 1, 0), q ** (nu - m), geometric_sum(q, m))
+    return q ** (nu + m) * L + product(alpha, _rho_B(hessian_lipschitz, gradient_bound), turned)
 
 
 def _setting(

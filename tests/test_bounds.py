@@ -657,7 +657,9 @@ KEPT = {"dropped_norm": 1.0, "truncated_smoothness": 0.0, "truncated_heterogenei
         ),
         (
             lambda: theory.covariance_bound(
-                **EXACT | KEPT | {"truncated_smoothness": 9.0}, covariance=0.1, dropped_deviation=0.1
+                **EXACT | KEPT | {"truncated_smoothness": 9.0, "dropped_norm": [0.0, 1.0]},
+                covariance=0.1,
+                dropped_deviation=0.1,
             ),
             "κ′ = inf is not below 1",
         ),

@@ -4,6 +4,8 @@ Each statement is a list of ratios, left side over right side. All must be at mo
 that the bound divided by the factor beside it is violated, so that no test passes for a bound that is too generous.
 """
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from theory_instances import (
     concave,
     largest_gradient,
     one_dimensional,
+    quadratics,
     random_quadratics,
     ridge,
     rms,
@@ -22,6 +25,7 @@ import gmfl_lite as gl
 from gmfl_lite import theory
 
 GENERIC = ("smoothness",)
+GROWTH = ("a", "b", "c", "d", "e", "e at the start")
 REFINED = ("smoothness", "negative_curvature")
 
 
@@ -51,26 +55,34 @@ def factors(agents, w, steps, lr):
 
 
 def growth_ratios(instances, known=REFINED):
-    found = []
+    """The ratios of Lemma 1, statement by statement."""
+    found = {statement: [] for statement in GROWTH}
     for agents, j, alpha, w, rng in instances:
         q = theory.growth(alpha, **agents.known(*known))
         u = w + rng.normal(size=w.shape)
         start = np.linalg.norm(agents.gradients(w), axis=1)
         moved, end = agents.tuned(w, j, alpha), np.linalg.norm(agents.gradients(agents.tuned(w, j, alpha)), axis=1)
-        found += [
-            np.linalg.norm(moved - agents.tuned(u, j, alpha), axis=1).max() / (q**j * np.linalg.norm(w - u)),
-            (end / (q**j * start)).max(),
-            (np.linalg.norm(moved - w, axis=1) / max(alpha * theory.geometric_sum(q, j), 1e-300) / start).max(),
-            np.linalg.norm(factors(agents, w, range(j), alpha), 2, axis=(1, 2)).max() / q**j,
-            (np.linalg.norm(agents.meta_gradients(w, j, alpha), axis=1) / (q**j * end)).max(),
-        ]
+        length, meta = np.linalg.norm(moved - w, axis=1), np.linalg.norm(agents.meta_gradients(w, j, alpha), axis=1)
+        ratios = {
+            "a": np.linalg.norm(moved - agents.tuned(u, j, alpha), axis=1) / (q**j * np.linalg.norm(w - u)),
+            "b": end / (q**j * start),
+            "c": length / (alpha * theory.geometric_sum(q, j) * start),
+            "d": np.linalg.norm(factors(agents, w, range(j), alpha), 2, axis=(1, 2)) / q**j,
+            "e": meta / (q**j * end),
+            "e at the start": meta / (q ** (2 * j) * start),
+        }
+        for statement, values in ratios.items():
+            found[statement].append(values.max())
     return found
 
 
+@functools.cache
 def growth_random():
-    return growth_ratios(random_instances(1, 36)) + growth_ratios(random_instances(12, 6, largest_lr=3.0))
+    found, high = growth_ratios(random_instances(1, 36)), growth_ratios(random_instances(12, 6, largest_lr=3.0))
+    return {statement: values + high[statement] for statement, values in found.items()}
 
 
+@functools.cache
 def growth_concave():
     rng = np.random.default_rng(2)
     return growth_ratios([(concave(), 3, 0.7, np.array([0.2]), rng)], GENERIC)
@@ -210,23 +222,26 @@ def heterogeneity_paths():
 
 
 def truncation_ratios(instances, known=REFINED):
-    found = []
+    """The two ratios of Lemma 4 for truncated gradients: error over b_m, and over the factor times the gradient."""
+    found = {"b_m": [], "factor": []}
     for agents, nu, alpha, w, _ in instances:
         exact, B = agents.meta_gradients(w, nu, alpha), largest_gradient(agents, w, nu, alpha)
         for m in range(nu):
             kept = agents.meta_gradients(w, nu, alpha, method="truncated", backprop_steps=m)
             error = np.linalg.norm(exact - kept, axis=1)
             known_here = agents.known(*known)
-            found.append(error.max() / theory.truncation_bias(nu, m, alpha, gradient_bound=B, **known_here))
+            found["b_m"].append(error.max() / theory.truncation_bias(nu, m, alpha, gradient_bound=B, **known_here))
             factor = theory.truncation_factor(nu, m, alpha, **known_here)
-            found.append((error / (factor * np.linalg.norm(kept, axis=1))).max())
+            found["factor"].append((error / (factor * np.linalg.norm(kept, axis=1))).max())
     return found
 
 
+@functools.cache
 def truncation_random():
     return truncation_ratios(random_instances(10, 36))
 
 
+@functools.cache
 def truncation_concave():
     return truncation_ratios([(concave(), 4, 0.7, np.array([0.2]), None)], GENERIC)
 
@@ -262,11 +277,17 @@ def hessian_free_kink():
     return [hessian_free_ratio(kink(), 1, 0.5, np.zeros(1), delta=0.1)]
 
 
+def statements(ratios, breaks_at):
+    """One case for each statement: a loose one does not hide behind the others."""
+    for name in GROWTH if ratios.__name__.startswith("growth") else ("b_m", "factor"):
+        yield pytest.param(lambda name=name: ratios()[name], breaks_at, id=f"{ratios.__name__} {name}")
+
+
 @pytest.mark.parametrize(
     ("ratios", "breaks_at"),
     [
-        (growth_random, 1.1),
-        (growth_concave, 1.01),
+        *statements(growth_random, 1.01),
+        *statements(growth_concave, 1.01),
         (smoothness_generic_random, 2),
         (smoothness_refined_random, 1.1),
         (smoothness_spectral_random, 1.01),
@@ -278,8 +299,8 @@ def hessian_free_kink():
         (heterogeneity_gradients, 1.01),
         (heterogeneity_hessians, 1.01),
         (heterogeneity_paths, 1.5),
-        (truncation_random, 1.01),
-        (truncation_concave, 1.01),
+        *statements(truncation_random, 1.01),
+        *statements(truncation_concave, 1.01),
         (hessian_free_random, 5),
         (hessian_free_kink, 1.01),
     ],
@@ -394,6 +415,40 @@ def test_constants_of_a_convex_loss_do_not_explode():
     )
     polynomial = (1 + 0.5 * 10) * 2 + 0.5 * 5 * 10 * 3 + 0.5**2 * 4 * 5 * 2 * 10 * 9 / 2
     assert heterogeneity == pytest.approx(polynomial)
+
+
+def test_a_zero_stays_zero_beside_what_float64_does_not_hold():
+    known = {"smoothness": 1.0, "gradient_bound": 1.0}
+    assert theory.truncation_bias(5000, [4999, 5000], 1.0, **known).tolist() == [np.inf, 0]
+    assert theory.truncation_bias(5000, 0, 1.0, smoothness=1.0, gradient_bound=0.0) == 0
+    assert theory.hessian_free_bias(5000, 0.1, 1.0, hessian_lipschitz=0.0, **known) == 0
+    assert theory.meta_heterogeneity([1, 2000], 1.0, smoothness=1, gradient_heterogeneity=0.5).tolist() == [2, np.inf]
+    few = {"hessian_lipschitz": 0.25, "hessian_heterogeneity": 0.5, "gradient_heterogeneity": 0.5, **known}
+    assert theory.meta_heterogeneity([2, 2000], 1.0, **few)[0] == theory.meta_heterogeneity(2, 1.0, **few) < np.inf
+    assert theory.meta_heterogeneity(2000, 1.0, gradient_heterogeneity=0.0, **known) == 0
+    convex = {"smoothness": 1.0, "negative_curvature": 0.0}  # α = 2.2/L, so that q = 1.2
+    assert theory.meta_smoothness(1946, 2.2, **convex) == pytest.approx(1.2**3892, rel=1e-9)
+    assert theory.spectral_smoothness(1900, 2.2, **convex) == pytest.approx(1.2**3800, rel=1e-9)
+
+
+def test_the_truncation_factor_has_two_limits():
+    """Convex, α = 2/L: an odd number of dropped factors is −1, at most 2 away from 1 however many they are."""
+    known, agents = {"smoothness": 1.0, "negative_curvature": 0.0}, quadratics([[[1.0]]], [[0.0]])
+    exact, kept = (agents.meta_gradients(np.ones(1), 9, 2.0, method=m) for m in ("exact", "first_order"))
+    assert np.abs(exact - kept) == theory.truncation_factor(9, 0, 2.0, **known) * np.abs(kept)
+    assert theory.truncation_factor(10, [0, 9, 10], 2.0, **known).tolist() == [2, 2, 0]
+    assert theory.truncation_factor(10, [0, 9, 10], 0.1, **known) == pytest.approx([1, 0.1, 0])
+    assert theory.truncation_factor(3, 0, 0.5, smoothness=1.0) == pytest.approx(1.5**3 - 1)
+
+
+def test_costs_broadcast():
+    assert theory.meta_gradient_cost([1, 2]).tolist() == [4.5, 8]
+    assert theory.meta_gradient_cost([[2], [4]], "truncated", [0, 1, 2]).tolist() == [[3, 5.5, 8], [5, 7.5, 10]]
+    assert theory.meta_gradient_cost(3, "hessian_free", [0, 3], [1, 100]).tolist() == [4, 10]
+    assert theory.meta_gradient_cost(2, hvp_cost=[1, 2]).tolist() == [5, 7]
+    assert isinstance(theory.meta_gradient_cost(2), float)
+    with pytest.raises(ValueError, match="backprop_steps = 3: must be an integer of at least 0 and at most 2"):
+        theory.meta_gradient_cost([3, 2], "truncated", 3)
 
 
 def test_arrays_broadcast_and_numbers_stay_numbers():
