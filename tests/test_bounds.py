@@ -310,6 +310,51 @@ def theorem_3_bias():
     return found
 
 
+def enumerated_ratio(agents, w, nu, alpha, c, tau, picked, rounds, **estimate):
+    """Any agents, no noise: every sequence of picks is run, so that expectations are plain means over the points."""
+    L_F = shared_smoothness(agents, nu, alpha, len(w))
+    beta = c / (tau * L_F)
+    subsets = list(itertools.combinations(range(agents.n), picked))
+    points, squares, heterogeneity, biases = [w], [], [], []
+    for _ in range(rounds):
+        exact = [agents.meta_gradients(x, nu, alpha) for x in points]
+        squares.append(np.mean([np.sum(g.mean(0) ** 2) for g in exact]))
+        heterogeneity.append(np.mean([rms(apart(g)) ** 2 for g in exact]))
+        locally = [[agents.local(x, nu, alpha, beta, t, **estimate) for x in points] for t in range(tau)]
+        errors = [
+            [agents.meta_gradients(x, nu, alpha, **estimate) - agents.meta_gradients(x, nu, alpha) for x in after]
+            for after in locally
+        ]
+        biases.append((np.array(errors) ** 2).sum(3).mean(1).max(0).mean())
+        points = [agents.round(x, nu, alpha, beta, tau, list(s), **estimate) for x in points for s in subsets]
+    limit = theory.convergence_bound(
+        rounds=rounds,
+        local_steps=tau,
+        meta_lr=beta,
+        meta_smoothness=L_F,
+        initial_gap=max(agents.losses(w, nu, alpha).mean() - np.mean([agents.losses(x, nu, alpha) for x in points]), 0),
+        n_agents=agents.n,
+        agents_per_round=picked,
+        meta_heterogeneity=np.sqrt(np.mean(heterogeneity)),
+        meta_bias=np.sqrt(np.mean(biases)),
+    )
+    return np.mean(squares) / limit.total
+
+
+def theorem_3_ridge(**estimate):
+    rng = np.random.default_rng(9)
+    found = []
+    for tau, picked, rounds in itertools.product((1, 3), (1, 2), (1, 3)):
+        agents = ridge(rng, cosines=int(rng.integers(5)))
+        setting = rng.normal(size=3), int(rng.integers(1, 3)), rng.uniform(0.1, 0.5) / agents.smoothness
+        found.append(enumerated_ratio(agents, *setting, rng.uniform(0.05, 0.5), tau, picked, rounds, **estimate))
+    return found
+
+
+def theorem_3_ridge_first_order():
+    return theorem_3_ridge(method="first_order")
+
+
 # --- Theorem 4: the covariance floor --------------------------------------------------------------------------------
 
 
@@ -410,6 +455,8 @@ def test_at_rest_the_covariance_is_the_gradient(rng):
         (theorem_2_random, 1.5),
         (theorem_2_floor, 2),
         (theorem_3_random, 2),
+        (theorem_3_ridge, 2.1),
+        (theorem_3_ridge_first_order, 2.5),
         (theorem_3_line, 2),
         (theorem_3_bias, 2.01),
         (theorem_4_one_step, 1.5),
