@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import guards
 import nbformat
 import numpy as np
 import pytest
@@ -403,8 +404,8 @@ def test_the_teachers_page_knows_every_exercise_and_every_predict_question():
     for path in sorted(NOTEBOOKS.glob("*.ipynb")):
         questions = sum(len(re.findall(r"\*Predict:\*", cell.source)) for cell in cells(path.stem))
         assert rows.count(f"\n| {path.stem[:2]} |") == questions, path.stem
-    for target in re.findall(r"\]\(([\w-]+\.ipynb)\)", page):
-        assert (NOTEBOOKS / target).exists()
+    as_cell = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(page)])
+    assert guards.broken_links(as_cell, NOTEBOOKS) == []
 
 
 @pytest.mark.slow
