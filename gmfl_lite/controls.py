@@ -1,12 +1,30 @@
-"""The explorer's controls: a row of widgets for each knob, buttons, and lines that wrap."""
+"""The explorer's controls: a row of widgets for each knob, buttons, lines that wrap, and how they look and end."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ipywidgets as widgets
+from IPython import get_ipython
 
-from . import checks
 from .settings import Knob, readable
+
+STYLE = """<style>
+.gmfl-explorer { gap: 12px 24px; padding: 4px; }
+.gmfl-explorer .widget-readout { min-width: 44px; }
+.gmfl-explorer .widget-toggle-button { padding: 0 6px; }
+.gmfl-explorer .gmfl-fold { text-align: left; padding: 0 10px; }
+.gmfl-explorer .gmfl-fold i { width: 1em; }
+.gmfl-explorer .gmfl-problem .widget-html-content { border-left: 4px solid #d55e00; padding: 2px 10px; }
+.gmfl-explorer .gmfl-problem .widget-html-content:empty { border: none; padding: 0; }
+.gmfl-explorer .gmfl-words .widget-html-content { font-size: 115%; line-height: 1.4; }
+.gmfl-explorer progress { width: 40%; margin-right: 8px; vertical-align: middle; }
+.gmfl-explorer pre { overflow: auto; max-height: 14em; padding: 6px; border: 1px solid #ccc; }
+.gmfl-explorer .gmfl-problem { height: auto; margin: 0; line-height: 1.4; }
+.gmfl-explorer .widget-html-content { min-width: 0; }
+.gmfl-explorer a { color: #0072b2; text-decoration: underline; }
+.gmfl-explorer .gmfl-table { overflow-x: auto; }
+.gmfl-explorer td, .gmfl-explorer th { padding: 2px 8px; text-align: right; white-space: nowrap; line-height: 1.4; }
+</style>"""
 
 
 class Row:
@@ -25,6 +43,8 @@ class Row:
             self._one = widgets.SelectionSlider(**self._common, continuous_update=False)
         else:
             self._one = widgets.Dropdown(**self._common)
+        if knob.start is not None:
+            self._one.value = knob.start
         self._one.observe(changed, "value")
         self._many: widgets.Widget | None = None
         self._button = widgets.ToggleButton(
@@ -32,6 +52,7 @@ class Row:
             tooltip=f"Run every value of {knob.name} while the other knobs stay.",
             layout=widgets.Layout(width="60px", flex="0 0 auto"),
         )
+        self._button.add_class("gmfl-sweep")
         self._button.observe(lambda change: sweep(knob.name if change["new"] else None), "value")
         self.box = widgets.HBox([self._one, self._button])
 
@@ -48,14 +69,13 @@ class Row:
         return self.knob.values[first : last + 1]
 
     def set(self, value: Any) -> None:
-        if value not in self.knob.values:
-            raise checks.refusal(self.knob.name, value, f"one of {', '.join(map(readable, self.knob.values))}")
         self._one.value = value
 
-    def enable(self, values: Mapping[str, Any]) -> None:
-        """Grey the knob out where another setting makes it meaningless."""
-        other, needed = self.knob.needs or (None, None)
-        self._one.disabled = self._button.disabled = other is not None and values[other] != needed
+    def enable(self, values: Mapping[str, Any], swept: tuple[str, Sequence] | None) -> None:
+        """Grey the knob out where it changes nothing."""
+        self._button.disabled = not self.knob.counts(values)
+        swept_over = swept is not None and any(self.knob.counts({**values, swept[0]: value}) for value in swept[1])
+        self._one.disabled = self._button.disabled and not swept_over
 
     def show_swept(self, swept: bool) -> None:
         """Show the range to sweep over in place of the one value, or the other way round."""
@@ -107,3 +127,23 @@ def close(widget: widgets.Widget) -> None:
     for part in (widget, widget.layout, getattr(widget, "style", None)):
         if part is not None:
             part.close()
+
+
+def when_this_cell_runs_again(act: Callable[[], None]) -> Callable[[], None]:
+    """Call `act` before the notebook cell that runs now is run again; return a function that calls this off."""
+    shell = get_ipython()
+    parent = shell.get_parent() if hasattr(shell, "get_parent") else {}
+    cell = parent.get("metadata", {}).get("cellId")
+    if cell is None:
+        return lambda: None
+
+    def about_to_run(info: Any) -> None:
+        if info.cell_id == cell:
+            act()
+
+    def forget() -> None:
+        if about_to_run in shell.events.callbacks["pre_run_cell"]:
+            shell.events.unregister("pre_run_cell", about_to_run)
+
+    shell.events.register("pre_run_cell", about_to_run)
+    return forget

@@ -13,6 +13,13 @@ from . import checks
 
 DATASETS = ("digits", "fashion-mnist", "mnist", "emnist", "cifar10")
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+_FIRST_FILE = {
+    "fashion-mnist": "FashionMNIST/raw/train-images-idx3-ubyte",
+    "mnist": "MNIST/raw/train-images-idx3-ubyte",
+    "emnist": "EMNIST/raw/emnist-balanced-train-images-idx3-ubyte",
+    "cifar10": "cifar-10-batches-py/data_batch_1",
+}
+"""Of torchvision's files below the folder of data, one that is there once a dataset is."""
 FASHION_CLASSES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
 
 
@@ -96,11 +103,34 @@ def load_dataset(name: str, root: str | Path | None = None, split: str = "train"
         return _digits(split)
     if root is not None and not isinstance(root, (str, Path)):
         raise checks.refusal("root", root, "a folder's path")
-    root = Path(root or os.environ.get("GMFL_LITE_DATA") or Path.home() / ".cache" / "gmfl_lite")
-    downloaded = root / "FashionMNIST" / "raw" / "train-images-idx3-ubyte"
-    if name == "fashion-mnist" and DEBIAN_FASHION_MNIST.is_dir() and not downloaded.exists():
+    root = _folder(root)
+    if name == "fashion-mnist" and DEBIAN_FASHION_MNIST.is_dir() and not (root / _FIRST_FILE[name]).exists():
         return _debian_fashion_mnist(split)
     return _torchvision(name, root, split, download)
+
+
+def check_here(name: str) -> None:
+    """Look whether `load_dataset(name)` would have to download, without loading anything.
+
+    Raises
+    ------
+    FileNotFoundError : it would; the message says where to put the data.
+    """
+    debian = name == "fashion-mnist" and DEBIAN_FASHION_MNIST.is_dir()
+    if name != "digits" and not debian and not (_folder() / _FIRST_FILE[name]).exists():
+        raise _not_here(name, _folder(), "is not downloaded here")
+
+
+def _folder(root: str | Path | None = None) -> Path:
+    return Path(root or os.environ.get("GMFL_LITE_DATA") or Path.home() / ".cache" / "gmfl_lite")
+
+
+def _not_here(name: str, root: Path, why: str) -> FileNotFoundError:
+    hint = "; on Debian, `apt-get install dataset-fashion-mnist` brings it" if name == "fashion-mnist" else ""
+    return FileNotFoundError(
+        f"{name} is not in {root} and {why}. Put torchvision's files there, set "
+        f"GMFL_LITE_DATA or root to where they are, or use dataset='digits', which needs none{hint}."
+    )
 
 
 def _digits(split: str) -> Dataset:
@@ -144,11 +174,7 @@ def _torchvision(name: str, root: Path, split: str, download: bool) -> Dataset:
                 raise
             source = loaders[name](True)
     except (RuntimeError, urllib.error.URLError, OSError) as error:
-        hint = "; on Debian, `apt-get install dataset-fashion-mnist` brings it" if name == "fashion-mnist" else ""
-        raise FileNotFoundError(
-            f"{name} is not in {root} and could not be fetched ({error}). Put torchvision's files there, set "
-            f"GMFL_LITE_DATA or root to where they are, or use dataset='digits', which needs none{hint}."
-        ) from error
+        raise _not_here(name, root, f"could not be fetched ({error})") from error
     images = np.asarray(source.data)
     if name == "emnist":  # stored transposed
         images = images.swapaxes(1, 2)

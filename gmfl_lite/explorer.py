@@ -6,14 +6,13 @@ them. One worker trains, another draws; only that one writes to what is shown.
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import ipywidgets as widgets
-from IPython import get_ipython
 
 from . import checks, controls, plots, reading
 from .controls import button, line
@@ -26,22 +25,6 @@ from .worker import LatestWins
 
 FRAME = 0.1
 """Seconds between two drawings at least: a browser gets no more than ten a second."""
-
-STYLE = """<style>
-.gmfl-explorer { gap: 12px 24px; padding: 4px; }
-.gmfl-explorer .widget-readout { min-width: 44px; }
-.gmfl-explorer .widget-toggle-button { padding: 0 6px; }
-.gmfl-explorer .gmfl-fold { text-align: left; padding: 0 10px; }
-.gmfl-explorer .gmfl-fold i { width: 1em; }
-.gmfl-explorer .gmfl-alert { border-left: 4px solid #d55e00; padding: 2px 10px; line-height: 1.4; }
-.gmfl-explorer .gmfl-words { font-size: 115%; line-height: 1.4; }
-.gmfl-explorer progress { width: 40%; margin-right: 8px; vertical-align: middle; }
-.gmfl-explorer pre { overflow: auto; max-height: 14em; padding: 6px; border: 1px solid #ccc; }
-.gmfl-explorer .widget-html-content { min-width: 0; }
-.gmfl-explorer a { color: #0072b2; text-decoration: underline; }
-.gmfl-explorer .gmfl-table { overflow-x: auto; }
-.gmfl-explorer td, .gmfl-explorer th { padding: 2px 8px; text-align: right; white-space: nowrap; line-height: 1.4; }
-</style>"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,11 +75,13 @@ class Explorer:
         self._pins: tuple[Curve, ...] = ()
         self._swept: str | None = None
         self._quiet = False
+        self._lock = threading.RLock()  # several threads may call back, and scripts call besides
         self._drawn: tuple | None = None
         self._build()
         self._painter = LatestWins("gmfl_lite drawing", self._drawing_failed)
-        self._runs = Runs(self._base, self._draw)
-        self._forget_cell = _when_this_cell_runs_again(self.close)
+        self._runs = Runs(self._base, self._news)
+        self._runs.look()
+        self._forget_cell = controls.when_this_cell_runs_again(self.close)
 
     def run(self, experiment: Experiment, *, weights_seed: int | None = None, progress: bool = True) -> Exploration:
         """Run one experiment, and FedAvg beside it, in the calling thread; what comes back shows itself.
@@ -134,11 +119,11 @@ class Explorer:
         )
 
     def set(self, **values: Any) -> None:
-        """Set knobs by name, as a hand would, and start to run.
+        """Set knobs by name, as a hand would, and start to run; a sweep of one of them ends.
 
         Raises
         ------
-        ValueError : a name that is no knob, or a value that its knob has not got.
+        ValueError : a name that is no knob, or a value that its knob has not got; nothing is set then.
 
         Examples
         --------
@@ -148,25 +133,29 @@ class Explorer:
         ValueError: nu = 4: must be one of 0, 1, 2, 3, 5, 10
         >>> explorer.close()
         """
-        with self._silence():
-            for name, value in values.items():
-                self._row(name).set(value)
-        self._changed()
+        for name, value in values.items():
+            self._row(name).knob.check(value)
+        with self._lock:
+            with self._silence():
+                for name, value in values.items():
+                    self._rows[name].set(value)
+            if self._swept in values:
+                self._show_swept(None)
+            self._changed()
 
     def sweep(self, name: str | None) -> None:
         """Sweep a knob over its values while the others stay, as its button does; None sweeps nothing.
 
         Raises
         ------
-        ValueError : a name that is no knob.
+        ValueError : a name that is no knob, or a knob that changes nothing beside the others.
         """
-        if name is not None:
-            self._row(name)
-        with self._silence():
-            self._swept = name
-            for row in self._rows.values():
-                row.show_swept(row.knob.name == name)
-        self._changed()
+        knob = None if name is None else self._row(name).knob
+        with self._lock:
+            if knob is not None and not knob.counts(self._values):
+                raise ValueError(f"{name} changes nothing unless {in_words(*knob.needs)}")
+            self._show_swept(name)
+            self._changed()
 
     def wait(self, timeout: float | None = None) -> Result | None:
         """Wait until the panel has nothing left to do, and return its last finished run, if there is one.
@@ -175,7 +164,8 @@ class Explorer:
         ------
         TimeoutError : that took longer than `timeout` seconds.
         """
-        if not (self._runs.wait(timeout) and self._painter.wait(timeout)):
+        deadline = None if timeout is None else time.monotonic() + timeout
+        if not (self._runs.wait(timeout) and self._painter.wait(deadline and max(0, deadline - time.monotonic()))):
             raise TimeoutError(f"the panel was still busy after {timeout:g} seconds")
         return self._runs.last
 
@@ -195,31 +185,47 @@ class Explorer:
     # What the controls do, in whichever thread the kernel calls them.
 
     def _changed(self, _: object = None) -> None:
-        if self._quiet:
-            return
-        values = {name: row.value for name, row in self._rows.items()}
-        for row in self._rows.values():
-            row.enable(values)
-        swept = None if self._swept is None else (self._swept, self._rows[self._swept].swept)
-        self._runs.start(values, swept)
+        with self._lock:
+            if self._quiet:
+                return
+            values = self._values
+            if self._swept is not None and not self._rows[self._swept].knob.counts(values):
+                self._show_swept(None)
+            swept = None if self._swept is None else (self._swept, self._rows[self._swept].swept)
+            for row in self._rows.values():
+                row.enable(values, swept)
+            self._runs.start(values, swept)
+
+    @property
+    def _values(self) -> dict[str, Any]:
+        return {name: row.value for name, row in self._rows.items()}
 
     def _pressed_sweep(self, name: str | None) -> None:
-        if not self._quiet:
-            self.sweep(name)
+        with self._lock:
+            if not self._quiet:
+                self.sweep(name)
+
+    def _show_swept(self, name: str | None) -> None:
+        with self._silence():
+            self._swept = name
+            for row in self._rows.values():
+                row.show_swept(row.knob.name == name)
 
     def _pin(self, _: object = None) -> None:
-        new = tuple(curve for curve in self._runs.view.curves if len(curve.history))
-        self._pins = tuple(reading.together(self._pins, new))
-        self._draw()
+        with self._lock:
+            new = tuple(curve for curve in self._runs.view.curves if len(curve.history))
+            self._pins = tuple(reading.together(self._pins, new))
+        self._news()
 
     def _clear_pins(self, _: object = None) -> None:
-        self._pins = ()
+        with self._lock:
+            self._pins = ()
         self._draw()
 
     def _reset(self, _: object = None) -> None:
-        with self._silence():
-            self.sweep(None)
-        self.set(**self._initial)
+        with self._lock:
+            self._show_swept(None)
+            self.set(**self._initial)
 
     def _redraw(self, name: str, _: object = None) -> None:
         row = self._rows[name]
@@ -229,12 +235,17 @@ class Explorer:
     def _stop(self, _: object = None) -> None:
         self._runs.stop()
 
+    def _news(self) -> None:
+        with self._lock:
+            self._pins = reading.brought_up_to_date(self._pins, self._runs.view)
+        self._draw()
+
     def _draw(self, _: object = None) -> None:
         self._painter.submit(self._paint)
 
     @contextmanager
     def _silence(self) -> Iterator[None]:
-        """Change several knobs as one."""
+        """Change several knobs as one; with the lock held."""
         before, self._quiet = self._quiet, True
         try:
             yield
@@ -251,21 +262,24 @@ class Explorer:
     def _paint(self, _: threading.Event) -> None:
         started = time.monotonic()
         view, pins, steps = self._runs.view, self._pins, self._steps.value
+        self._problem.value = reading.problem(view)
         self._words.value = reading.sentence(view, steps)
         self._progress.value = reading.progress_bar(view)
+        named, busy = reading.shown(pins, view.curves, view.fedavg), bool(view.progress)
+        frame = reading.runs(named, pins, steps, self._best_first.value)
+        # Not at every frame: whoever is at its buttons would lose them.
+        self._take_away.value = "Here when the run is over." if busy else reading.take_away(named, frame)
         seen = (view.federation, view.curves, view.fedavg, pins, steps, self._best_first.value)
-        if view.federation is None or seen == self._drawn:
+        if seen == self._drawn:
             return
         self._picture.value = reading.image(reading.picture(pins, view.curves, view.fedavg, view.federation, steps))
-        frame = reading.runs(pins, view.curves, steps, self._best_first.value)
         self._table.value = reading.table(frame)
-        self._take_away.value = reading.take_away([c.setting for c in reading.together(pins, view.curves)], frame)
         self._drawn = seen
         took = time.monotonic() - started
         time.sleep(max(FRAME - took, took))  # while Python draws it does not train: half of the time at most
 
-    def _drawing_failed(self, error: Exception) -> None:
-        self._words.value = reading.sentence(View(problem=in_words_of(error)), self._steps.value)
+    def _drawing_failed(self, error: BaseException) -> None:
+        self._problem.value = reading.problem(View(problem=in_words_of(error)))
 
     # What it is made of.
 
@@ -278,9 +292,9 @@ class Explorer:
             for name, row in self._rows.items():
                 if self._base.value(name) is not None:
                     row.set(self._base.value(name))
-        self._initial = {name: row.value for name, row in self._rows.items()}
+        self._initial = self._values
         for row in self._rows.values():
-            row.enable(self._initial)
+            row.enable(self._initial, None)
         more = {title: [self._rows[knob.name].box for knob in group] for title, group in MORE.items()}
         more["Seeds"].append(
             line(
@@ -309,7 +323,10 @@ class Explorer:
             button("Clear pins", self._clear_pins, "Take the pinned curves away."),
             button("Reset", self._reset, "Put every knob where it was at first."),
         ]
-        self._words, self._progress, self._picture, self._table, self._take_away = (widgets.HTML() for _ in range(5))
+        self._problem, self._words, self._progress, self._picture = (widgets.HTML() for _ in range(4))
+        self._table, self._take_away = widgets.HTML(), widgets.HTML()
+        self._problem.add_class("gmfl-problem")
+        self._words.add_class("gmfl-words")
         self._steps = widgets.Dropdown(
             options=[(readable(steps), steps) for steps in self._base.experiment.eval_steps],
             value=reading.steps_to_show(self._base.experiment),
@@ -325,11 +342,11 @@ class Explorer:
             controls.fold("Take it away: Python, papermill, figure, table", [self._take_away]),
         ]
         seen = widgets.VBox(
-            [line(buttons), self._words, self._progress, self._picture, self._steps, *below],
+            [line(buttons), self._problem, self._words, self._progress, self._picture, self._steps, *below],
             layout=widgets.Layout(flex="2 1 480px", min_width="0"),
         )
         self.panel = widgets.Box(
-            [widgets.HTML(STYLE, layout=widgets.Layout(display="none")), knobs, seen],
+            [widgets.HTML(controls.STYLE, layout=widgets.Layout(display="none")), knobs, seen],
             layout=widgets.Layout(flex_flow="row wrap"),
         )
         self.panel.add_class("gmfl-explorer")
@@ -343,23 +360,3 @@ def _setting(name: str, experiment: Experiment, weights_seed: int | None) -> Set
         raise checks.refusal(name, experiment, "an Experiment")
     seed = experiment.seed if weights_seed is None else checks.integer("weights_seed", weights_seed, 0)
     return Setting(experiment, seed)
-
-
-def _when_this_cell_runs_again(act: Callable[[], None]) -> Callable[[], None]:
-    """Call `act` before the notebook cell that runs now is run again; return a function that calls this off."""
-    shell = get_ipython()
-    parent = shell.get_parent() if hasattr(shell, "get_parent") else {}
-    cell = parent.get("metadata", {}).get("cellId")
-    if cell is None:
-        return lambda: None
-
-    def about_to_run(info: Any) -> None:
-        if info.cell_id == cell:
-            act()
-
-    def forget() -> None:
-        if about_to_run in shell.events.callbacks["pre_run_cell"]:
-            shell.events.unregister("pre_run_cell", about_to_run)
-
-    shell.events.register("pre_run_cell", about_to_run)
-    return forget

@@ -268,11 +268,12 @@ def accuracy_against_steps(results: Mapping[str, Result]) -> Picture:
 
 def exploration(
     histories: Mapping[str, pd.DataFrame],
-    federation: Federation,
+    federation: Federation | None,
     *,
     fine_tune_steps: int,
     rounds: int | None = None,
     reference: str | None = None,
+    holder: str | None = None,
 ) -> Picture:
     """Draw new agents' accuracy against rounds and against fine-tuning steps, and below it who holds what.
 
@@ -281,10 +282,11 @@ def exploration(
     Parameters
     ----------
     histories : label -> Result.history or its beginning, without any row if there is nothing to draw yet.
-    federation : the agents; where none are new, those that were trained on are scored.
+    federation : the agents, to draw below who holds what; None draws that strip empty.
     fine_tune_steps : after how many steps to draw accuracy against rounds.
     rounds : how many there will be, so that the axis stands still while a curve grows.
     reference : the label of a curve to draw in grey.
+    holder : the name of the run that `federation` belongs to, where other runs have another.
 
     Examples
     --------
@@ -293,7 +295,8 @@ def exploration(
     >>> history = gl.run(experiment, progress=False).history
     >>> figure = exploration({"ν = 3": history}, gl.build_federation(experiment), fine_tune_steps=3)
     """
-    group = list(federation.groups)[-1]
+    # Those that were trained on are drawn only where none are new.
+    group = next((h["group"].iloc[-1] for h in histories.values() if len(h)), "new")
     drawn = {label: h[h["group"] == group] for label, h in histories.items() if len(h)}
     legend_rows = -(-len(drawn) // 3)
     inches = {"top": 0.35, "plot": 2.6, "legend": 0.9 + 0.22 * legend_rows, "strip": 0.75, "bottom": 0.45}
@@ -335,11 +338,17 @@ def exploration(
             handlelength=3.5,
         )
     strip = place(0.09, inches["bottom"], 0.895, inches["strip"])
-    _draw_strip(strip, federation)
     figure.alt = (
         f"Accuracy of {_TITLES[group]} after {_steps(fine_tune_steps)} against communication rounds, and against "
-        f"fine-tuning steps: {'; '.join(ends) if ends else 'nothing yet'}. Below, who holds what: "
-        f"{len(federation.sizes)} agents by {len(federation.classes)} classes."
+        f"fine-tuning steps: {'; '.join(ends) if ends else 'nothing yet'}."
+    )
+    if federation is None:
+        strip.set_axis_off()
+        return figure
+    _draw_strip(strip, federation, holder)
+    of_run = "" if holder is None else f" with {holder}"
+    figure.alt += (
+        f" Below, who holds what{of_run}: {len(federation.sizes)} agents by {len(federation.classes)} classes."
     )
     return figure
 
@@ -680,14 +689,14 @@ def _styles(labels: Mapping[str, object], reference: str | None) -> list[dict]:
     return styles
 
 
-def _draw_strip(axes: Axes, federation: Federation) -> None:
+def _draw_strip(axes: Axes, federation: Federation, holder: str | None) -> None:
     """Draw label_counts as a strip: agents across, classes down, darker = more samples."""
     counts = federation.label_counts.to_numpy()
     axes.imshow(counts.T, aspect="auto", cmap="rocket_r", vmin=0, interpolation="nearest")
     axes.grid(False)
     axes.set(yticks=[], xlabel="agent", ylabel="class")
     axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
-    title = "who holds what (darker = more samples)"
+    title = "who holds what (darker = more samples)" if holder is None else f"who holds what with {holder}"
     if federation.n_new_agents:
         axes.axvline(federation.n_agents - 0.5, color="tab:blue", linewidth=2)
         title += "; right of the line: new agents"

@@ -1,6 +1,7 @@
 """What the explorer says and shows of its curves: sentences, a picture, a table, code to take away; as HTML."""
 
 import base64
+import dataclasses
 import html
 import io
 import time
@@ -78,6 +79,29 @@ def together(pins: Sequence[Curve], curves: Sequence[Curve]) -> list[Curve]:
     return [*(pin for pin in pins if pin.setting not in now), *curves]
 
 
+def brought_up_to_date(pins: Sequence[Curve], view: View) -> tuple[Curve, ...]:
+    """Return each pin as the newer curve of its setting, where that is no shorter, or as stopped if it does not run."""
+    now = {curve.setting: curve for curve in (*view.curves, view.fedavg) if curve is not None}
+    newer = []
+    for pin in pins:
+        curve = now.get(pin.setting)
+        if curve is not None and len(curve.history) >= len(pin.history):
+            pin = curve
+        elif curve is None and pin.status == "running":
+            pin = dataclasses.replace(pin, status="stopped")
+        newer.append(pin)
+    return tuple(newer)
+
+
+def shown(pins: Sequence[Curve], curves: Sequence[Curve], fedavg: Curve | None) -> dict[str, Curve]:
+    """Return all that is to be seen, by name: pinned curves, the others, and FedAvg unless it is one of them."""
+    every = together(pins, curves)
+    named = dict(zip(labels([curve.setting for curve in every]), every, strict=True))
+    if fedavg is not None and fedavg.setting not in {curve.setting for curve in every}:
+        named[FEDAVG] = fedavg
+    return named
+
+
 def reading(curve: Curve, fedavg: Curve | None, steps: int) -> str:
     """Say in one sentence what a curve shows, next to FedAvg's once that is complete."""
     reached = _last(curve, steps)
@@ -111,26 +135,35 @@ def reading_of_sweep(name: str, curves: Sequence[Curve], steps: int) -> str:
 
 
 def picture(
-    pins: Sequence[Curve], curves: Sequence[Curve], fedavg: Curve | None, federation: Federation, steps: int
+    pins: Sequence[Curve], curves: Sequence[Curve], fedavg: Curve | None, federation: Federation | None, steps: int
 ) -> plots.Picture:
-    """Draw all curves, those of FedAvg in grey unless it is one of them."""
-    shown = together(pins, curves)
-    histories = dict(zip(labels([curve.setting for curve in shown]), [curve.history for curve in shown], strict=True))
-    beside = fedavg is not None and fedavg.setting not in {curve.setting for curve in shown}
-    if beside:
-        histories[FEDAVG] = fedavg.history
-    rounds = max((curve.setting.experiment.rounds for curve in shown), default=None)
+    """Draw all curves, FedAvg's in grey unless it is one of them, and who holds what in the last of `curves`."""
+    named = shown(pins, curves, fedavg)
+    held = list(dict.fromkeys(Setting(curve.setting.data, 0) for curve in (*named.values(), *curves[-1:])))
+    last = held.index(Setting(curves[-1].setting.data, 0)) if curves else 0
     return plots.exploration(
-        histories, federation, fine_tune_steps=steps, rounds=rounds, reference=FEDAVG if beside else None
+        {name: curve.history for name, curve in named.items()},
+        federation,
+        fine_tune_steps=steps,
+        rounds=max((curve.setting.experiment.rounds for curve in named.values()), default=None),
+        reference=FEDAVG if FEDAVG in named else None,
+        holder=labels(held)[last] if len(held) > 1 else None,
     )
 
 
-# ipywidgets' sliders show a label and a value, but tell neither to a screen reader.
-_NAME_SLIDERS = (
-    "for(const h of this.closest('.gmfl-explorer').querySelectorAll('.noUi-handle')){"
-    "const w=h.closest('.widget-inline-hbox');"
-    "h.setAttribute('aria-label',w.querySelector('label').textContent);"
-    "h.setAttribute('aria-valuetext',w.querySelector('.widget-readout').textContent)}"
+# What ipywidgets does not tell a screen reader: a slider's label and value, which knob a button sweeps, and which of
+# the panel's parts are to be read out when they change.
+_TELL_SCREEN_READERS = (
+    "const p=this.closest('.gmfl-explorer'),"
+    "set=(e,n,v)=>{if(e.getAttribute(n)!==v)e.setAttribute(n,v)},"
+    "label=e=>e.querySelector('label').textContent,"
+    "tell=()=>{for(const h of p.querySelectorAll('.noUi-handle')){const w=h.closest('.widget-inline-hbox');"
+    "set(h,'aria-label',label(w));set(h,'aria-valuetext',w.querySelector('.widget-readout').textContent)}"
+    "for(const b of p.querySelectorAll('.gmfl-sweep'))set(b,'aria-label','sweep '+label(b.parentElement));"
+    "for(const [part,role] of [['problem','alert'],['words','status']])"
+    "set(p.querySelector('.gmfl-'+part+' .widget-html-content'),'role',role)};"
+    "tell();if(!p.told){p.told=new MutationObserver(tell);p.told.observe(p,"
+    "{subtree:true,childList:true,characterData:true,attributeFilter:['aria-valuetext']})}"
 )
 
 
@@ -139,20 +172,21 @@ def image(figure: plots.Picture) -> str:
     figure.savefig(png, format="png", dpi=130, pil_kwargs={"compress_level": 1})
     data = base64.b64encode(png.getvalue()).decode()
     alt = html.escape(figure.alt)
-    return f'<img style="width:100%" alt="{alt}" onload="{_NAME_SLIDERS}" src="data:image/png;base64,{data}">'
+    return f'<img style="width:100%" alt="{alt}" onload="{_TELL_SCREEN_READERS}" src="data:image/png;base64,{data}">'
+
+
+def problem(view: View) -> str:
+    """Return what went wrong."""
+    return view.problem and "⚠ " + html.escape(view.problem).replace("\n", "<br>")
 
 
 def sentence(view: View, steps: int) -> str:
-    """Return the one line on top: what went wrong, what to do, what is to be seen."""
+    """Return the one line on top: what to do, what is to be seen."""
     if view.swept is not None:
         words = reading_of_sweep(view.swept, view.curves, steps)
     else:
         words = reading(view.curves[-1], view.fedavg, steps) if view.curves and not view.problem else ""
-    said = html.escape(f"{view.message} {words}".strip()).replace(" %", "&nbsp;%")
-    alert = html.escape(view.problem).replace("\n", "<br>")
-    return (alert and f'<div role="alert" class="gmfl-alert">⚠ {alert}</div>') + (
-        said and f'<div role="status" class="gmfl-words">{said}</div>'
-    )
+    return html.escape(f"{view.message} {words}".strip()).replace(" %", "&nbsp;%")
 
 
 def progress_bar(view: View) -> str:
@@ -162,11 +196,10 @@ def progress_bar(view: View) -> str:
     return f'<progress max="1" value="{view.part_done:.3f}" aria-label="{words}"></progress> {words}'
 
 
-def runs(pins: Sequence[Curve], curves: Sequence[Curve], steps: int, best_first: bool) -> pd.DataFrame:
+def runs(named: dict[str, Curve], pins: Sequence[Curve], steps: int, best_first: bool) -> pd.DataFrame:
     """Return one row a run: its name, how it ended, and the accuracy (%) of new agents after 0, 1, … steps."""
-    shown, pinned = together(pins, curves), {pin.setting for pin in pins}
-    rows = []
-    for name, curve in zip(labels([curve.setting for curve in shown]), shown, strict=True):
+    pinned, rows = {pin.setting for pin in pins}, []
+    for name, curve in named.items():
         row = {"run": name, "pinned": "yes" if curve.setting in pinned else "", "status": curve.status}
         row["rounds"] = curve.history["round"].max() if len(curve.history) else 0
         rows.append(row | {f"after {s}": _last(curve, s) for s in curve.setting.experiment.eval_steps})
@@ -185,16 +218,24 @@ def table(frame: pd.DataFrame) -> str:
     return f'<div class="gmfl-table">{caption}{rows}</div>'
 
 
-_COPY = "navigator.clipboard.writeText(this.nextElementSibling.textContent);this.textContent='Copied'"
+# Browsers that were not reached over https or on this machine have no clipboard to offer.
+_COPY = (
+    "const b=this,code=b.nextElementSibling,"
+    "select=()=>{getSelection().selectAllChildren(code);b.textContent='Selected: copy it with Ctrl+C'};"
+    "if(navigator.clipboard)navigator.clipboard.writeText(code.textContent)"
+    ".then(()=>{b.textContent='Copied'},select);else select()"
+)
 _FIGURE = "this.href=this.closest('.gmfl-explorer').querySelector('img').src"
 
 
-def take_away(settings: Sequence[Setting], frame: pd.DataFrame) -> str:
+def take_away(named: dict[str, Curve], frame: pd.DataFrame) -> str:
     """Return code to copy, and the figure and the table to save."""
-    if not settings:
+    if not named:
         return "Nothing has run yet."
+    settings = [curve.setting for curve in named.values()]
+    noted = [curve.setting for name, curve in named.items() if name != FEDAVG]  # the notebook runs FedAvg by itself
     csv = quote(frame.to_csv(index=False, float_format="%.2f"))
-    codes = {"Copy as Python": as_python(settings), "Copy as papermill command": as_papermill(settings)}
+    codes = {"Copy as Python": as_python(settings), "Copy as papermill command": as_papermill(noted)}
     blocks = [
         f'<p><a href="#" download="explored.png" onclick="{_FIGURE}">Save the figure</a> · '
         f'<a href="data:text/csv;charset=utf-8,{csv}" download="explored.csv">Save the table</a></p>'

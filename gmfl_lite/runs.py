@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from .experiment import ExperimentError
+from .federation import Federation
 from .reading import Clock, Curve, View
 from .runner import Result
 from .settings import Setting, in_words
@@ -17,13 +18,16 @@ from .worker import LatestWins
 
 RESULTS_KEPT = 64
 
+_NOTHING = {"curves": (), "fedavg": None, "federation": None}
+"""What is to be seen of settings of which none could be run."""
+
 
 class Runs:
     """Run the latest setting asked for, and FedAvg to compare with it, in the background.
 
     Parameters
     ----------
-    base : the setting that the others are changes of; its initial weights are scored at once.
+    base : the setting that the others are changes of.
     changed : called, in whichever thread, when there is something new to see in `view`.
     """
 
@@ -34,6 +38,9 @@ class Runs:
         self._lock = threading.Lock()
         self._worker = LatestWins("gmfl_lite training", self._tell)
         self.stop, self.wait, self.close = self._worker.stop, self._worker.wait, self._worker.close
+
+    def look(self) -> None:
+        """Score the base's initial weights; return at once."""
         self._worker.submit(self._first_look)
 
     def start(self, values: Mapping[str, Any], swept: tuple[str, Sequence] | None = None) -> None:
@@ -43,31 +50,36 @@ class Runs:
     @property
     def last(self) -> Result | None:
         """The result of the last curve to be seen, once it is finished."""
-        return self._results.get(self.view.curves[-1].setting) if self.view.curves else None
+        curves = self.view.curves
+        return self._results.get(curves[-1].setting) if curves else None
 
     def _first_look(self, stop: threading.Event) -> None:
         """Score the initial weights: there is something to see, and what is slow only once is over."""
 
         def scored(round: int, rows: pd.DataFrame) -> None:
-            self._show(curves=(Curve(self._base, rows, "untrained"),))
+            self._show(curves=(Curve(setting, rows, "untrained"),))
             stop.set()
 
+        setting = Setting.from_values(self._base, {})  # what Run runs if no knob is moved
         self._show(message="Press Run, or move a knob.")
-        self._show(federation=self._base.federation)
-        result = self._base.run(stop=stop, on_round=scored)
+        self._show(federation=setting.federation)
+        result = setting.run(stop=stop, on_round=scored)
         if result.status == "diverged":
             self._show(problem=result.message)
 
     def _explore(self, values: Mapping[str, Any], swept: tuple[str, Sequence] | None, stop: threading.Event) -> None:
         settings, problems = [], []
+        if swept is not None and not swept[1]:
+            problems.append(f"{swept[0]}: choose at least one value to sweep over")
         for value in [None] if swept is None else swept[1]:
             try:
                 chosen = values if swept is None else {**values, swept[0]: value}
                 settings.append(Setting.from_values(self._base, chosen))
             except ExperimentError as error:
                 problems.append(_about(swept, value, error))
+        if not settings:
+            self._show(**_NOTHING)
         self._show(
-            curves=self.view.curves if settings else (),
             swept=swept and swept[0],
             message="",
             problem="\n".join(problems),
@@ -75,18 +87,19 @@ class Runs:
             part_done=0.0,
         )
         clock = Clock([setting for setting in settings if setting not in self._results])
-        done: tuple[Curve, ...] = ()
+        done = _NOTHING
 
-        def show(curve: Curve) -> None:
-            self._show(curves=(*done, curve), fedavg=None)
+        def among(curve: Curve, federation: Federation) -> dict[str, Any]:
+            return {"curves": (*done["curves"], curve), "fedavg": None, "federation": federation}
 
         for setting in settings:
             try:
-                result = self._follow(setting, stop, clock, show)
+                result = self._follow(setting, stop, clock, among)
                 problem = result.message if result.status == "diverged" else ""
-                done = self.view.curves
+                done = {name: getattr(self.view, name) for name in _NOTHING}
             except Exception as error:  # one point of a sweep must not end the others
                 problem = in_words_of(error)
+                self._show(**done)  # what was there before belongs to another setting
             if problem:
                 problems.append(_about(swept, swept and setting.value(swept[0]), problem))
                 self._show(problem="\n".join(problems))
@@ -94,28 +107,33 @@ class Runs:
                 break
         if swept is None and settings and not problems and not stop.is_set() and settings[0] != settings[0].fedavg:
             fedavg = settings[0].fedavg
-            self._follow(fedavg, stop, Clock([fedavg], "FedAvg, to compare: "), lambda curve: self._show(fedavg=curve))
+            self._follow(fedavg, stop, Clock([fedavg], "FedAvg, to compare: "), lambda curve, _: {"fedavg": curve})
         if not self._worker.superseded:
             stopped = any(curve.status == "stopped" for curve in self.view.curves)
             message = "Stopped: press Run to start again." if stopped else ""
             self._show(message=message, progress="", part_done=0.0)
 
-    def _follow(self, setting: Setting, stop: threading.Event, clock: Clock, show: Callable[[Curve], None]) -> Result:
-        """Run a setting, or take the result that is kept, and show its curve as it grows."""
+    def _follow(
+        self,
+        setting: Setting,
+        stop: threading.Event,
+        clock: Clock,
+        among: Callable[[Curve, Federation], dict[str, Any]],
+    ) -> Result:
+        """Run a setting, or take the result that is kept, and show its curve `among` the others as it grows."""
         federation, frames = setting.federation, []
 
         def scored(round: int, rows: pd.DataFrame) -> None:
             frames.append(rows)
-            show(Curve(setting, pd.concat(frames, ignore_index=True), "running"))
+            curve = Curve(setting, pd.concat(frames, ignore_index=True), "running")
             progress, part_done = clock.at(round, setting.experiment.rounds)
-            self._show(federation=federation, progress=progress, part_done=part_done)
+            self._show(progress=progress, part_done=part_done, **among(curve, federation))
 
         known = setting in self._results
         result = self.result(setting, stop=stop, on_round=scored)
         if not known:
             clock.finished(setting.experiment.rounds)
-        self._show(federation=federation)
-        show(Curve(setting, result.history, result.status))
+        self._show(**among(Curve(setting, result.history, result.status), federation))
         return result
 
     def result(self, setting: Setting, **how: Any) -> Result:
@@ -132,7 +150,7 @@ class Runs:
                     self._results.popitem(last=False)
         return result
 
-    def _tell(self, error: Exception) -> None:
+    def _tell(self, error: BaseException) -> None:
         self._show(problem=in_words_of(error), message="", progress="", part_done=0.0)
 
     def _show(self, **changes: Any) -> None:
@@ -140,7 +158,7 @@ class Runs:
         self._changed()
 
 
-def in_words_of(error: Exception) -> str:
+def in_words_of(error: BaseException) -> str:
     return str(error) if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: {error}"
 
 

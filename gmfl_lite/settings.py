@@ -10,7 +10,8 @@ from typing import Any
 
 import pandas as pd
 
-from .data import DATASETS
+from . import checks
+from .data import check_here
 from .experiment import Experiment, build_federation
 from .federation import Federation
 from .models import MODELS, build_model
@@ -23,11 +24,15 @@ SEEDS = tuple(range(10))
 
 @dataclass(frozen=True)
 class Knob:
-    """A setting that the explorer offers, with values to choose from; `needs` says with which other setting."""
+    """A setting that the explorer offers, with values to choose from.
+
+    `needs` says with which other setting it counts, `start` where it stands if nobody has set it.
+    """
 
     name: str
     values: tuple[Any, ...]
     needs: tuple[str, str] | None = None
+    start: Any = None
 
     @property
     def ordered(self) -> bool:
@@ -43,7 +48,17 @@ class Knob:
             return "Of the initial weights alone; everything else that is drawn depends on seed."
         if self.name == "seed":
             return "Of who holds what, the picks and the batches."
+        if self.name == "backprop_steps":
+            return "How many of the last Hessian factors 'truncated' keeps; 'exact' and 'hessian_free' keep all."
         return next(spec.metadata["help"] for spec in dataclasses.fields(Experiment) if spec.name == self.name)
+
+    def counts(self, values: Mapping[str, Any]) -> bool:
+        """Whether this knob changes anything while the others have these values."""
+        return self.needs is None or values[self.needs[0]] == self.needs[1]
+
+    def check(self, value: Any) -> None:
+        if value not in self.values:
+            raise checks.refusal(self.name, value, f"one of {', '.join(map(readable, self.values))}")
 
     def with_value(self, value: Any) -> "Knob":
         """Return this knob with one more value to choose from, if it has not got it."""
@@ -61,16 +76,16 @@ FIRST_LOOK = (
 )
 MORE = {
     "Who holds what": (
-        Knob("dataset", tuple(DATASETS)),
+        Knob("dataset", ("digits", "fashion-mnist", "mnist")),  # the others do not fit a small machine
         Knob("partition", ("iid", "dirichlet", "shards", "per_fedavg")),
         Knob("classes_per_agent", (1, 2, 3, 5, 10), needs=("partition", "shards")),
-        Knob("per_fedavg_a", (2, 4, 8, 16, 32, 64, 128), needs=("partition", "per_fedavg")),
+        Knob("per_fedavg_a", (2, 4, 8, 16, 32, 64, 128), needs=("partition", "per_fedavg"), start=8),
         Knob("max_rotation", (0.0, 15.0, 30.0, 60.0, 90.0, 180.0)),
     ),
     "Training": (
         Knob("model", tuple(MODELS)),
         Knob("gradient", tuple(METHODS)),
-        Knob("backprop_steps", (0, 1, 2, 3, 5), needs=("gradient", "truncated")),
+        Knob("backprop_steps", (0, 1, 2, 3, 5), needs=("gradient", "truncated"), start=1),
         Knob("rounds", (10, 20, 50, 100, 200, 500)),
         Knob("local_steps", (1, 2, 5, 10, 20)),
         Knob("agents_per_round", (1, 2, 5, 10, 20, 50)),
@@ -86,7 +101,7 @@ PRESETS = {
     "ν = 0": {"nu": 0},
     "ν = 1": {"nu": 1},
     "ν = 5": {"nu": 5},
-    "a step size that diverges": {"meta_lr": 10.0},
+    "a step size that diverges": {"model": "mlp", "meta_lr": 10.0},
 }
 
 _DATA = (
@@ -97,8 +112,9 @@ _LOOKS_ONLY = ("eval_every", "eval_steps", "execution", "device")
 """Settings that do not change what is trained."""
 
 
-@lru_cache(maxsize=2)  # a large dataset with turned images is copied: more would fill a small machine
+@lru_cache(maxsize=1)  # a large dataset with turned images is copied: more would fill a small machine
 def _federation(data: Experiment) -> Federation:
+    check_here(data.dataset)  # nobody can stop a download
     return build_federation(data)
 
 
@@ -127,8 +143,9 @@ class Setting:
         changes = {name: value for name, value in values.items() if name != "weights_seed"}
         for name in ("per_fedavg_a", "backprop_steps"):  # the two that an experiment must not have without need
             other, needed = KNOBS[name].needs
-            if changes.get(other, base.value(other)) != needed:
-                changes[name] = base.value(name) if changes.get(other) == base.value(other) else None
+            chosen = changes.get(other, base.value(other))
+            if chosen != needed:
+                changes[name] = base.value(name) if chosen == base.value(other) else None
         rounds = changes.get("rounds", base.experiment.rounds)
         changes["eval_every"] = min(base.experiment.eval_every, max(1, rounds // 10))  # at least ten points
         return cls(base.experiment.replace(**changes), values.get("weights_seed", base.weights_seed))
@@ -141,9 +158,13 @@ class Setting:
         )
 
     @property
+    def data(self) -> Experiment:
+        """An experiment that says who holds what, and nothing else."""
+        return Experiment(**{name: getattr(self.experiment, name) for name in _DATA}, agents_per_round=1)
+
+    @property
     def federation(self) -> Federation:
-        data = {name: getattr(self.experiment, name) for name in _DATA}
-        return _federation(Experiment(**data, agents_per_round=1))
+        return _federation(self.data)
 
     def run(
         self,
@@ -220,19 +241,24 @@ PARAMETERS = (
     "n_agents",
     "n_new_agents",
     "batch_size",
+    "eval_every",
+    "eval_steps",
+    "device",
     "weights_seed",
 )
 """What the playground notebook can be given."""
 
 
 def as_papermill(settings: Sequence[Setting]) -> str:
-    """Return shell commands that run the playground notebook at each setting, from the folder of notebooks."""
-    lines = []
+    """Return shell commands that run the playground notebook at each setting, and FedAvg beside it."""
+    lines = ["cd notebooks"]
     for number, setting in enumerate(settings, 1):
-        given = " ".join(f"-p {name} {shlex.quote(str(setting.value(name)))}" for name in PARAMETERS)
+        values = {name: setting.value(name) for name in PARAMETERS}
+        values["eval_steps"] = " ".join(map(str, values["eval_steps"]))
+        given = " ".join(f"-p {name} {shlex.quote(str(value))}" for name, value in values.items())
         lines.append(f"papermill {NOTEBOOK} explored-{number}.ipynb {given}")
         for name, value in _differences(setting.experiment, Experiment()).items():
-            if name not in (*PARAMETERS, *_LOOKS_ONLY):
+            if name not in PARAMETERS:
                 lines.append(f"# but {name} = {value!r}, which the notebook has no parameter for")
     return "\n".join(lines)
 

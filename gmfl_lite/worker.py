@@ -2,6 +2,7 @@
 
 import atexit
 import threading
+import traceback
 import weakref
 from collections.abc import Callable
 
@@ -32,7 +33,7 @@ class LatestWins:
     [False]
     """
 
-    def __init__(self, name: str, on_error: Callable[[Exception], None]) -> None:
+    def __init__(self, name: str, on_error: Callable[[BaseException], None]) -> None:
         self._name, self._on_error = name, on_error
         self._changed = threading.Condition()
         self._stop = threading.Event()
@@ -88,8 +89,11 @@ class LatestWins:
                 self._stop = stop = threading.Event()
             try:
                 job(stop)
-            except Exception as error:  # whatever it is, it is told and the next job is done
-                self._on_error(error)
+            except BaseException as error:  # whatever it is, it is told and the next job is done
+                try:
+                    self._on_error(error)
+                except BaseException:
+                    traceback.print_exc()
 
 
 @atexit.register

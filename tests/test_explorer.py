@@ -9,14 +9,17 @@ import random
 import re
 import resource
 import shlex
+import statistics
 import subprocess
 import sys
 import threading
 import time
 from functools import partial
 from pathlib import Path
+from urllib.parse import unquote
 
 import ipywidgets
+import nbformat
 import pandas as pd
 import papermill
 import pytest
@@ -93,7 +96,9 @@ def move(explorer: gl.Explorer, name: str, value) -> None:
 
 
 def words(explorer: gl.Explorer) -> str:
-    return html.unescape(re.sub("<[^>]+>", "", explorer._words.value)).replace("\xa0", " ")
+    """What is read out: what went wrong, and what is to be seen."""
+    said = f"{explorer._problem.value} {explorer._words.value}".strip()
+    return html.unescape(re.sub("<[^>]+>", "", said)).replace("\xa0", " ")
 
 
 def same(one: gl.Result, other: gl.Result) -> bool:
@@ -240,7 +245,7 @@ def test_going_back_is_instant(panel, callback, monkeypatch):
     monkeypatch.setattr(Setting, "run", lambda *_, **__: pytest.fail("it is known already"))
     callback(move, explorer, "nu", 1)
     assert explorer.wait(60) is first
-    assert 'role="alert"' not in explorer._words.value
+    assert explorer._problem.value == ""
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -259,11 +264,10 @@ def test_the_diverging_preset_says_what_to_lower(panel, callback):
     callback(press, explorer, "a step size that diverges")
     assert explorer.wait(60).status == "diverged"
     assert re.search(r"diverged in round 1: .*lower meta_lr \(now 10\), for example to 0\.\d", words(explorer))
-    assert 'role="alert"' in explorer._words.value
     assert "nan" not in explorer._picture.value.split("src=")[0].lower()
     callback(press, explorer, "Reset")
     until(lambda: "round 0" in explorer._runs.view.progress)
-    assert 'role="alert"' not in reading.sentence(explorer._runs.view, 3)
+    assert reading.problem(explorer._runs.view) == ""
 
 
 def test_reset_puts_every_knob_back(panel, callback):
@@ -365,7 +369,8 @@ def test_a_sweep_goes_on_after_agents_that_cannot_be_dealt(panel):
 
 def test_every_knob_can_be_swept(panel):
     explorer = panel(LONG)
-    for name in KNOBS:
+    for name, knob in KNOBS.items():
+        explorer.set(**dict([knob.needs] if knob.needs else []))
         explorer.sweep(name)
         assert explorer._rows[name].swept == explorer._rows[name].knob.values
         assert [row.knob.name for row in explorer._rows.values() if row._button.value] == [name]
@@ -391,7 +396,7 @@ def test_pins_stay_and_are_named_by_what_differs(panel, callback):
     assert re.search("ν = 0 .*ν = 3 .*ν = 1 ", explorer._picture.value.split(" onload")[0])
     callback(press, explorer, "Clear pins")
     explorer.wait(60)
-    assert table(explorer)["run"] == ["ν = 1"]
+    assert table(explorer)["run"] == ["ν = 1", "FedAvg (ν = 0)"]
 
 
 def table(explorer: gl.Explorer) -> dict[str, list[str]]:
@@ -464,7 +469,7 @@ def test_running_its_cell_again_closes_it(panel, monkeypatch):
             self.events.trigger("pre_run_cell", info)
 
     shell = Shell()
-    monkeypatch.setattr("gmfl_lite.explorer.get_ipython", lambda: shell)
+    monkeypatch.setattr("gmfl_lite.controls.get_ipython", lambda: shell)
     explorer = panel(LONG)
     explorer.set(nu=1)
     shell.run("b")
@@ -507,29 +512,335 @@ def resident_megabytes() -> float:
 
 
 def test_timing_through_the_panel(panel, record_property):
-    """First point, whole default run and Stop, as they are felt; the limits leave room for a busy machine."""
+    """First point, whole default run and Stop, of three each where there is a limit.
+
+    Where others keep the processor busy, what counts of a first point is the time that the panel itself had of it.
+    """
     explorer = panel(gl.Experiment())
     explorer.wait(60)
-    drawn = explorer._picture.value
-    started = time.monotonic()
-    move(explorer, "nu", 5)
-    until(lambda: explorer._picture.value != drawn and "round 0 " in explorer._progress.value)
-    first_point = time.monotonic() - started
+    first_points, stops = [], []
+    for nu in (5, 1, 2):
+        started = time.monotonic(), time.process_time()
+        move(explorer, "nu", nu)
+        until(lambda: f"ν = {nu} " in alt(explorer))  # noqa: B023
+        first_points.append(min(time.monotonic() - started[0], time.process_time() - started[1]))
     move(explorer, "nu", 3)
     started = time.monotonic()
     until(lambda: "FedAvg" in explorer._runs.view.progress, 120)
     whole_run = time.monotonic() - started
-    move(explorer, "nu", 10)
-    until(lambda: "round 10 " in explorer._progress.value)
-    started = time.monotonic()
-    press(explorer, "Stop")
-    assert explorer._runs.wait(10)
-    stop = time.monotonic() - started
+    for seed in (1, 2, 3):
+        explorer.set(nu=10, seed=seed)
+        until(lambda: "round 10 " in explorer._runs.view.progress)
+        started = time.monotonic()
+        press(explorer, "Stop")
+        assert explorer._runs.wait(10)
+        stops.append(time.monotonic() - started)
+    first_point, stop = statistics.median(first_points), statistics.median(stops)
     record_property("explorer: first point", f"{first_point:.2f} s")
     record_property("explorer: whole default run", f"{whole_run:.1f} s")
     record_property("explorer: Stop", f"{stop:.2f} s")
-    assert first_point < 2
-    assert stop < 0.6
+    assert first_point < 1
+    assert stop < 0.3
+
+
+# What was promised of a panel that is played with
+
+
+def test_stop_and_a_knob_are_heeded_while_the_local_step_is_recorded(panel, record_property):
+    """Recording it takes seconds at ν = 10, before the first round of every new setting."""
+    explorer = panel(gl.Experiment(device="cpu"))
+    explorer.wait(60)
+    took = []
+    for lr, later in ((0.01, 0.0), (0.03, 0.2), (0.1, 0.6)):
+        explorer.set(nu=10, fine_tune_lr=lr)
+        until(lambda: "round 0 " in explorer._runs.view.progress)
+        time.sleep(later)
+        assert "round 0 " in explorer._runs.view.progress
+        pressed = time.monotonic()
+        press(explorer, "Stop")
+        assert explorer._runs.wait(10)
+        took.append(time.monotonic() - pressed)
+    record_property("explorer: Stop while recording", ", ".join(f"{seconds:.2f} s" for seconds in took))
+    assert statistics.median(took) < 0.3
+    took.clear()
+    for lr in (0.01, 0.03, 0.1):
+        explorer.set(nu=10, fine_tune_lr=lr)
+        until(lambda: explorer._runs.view.curves[-1].setting.experiment.nu == 10)
+        started = time.monotonic()
+        move(explorer, "nu", 5)
+        until(lambda: explorer._runs.view.curves[-1].setting.experiment.nu == 5)
+        took.append(time.monotonic() - started)
+    record_property("explorer: a knob while recording", ", ".join(f"{seconds:.2f} s" for seconds in took))
+    assert statistics.median(took) < 1
+
+
+@pytest.mark.parametrize("dataset", ["mnist", "fashion-mnist"])
+def test_data_that_are_not_here_are_not_waited_for(panel, monkeypatch, tmp_path, dataset):
+    import torchvision.datasets as tv
+
+    monkeypatch.setenv("GMFL_LITE_DATA", str(tmp_path))
+    monkeypatch.setattr("gmfl_lite.data.DEBIAN_FASHION_MNIST", tmp_path / "none")
+    for loader in (tv.MNIST, tv.FashionMNIST):
+        monkeypatch.setattr(loader, "download", lambda _: pytest.fail("nobody can stop a download"))
+    explorer = panel()
+    explorer.set(dataset=dataset)
+    assert explorer.wait(10) is None
+    said = f"{dataset} is not in {tmp_path} and is not downloaded here. Put torchvision's files there"
+    assert said in words(explorer)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "impossible",
+    [{"partition": "per_fedavg", "per_fedavg_a": 128}, {"agents_per_round": 50}],
+    ids=["cannot be dealt out", "contradiction"],
+)
+def test_nothing_old_is_shown_under_a_setting_that_fails(panel, impossible):
+    explorer = panel()
+    explorer.set(nu=1)
+    explorer.wait(60)
+    assert "FedAvg" in explorer._picture.value
+    explorer.set(nu=5, **impossible)
+    assert explorer.wait(60) is None
+    assert words(explorer).startswith("⚠ ")
+    assert "reach" not in words(explorer)
+    assert alt(explorer).endswith("against fine-tuning steps: nothing yet.")
+    assert explorer._table.value == explorer._take_away.value == "Nothing has run yet."
+    explorer.set(**{name: explorer._initial[name] for name in impossible})
+    assert explorer.wait(60).experiment.nu == 5
+
+
+def test_a_failing_point_does_not_take_the_family_with_it(panel):
+    explorer = panel()
+    explorer.set(partition="per_fedavg", per_fedavg_a=128)
+    explorer.wait(60)
+    explorer.sweep("partition")  # of which the last cannot be dealt out
+    assert explorer.wait(60).experiment.partition == "shards"
+    assert [curve.status for curve in explorer._runs.view.curves] == ["completed"] * 3
+    assert "partition = shards" in alt(explorer)
+    assert "per_fedavg" not in alt(explorer)
+
+
+def test_a_pin_grows_until_its_run_ends(panel):
+    explorer = panel(LONG.replace(rounds=200))
+    press(explorer, "Run")
+    until(lambda: "round 5 " in explorer._runs.view.progress)
+    press(explorer, "Pin this curve")
+    explorer.wait(60)
+    assert [(len(pin.history), pin.status) for pin in explorer._pins] == [(41 * 10, "completed")]
+    explorer.set(nu=1)
+    explorer.wait(60)
+    assert table(explorer)["rounds"] == ["200", "200", "200"]
+
+
+def test_a_pin_whose_run_was_replaced_is_called_stopped(panel):
+    explorer = panel(LONG)
+    press(explorer, "Run")
+    until(lambda: "round 5 " in explorer._runs.view.progress)
+    press(explorer, "Pin this curve")
+    explorer.set(nu=1, rounds=10)
+    explorer.wait(60)
+    assert table(explorer)["status"] == ["stopped", "completed", "completed"]
+
+
+def test_a_pinned_first_look_becomes_its_run(panel):
+    explorer = panel(QUICK.replace(eval_every=10))  # of which the panel makes 1
+    explorer.wait(60)
+    press(explorer, "Pin this curve")
+    press(explorer, "Run")
+    explorer.wait(60)
+    explorer.set(nu=1)
+    explorer.wait(60)
+    shown = table(explorer)
+    assert shown["run"] == ["ν = 3", "ν = 1", "FedAvg (ν = 0)"]
+    assert shown["status"] == ["completed"] * 3
+    assert shown["rounds"] == ["10"] * 3
+
+
+def test_threads_that_press_at_once_leave_a_panel_that_works(panel, monkeypatch):
+    explorer = panel()
+    explorer.wait(60)
+    started, failures = [], []
+    monkeypatch.setattr(explorer._runs, "start", lambda values, swept: started.append((values, swept)))
+    monkeypatch.setattr(threading, "excepthook", failures.append)
+
+    def set_pairs(nus: tuple[int, int]) -> None:
+        for number in range(60):
+            nu = nus[number % 2]
+            explorer.set(nu=nu, rounds={0: 10, 1: 20, 2: 50, 3: 100}[nu])
+
+    def sweep() -> None:
+        for _ in range(40):
+            explorer.sweep("model")
+            explorer.sweep(None)
+
+    acts = [partial(set_pairs, (0, 1)), partial(set_pairs, (2, 3)), sweep]
+    together = [threading.Thread(target=act) for act in acts]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for thread in together:
+            thread.start()
+        for thread in together:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert not failures
+    assert len(started) == 200
+    assert {(values["nu"], values["rounds"]) for values, _ in started} == {(0, 10), (1, 20), (2, 50), (3, 100)}
+    assert {swept for _, swept in started} == {None, ("model", KNOBS["model"].values)}
+    monkeypatch.undo()
+    explorer.set(nu=1, rounds=10)
+    assert explorer.wait(60).experiment == QUICK.replace(nu=1, eval_every=1)
+
+
+def test_a_preset_ends_the_sweep_that_it_contradicts(panel, callback):
+    explorer = panel()
+    explorer.sweep("dirichlet_alpha")
+    callback(press, explorer, "IID")
+    assert explorer.wait(60).experiment.partition == "iid"
+    assert len(explorer._runs.view.curves) == 1
+    assert not explorer._rows["dirichlet_alpha"]._button.value
+    explorer.sweep("nu")
+    callback(press, explorer, "ν = 5")
+    assert explorer.wait(60).experiment.nu == 5
+    assert len(explorer._runs.view.curves) == 1
+    with pytest.raises(ValueError, match="dirichlet_alpha changes nothing unless partition = dirichlet"):
+        explorer.sweep("dirichlet_alpha")
+    callback(move, explorer, "partition", "dirichlet")
+    explorer.sweep("dirichlet_alpha")
+    callback(move, explorer, "partition", "shards")
+    explorer.wait(60)
+    assert len(explorer._runs.view.curves) == 1
+
+
+def test_a_sweep_over_nothing_asks_for_a_value(panel, callback):
+    explorer = panel()
+    explorer.sweep("model")
+    callback(setattr, explorer._rows["model"]._many, "value", ())
+    assert explorer.wait(60) is None
+    assert words(explorer) == "⚠ model: choose at least one value to sweep over"
+
+
+def test_a_knob_that_a_swept_one_needs_can_be_moved(panel):
+    explorer = panel()
+    row = explorer._rows["classes_per_agent"]
+    assert row._one.disabled
+    assert row._button.disabled
+    explorer.sweep("partition")
+    assert not row._one.disabled
+    assert row._button.disabled
+
+
+@pytest.mark.parametrize("wrong", [{"rounds": 7}, {"nuu": 3}])
+def test_what_cannot_be_set_sets_nothing(panel, wrong):
+    explorer = panel()
+    explorer.wait(60)
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        explorer.set(nu=1, **wrong)
+    assert explorer._rows["nu"].value == QUICK.nu
+    assert not explorer._runs._worker.busy
+
+
+@pytest.mark.parametrize("base", [{"model": "softmax"}, {"nu": 0}, {"model": "cnn", "gradient": "first_order"}])
+def test_the_diverging_preset_diverges_from_wherever_one_stands(panel, base):
+    explorer = panel(QUICK.replace(**base, local_steps=5))
+    press(explorer, "a step size that diverges")
+    assert explorer.wait(100).status == "diverged"
+
+
+def test_knobs_start_where_they_change_something(panel):
+    explorer = panel()
+    explorer.set(gradient="truncated")
+    assert explorer.wait(60).experiment.backprop_steps == 1
+    explorer.set(gradient="hessian_free")
+    assert explorer.wait(60).experiment.backprop_steps is None
+    explorer.set(gradient="exact", partition="per_fedavg")
+    assert explorer.wait(60).experiment.per_fedavg_a == 8
+    assert "'hessian_free' keep all" in explorer._rows["backprop_steps"]._one.tooltip
+
+
+def test_who_holds_what_names_its_run_where_there_are_several(panel):
+    explorer = panel()
+    explorer.set(nu=1)
+    explorer.wait(60)
+    assert "Below, who holds what: 16 agents by 10 classes." in alt(explorer)
+    press(explorer, "Pin this curve")
+    explorer.set(partition="iid", nu=0)
+    explorer.wait(60)
+    assert "Below, who holds what with partition = iid: 16 agents by 10 classes." in alt(explorer)
+    explorer.sweep("seed")
+    explorer.wait(60)
+    assert "Below, who holds what with partition = iid, seed = 9: 16" in alt(explorer)
+
+
+def alt(explorer: gl.Explorer) -> str:
+    return html.unescape(re.search('alt="(.*?)"', explorer._picture.value)[1])
+
+
+def test_waiting_takes_no_longer_than_was_said(panel, monkeypatch):
+    explorer = panel()
+    explorer.wait(60)
+    given = []
+    monkeypatch.setattr(explorer._runs, "wait", lambda timeout: given.append(timeout) or time.sleep(0.2) or True)
+    monkeypatch.setattr(explorer._painter, "wait", lambda timeout: given.append(timeout) or True)
+    explorer.wait(1)
+    assert given[0] == 1
+    assert given[1] < 0.81
+
+
+def test_a_worker_outlives_even_an_error_that_cannot_be_told(capsys):
+    worker = LatestWins("gmfl_lite test", on_error=lambda error: 1 / 0)
+    worker.submit(lambda stop: {}["lost"])
+    assert worker.wait(10)
+    assert "ZeroDivisionError" in capsys.readouterr().err
+    done = []
+    worker.submit(done.append)
+    assert worker.wait(10)
+    assert len(done) == 1
+
+
+def test_what_is_taken_away_waits_for_the_end(panel):
+    explorer = panel(LONG)
+    press(explorer, "Run")
+    until(lambda: re.search(r"round \d+ of", explorer._progress.value))
+    assert explorer._take_away.value == "Here when the run is over."
+    press(explorer, "Stop")
+    explorer.wait(60)
+    assert "gl.Experiment(" in explorer._take_away.value
+
+
+def test_fedavg_is_taken_away_with_the_rest(panel, monkeypatch):
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    explorer = panel(QUICK.replace(gradient="truncated", backprop_steps=1), weights_seed=2)
+    press(explorer, "Run")
+    result = explorer.wait(60)
+    assert table(explorer)["run"] == ["ν = 3", "FedAvg (ν = 0)"]
+    assert unquote(re.search('csv;charset=utf-8,(.*?)"', explorer._take_away.value)[1]).count("\n") == 3
+    python, commands = re.findall("<pre.*?>(.*?)</pre>", explorer._take_away.value, re.DOTALL)
+    namespace = {}
+    exec(html.unescape(python), namespace)  # our own text
+    fedavg = explorer._runs.result(explorer._runs.view.fedavg.setting)
+    for taken, shown in zip(namespace["results"], (result, fedavg), strict=True):
+        assert same(taken, shown)
+    assert commands.count("papermill ") == 1
+
+
+@pytest.mark.slow
+def test_the_papermill_command_gives_what_the_panel_shows(panel, tmp_path):
+    explorer = panel(QUICK.replace(eval_steps=(0, 2), permuted_classes=3), weights_seed=1)
+    explorer.set(nu=2)
+    result = explorer.wait(60)
+    command = html.unescape(re.findall("<pre.*?>(.*?)</pre>", explorer._take_away.value, re.DOTALL)[1])
+    root = Path(__file__).parent.parent
+    command = command.replace("papermill ", f"{sys.executable} -m papermill ").replace("explored-1", f"{tmp_path}/out")
+    subprocess.run(command, shell=True, cwd=root, check=True, capture_output=True, timeout=300)
+    outputs = [out for cell in nbformat.read(tmp_path / "out.ipynb", 4).cells for out in cell.get("outputs", ())]
+    tables = [out.data["text/html"] for out in outputs if "<table" in out.get("data", {}).get("text/html", "")]
+    numbers = [int(number) for number in re.findall(r"<td>(\d+)</td>", tables[0])]
+    fedavg = explorer._runs.result(explorer._runs.view.fedavg.setting)
+    shown = pd.concat([result.table(), fedavg.table()])
+    assert numbers == (100 * shown).round().astype(int).to_numpy().flatten().tolist()
 
 
 # The synchronous twin
@@ -616,12 +927,14 @@ def test_papermill_to_take_away_is_understood_by_the_notebook():
     path = Path(__file__).parent.parent / "notebooks" / settings.NOTEBOOK
     known = papermill.inspect_notebook(str(path))
     setting = Setting(QUICK.replace(gradient="truncated", backprop_steps=1, batch_size=None, test_fraction=0.5), 4)
-    command, remark = as_papermill([setting]).splitlines()
+    folder, command, remark = as_papermill([setting]).splitlines()
+    assert folder == "cd notebooks"
     words = shlex.split(command)
     given = {name: value for flag, name, value in zip(words, words[1:], words[2:], strict=False) if flag == "-p"}
     assert set(given) == set(known)
     from papermill.cli import _resolve_type
 
+    assert given.pop("eval_steps") == "0 1 3 5 10"
     assert {name: _resolve_type(value) for name, value in given.items()} == {
         name: setting.value(name) for name in given
     }
