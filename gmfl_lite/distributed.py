@@ -7,13 +7,17 @@ a round's agents, and ends the round with the same average. In a program of your
 
     torch.distributed.init_process_group("gloo")  # "nccl" where every process has its own GPU
     result = gl.run(experiment, engine=gmfl_lite.distributed.build_engine)
+
+Only training is shared: every process scores all agents, as each must know the result.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import threading
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,9 +38,13 @@ class Shared(trainer.Engine):
 
     def __init__(self, inner: trainer.Engine) -> None:
         self.inner, self.execution, self.agents_at_once = inner, inner.execution, inner.agents_at_once
-        self.rank, self.processes = dist.get_rank(), dist.get_world_size()
+        self.rank, self.processes, self.together = dist.get_rank(), dist.get_world_size(), False
 
     def update(self, params: Params, batches: Any, stop: threading.Event | None) -> tuple[Params, torch.Tensor]:
+        if not self.together:
+            content = b"".join(tensor.contiguous().numpy(force=True).tobytes() for tensor in params.values())
+            agree("w at the start: have all found the same checkpoint, on a disk that they share?", content)
+            self.together = True
         return self.inner.update(params, batches, stop)
 
     def share(self, agents: torch.Tensor) -> torch.Tensor:
@@ -70,7 +78,7 @@ def build_engine(experiment: Experiment, federation: Federation, loss_fn: LossFn
 
     Raises
     ------
-    ValueError : no process group, or fewer agents in a round than processes.
+    ValueError : no process group, fewer agents in a round than processes, or another experiment in another process.
     """
     if not (dist.is_available() and dist.is_initialized()):
         raise ValueError("no process group: start by torchrun, and call torch.distributed.init_process_group")
@@ -78,7 +86,42 @@ def build_engine(experiment: Experiment, federation: Federation, loss_fn: LossFn
     if experiment.agents_per_round < n:
         allowed = f"at least {n}, the number of processes, so that each has an agent to compute"
         raise checks.refusal("agents_per_round", experiment.agents_per_round, allowed)
+    agree("experiments", json.dumps(experiment.to_dict()).encode())
     return Shared(trainer.build_engine(experiment, federation, loss_fn, params))
+
+
+def agree(what: str, content: bytes) -> None:
+    """Compare what all processes hold, so that none goes on alone and the others wait for it.
+
+    Raises
+    ------
+    ValueError : in all processes, if one holds something else.
+    """
+    digest = int.from_bytes(hashlib.sha256(content).digest()[:7])
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    bounds = torch.tensor([digest, -digest], device=device)  # the largest, and minus the smallest
+    dist.all_reduce(bounds, dist.ReduceOp.MAX)
+    if bounds.sum() != 0:
+        raise ValueError(f"the processes differ in their {what}")
+
+
+def choose_backend(device: str, gpus: int) -> str:
+    """Return how processes talk: "nccl" if each has a GPU, else "gloo".
+
+    Raises
+    ------
+    ValueError : not started by torchrun, or a device that cannot be had.
+
+    >>> choose_backend("auto", gpus=0)
+    Traceback (most recent call last):
+    ValueError: start by torchrun: torchrun --nproc-per-node 2 -m gmfl_lite.distributed
+    """
+    if "LOCAL_WORLD_SIZE" not in os.environ:
+        raise ValueError("start by torchrun: torchrun --nproc-per-node 2 -m gmfl_lite.distributed")
+    processes = int(os.environ["LOCAL_WORLD_SIZE"])
+    if device not in ("auto", "cuda", "cpu") or (device == "cuda" and gpus < processes):
+        raise checks.refusal("device", device, f"'auto' or 'cpu': {processes} processes here have {gpus} GPUs")
+    return "nccl" if device != "cpu" and gpus >= processes else "gloo"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -88,14 +131,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--checkpoint", help="file to go on from, on a disk that all processes share")
     options = parser.parse_args(arguments)
     experiment = Experiment.from_dict(json.loads(options.experiment))
-    gpus = experiment.device in ("auto", "cuda") and torch.cuda.device_count() >= int(os.environ["LOCAL_WORLD_SIZE"])
-    if gpus:
+    backend = choose_backend(experiment.device, torch.cuda.device_count())
+    if backend == "nccl":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     else:
         experiment = experiment.replace(device="cpu")
-    dist.init_process_group("nccl" if gpus else "gloo", timeout=TIMEOUT)
+    dist.init_process_group(backend, timeout=TIMEOUT)
     try:
-        first = dist.get_rank() == 0
+        first, found = dist.get_rank() == 0, Path(options.checkpoint or "")
+        agree(f"checkpoints: {found} must be on a disk that they share", found.read_bytes() if found.is_file() else b"")
         result = run(experiment, engine=build_engine, checkpoint=options.checkpoint, progress=first)
         if first:
             print(result, result.table().round(3).to_string(), sep="\n")

@@ -38,6 +38,7 @@ class MetaFedAvg(Strategy):
         self.arrays, self.sane_loss = pack(start), math.log(classes)
         self.agents: dict[int, int] = {}
         self.met: dict[int, Message] = {}
+        self.renamed: set[int] = set()
         self.asked: list[int] = []
         self.answered = 0
         self.silent: dict[int, float] = {}
@@ -82,6 +83,8 @@ class MetaFedAvg(Strategy):
     def present(self, grid: Grid) -> dict[int, int]:
         """Return the node of every agent that can be asked; where two say they are the same agent, the later one."""
         signs = signs_of_life(grid)
+        self.agents = {node: agent for node, agent in self.agents.items() if node not in self.renamed}
+        self.renamed.clear()
         self.silent = {node: sign for node, sign in self.silent.items() if signs.get(node, sign) <= sign}
         if new := [node for node in signs if node not in self.agents and node not in self.silent]:
             self.meet(new, grid)
@@ -169,6 +172,7 @@ class MetaFedAvg(Strategy):
             try:
                 metrics, update = read_answer(reply, self.experiment, length)
                 if metrics["agent"] != self.agents.get(node):
+                    self.renamed.add(node)
                     raise ValueError(f"it says now that it is agent {metrics['agent']}")
                 found[node] = metrics, update
             except (ValueError, FloatingPointError) as error:

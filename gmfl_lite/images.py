@@ -4,11 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from .data import Dataset
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
+CLUTTER = ("Thumbs.db", "desktop.ini")
+"""What Windows leaves in folders of images; other systems' clutter begins with a dot."""
 
 
 def load_images(folder: str | Path, *, like: Dataset, invert: bool = False) -> Dataset:
@@ -23,7 +24,7 @@ def load_images(folder: str | Path, *, like: Dataset, invert: bool = False) -> D
     Raises
     ------
     ValueError : no such folder, a folder that is not the name of a class, fewer than two images, or a file that is no
-        image.
+        image or of a kind that cannot be read, such as HEIC.
 
     Examples
     --------
@@ -45,13 +46,16 @@ def load_images(folder: str | Path, *, like: Dataset, invert: bool = False) -> D
     channels, height, width = like.x.shape[1:]
     pixels, labels = [], []
     for label, name in enumerate(like.classes):
-        paths = sorted(path for path in (folder / name).glob("*") if path.suffix.lower() in SUFFIXES)
-        for path in paths:
+        for path in sorted((folder / name).glob("[!.]*")):
+            if path.name in CLUTTER:
+                continue
             try:
                 with Image.open(path) as image:
-                    image = image.convert("L" if channels == 1 else "RGB").resize((width, height))
+                    upright = ImageOps.exif_transpose(image)  # telephones note how they were held
+                    image = upright.convert("L" if channels == 1 else "RGB").resize((width, height))
             except OSError as error:
-                raise ValueError(f"{path} is not an image: {error}") from error
+                advice = "save it as PNG or JPEG, or take it out of the folder"
+                raise ValueError(f"{path} is not an image that can be read: {advice} ({error})") from error
             pixels.append(np.asarray(image, np.float32).reshape(height, width, channels) / 255)
             labels.append(label)
     if len(pixels) < 2:

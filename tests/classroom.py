@@ -10,12 +10,32 @@ import threading
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 """Where the commands of this Python's packages are."""
+NOTEBOOK = ROOT / "notebooks" / "10-real-federation.ipynb"
+
+
+def blocks() -> list[str]:
+    """Return the blocks of commands in the notebook."""
+    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    return re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+
+
+def block(*words: str) -> str:
+    """Return the notebook's one block of commands that holds these words."""
+    (found,) = (block for block in blocks() if all(word in block for word in words))
+    return found
+
+
+def settings() -> dict[str, Any]:
+    """Return what the notebook's experiment changes of Experiment()'s."""
+    return json.loads(re.search(r"--experiment '(.*)'", block("gmfl_lite.flower_app classroom"))[1])
 
 
 def free_port() -> int:
@@ -91,20 +111,14 @@ class Classroom(ExitStack):
     def __init__(self, folder: Path) -> None:
         super().__init__()
         self.folder, self.port = folder, free_port()
-        notebook = json.loads((ROOT / "notebooks" / "10-real-federation.ipynb").read_text(encoding="utf-8"))
-        text = "\n".join("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "markdown")
-        self.blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
 
-    def block(self, *words: str) -> str:
-        """Return the notebook's one block of commands that holds these words."""
-        (found,) = (block for block in self.blocks if all(word in block for word in words))
-        return found
-
-    def terminal(self, name: str, commands: str, *, agent: int = 0, port: int | None = None) -> Process:
-        """Type commands in a new terminal, after those for every terminal; ports are free ones of this computer."""
-        typed = self.block("FLWR_HOME=", "TEACHER=") + f"export AGENT={agent} NODE_PORT={free_port()}\n" + commands
-        typed = typed.replace("PORT=9092", f"PORT={port or self.port}").replace("AGENT=0 NODE_PORT=9094", "TYPED=yes")
-        process = Process(self.folder, name, ["bash", "-ec", typed])
+    def terminal(self, name: str, commands: str, *, agent: int | None = None, port: int | None = None) -> Process:
+        """Type commands in a new terminal, after those for everybody and those for student `agent`."""
+        typed = block("FLWR_HOME=", "TEACHER=").replace("PORT=9092", f"PORT={port or self.port}")
+        if agent is not None:
+            exports = block("export AGENT=0 NODE_PORT=9094")
+            typed += exports.replace("AGENT=0", f"AGENT={agent}").replace("9094", str(free_port()))
+        process = Process(self.folder, name, ["bash", "-ec", typed + commands])
         self.callback(process.kill)
         return process
 
@@ -114,7 +128,7 @@ class Classroom(ExitStack):
         return link
 
     def student(self, agent: int, *, port: int | None = None) -> Process:
-        commands = self.block("NODE_PORT=9094")
+        commands = block("flower-supernode --insecure", '"agent=$AGENT"')
         return self.terminal(f"student-{agent}", commands, agent=agent, port=port)
 
 
@@ -122,10 +136,25 @@ class Wire:
     """A stretch of wire between a node and the SuperLink that keeps a copy of what the node sends."""
 
     def __init__(self, port: int) -> None:
-        self.target, self.sent, self.lock = port, bytearray(), threading.Lock()
+        self.target, self.connections = port, []
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = self.listener.getsockname()[1]
         threading.Thread(target=self.accept, daemon=True).start()
+
+    @property
+    def sent(self) -> bytes:
+        """All that was sent, one connection after the other."""
+        return b"".join(bytes(sent) for sent in self.connections)
+
+    def requests(self) -> list[bytes]:
+        """Return the web requests that were sent, each with its headers."""
+        rest, found = self.sent, []
+        while rest:
+            headers = rest.index(b"\r\n\r\n") + 4
+            length = headers + int(re.search(rb"(?i)\r\ncontent-length: (\d+)", rest[:headers])[1])
+            found.append(rest[:length])
+            rest = rest[length:]
+        return found
 
     def accept(self) -> None:
         while True:
@@ -134,15 +163,14 @@ class Wire:
             except OSError:  # closed
                 return
             far = socket.create_connection(("127.0.0.1", self.target))
-            for source, sink, keep in ((near, far, True), (far, near, False)):
-                threading.Thread(target=self.forward, args=(source, sink, keep), daemon=True).start()
+            self.connections.append(bytearray())
+            for source, sink, kept in ((near, far, self.connections[-1]), (far, near, bytearray())):
+                threading.Thread(target=self.forward, args=(source, sink, kept), daemon=True).start()
 
-    def forward(self, source: socket.socket, sink: socket.socket, keep: bool) -> None:
+    def forward(self, source: socket.socket, sink: socket.socket, kept: bytearray) -> None:
         with suppress(OSError), source:
             while data := source.recv(65536):
-                if keep:
-                    with self.lock:
-                        self.sent += data
+                kept += data
                 sink.sendall(data)
             sink.shutdown(socket.SHUT_WR)
 

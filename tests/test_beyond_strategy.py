@@ -200,6 +200,14 @@ def test_who_answers_nonsense_at_first_does_not_count_and_may_come_again(post, h
     assert office.table.loc[1, "took_part"] == "0 1"
 
 
+def test_a_computer_that_comes_back_with_another_number_is_met_again(post):
+    office = post(EXPERIMENT.replace(n_new_agents=0, rounds=3, agents_per_round=4), nodes={100: 0, 101: 1})
+    office.settings["agents_to_wait_for"] = 2
+    office.arrivals[1] = {101: 3}
+    federate(office)
+    assert office.table["took_part"].tolist() == ["0", "0 3", "0 3"]
+
+
 def test_two_computers_with_one_number_are_one_agent(post, monkeypatch, caplog):
     office = post(EXPERIMENT.replace(n_agents=2, n_new_agents=0, rounds=1), nodes={100: 0, 101: 0})
     monkeypatch.setattr(flower_strategy.time, "sleep", lambda seconds: office.nodes.update({102: 1}))

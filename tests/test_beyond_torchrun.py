@@ -3,10 +3,12 @@
 import json
 import subprocess
 import sys
+import threading
+from pathlib import Path
 
 import pytest
 import torch
-from classroom import environment, free_port
+from classroom import environment, free_port, settings
 
 import gmfl_lite as gl
 from gmfl_lite import distributed
@@ -15,19 +17,43 @@ EXPERIMENT = gl.Experiment(
     n_agents=9, n_new_agents=2, agents_per_round=5, rounds=3, eval_every=3, weighting="samples", size_spread=1.0,
     device="cpu",
 )  # fmt: skip
+"""Five agents in two processes: three in one, two in the other, who weigh differently."""
+
+PROGRAM = """
+import sys
+from datetime import timedelta
+import torch.distributed as dist
+import gmfl_lite as gl
+from gmfl_lite import distributed
+
+dist.init_process_group("gloo", timeout=timedelta(seconds=60))
+rank = dist.get_rank()
+small = gl.Experiment.from_dict({small!r})
+how = {"checkpoint": sys.argv[2] + "/half"} if sys.argv[1] == "checkpoint" and rank == 0 else {}
+if sys.argv[1] == "experiment":
+    small = small.replace(meta_lr=0.1 * (1 + rank))
+try:
+    gl.run(small, engine=distributed.build_engine, progress=False, **how)
+except ValueError as error:
+    sys.stderr.write(f"process {rank}: {error}.\\n")
+"""
+
+
+def torchrun(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    command += ["--master-addr", "127.0.0.1", "--master-port", str(free_port()), *arguments]
+    return subprocess.run(
+        command, env={**environment(folder), "GLOO_SOCKET_IFNAME": "lo"}, cwd=folder, timeout=200,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_model_of_one(tmp_path, record_property):
-    """Five agents in two processes: three in one, two in the other, who weigh differently."""
-    here = gl.run(EXPERIMENT, progress=False)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command += ["--master-addr", "127.0.0.1", "--master-port", str(free_port()), "-m", "gmfl_lite.distributed"]
-    command += ["--experiment", json.dumps(EXPERIMENT.to_dict()), "--save", str(tmp_path / "two.result")]
-    ran = subprocess.run(
-        command, env={**environment(tmp_path), "GLOO_SOCKET_IFNAME": "lo"}, cwd=tmp_path, timeout=200,
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+@pytest.mark.parametrize("experiment", [gl.Experiment(**settings()), EXPERIMENT], ids=["notebook", "weighted"])
+def test_two_processes_give_the_model_of_one(experiment, tmp_path, record_property):
+    here = gl.run(experiment, progress=False)
+    setting = ["--experiment", json.dumps(experiment.to_dict()), "--save", str(tmp_path / "two.result")]
+    ran = torchrun(tmp_path, "-m", "gmfl_lite.distributed", *setting)
     assert ran.returncode == 0, ran.stderr[-3000:]
     there = gl.load_result(tmp_path / "two.result")
     assert there.engine.endswith("in 2 processes")
@@ -39,8 +65,26 @@ def test_two_processes_give_the_model_of_one(tmp_path, record_property):
     assert (there.history["loss"] - here.history["loss"]).abs().max() < 1e-5
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("what", "said"), [("checkpoint", "w at the start"), ("experiment", "experiments")])
+def test_processes_that_differ_are_refused_at_once(what, said, tmp_path):
+    """One has a checkpoint after the first of two rounds, the other none; or they are to do different things."""
+    small = EXPERIMENT.replace(model="softmax", agents_per_round=9, rounds=2, eval_every=1)
+    stop = threading.Event()
+
+    def after_the_first(round, rows):
+        if round:
+            stop.set()
+
+    gl.run(small, checkpoint=tmp_path / "half", on_round=after_the_first, stop=stop, progress=False)
+    (tmp_path / "program.py").write_text(PROGRAM.replace("{small!r}", repr(small.to_dict())))
+    ran = torchrun(tmp_path, str(tmp_path / "program.py"), what, str(tmp_path))
+    for process in range(2):
+        assert f"process {process}: the processes differ in their {said}" in ran.stderr
+
+
 def initial():
-    model = gl.build_model(EXPERIMENT.model, gl.load_dataset(EXPERIMENT.dataset), seed=EXPERIMENT.seed)
+    model = gl.build_model(EXPERIMENT.model, gl.load_dataset(EXPERIMENT.dataset), seed=EXPERIMENT.seed)  # of both
     return {name: tensor.detach() for name, tensor in model.named_parameters()}
 
 
@@ -70,3 +114,21 @@ def test_more_processes_than_agents_are_refused(monkeypatch, one_process):
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 6)
     with pytest.raises(ValueError, match="agents_per_round = 5: must be at least 6"):
         gl.run(EXPERIMENT, engine=distributed.build_engine, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "expected"),
+    [("auto", 0, "gloo"), ("auto", 1, "gloo"), ("auto", 2, "nccl"), ("cuda", 2, "nccl"), ("cpu", 2, "gloo")],
+)
+def test_processes_talk_by_nccl_where_each_has_a_gpu(monkeypatch, device, gpus, expected):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert distributed.choose_backend(device, gpus) == expected
+
+
+def test_what_torchrun_cannot_give_is_refused(monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="device = 'cuda': must be 'auto' or 'cpu': 2 processes here have 1 GPUs"):
+        distributed.choose_backend("cuda", 1)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE")
+    with pytest.raises(ValueError, match="start by torchrun: torchrun --nproc-per-node"):
+        distributed.main([])
