@@ -7,7 +7,8 @@ then tidied, by rewriting that holds for all values and changes results by round
     the same operation on the same tensors is done once
     views that change nothing, and transpositions of transpositions, go
     A (s B)     becomes  s (A B)               where B is larger than the product
-    W + s A B   becomes  one fused operation   which neither writes A B to memory nor reads it back
+    W + s A B   becomes  one fused operation   which neither writes A B to memory nor reads it back,
+                         and writes over W     where that is an intermediate result that nothing else needs
 
 A recording holds for tensors of the shapes it was made with.
 """
@@ -29,12 +30,16 @@ _recording = threading.Lock()  # torch records one function at a time
 
 
 def capture(
-    function: Callable[..., Any], *example: Any, look_up: Callable[[], None] = lambda: None
+    function: Callable[..., Any],
+    *example: Any,
+    look_up: Callable[[], None] = lambda: None,
+    compiled: bool = False,
 ) -> Callable[..., Any]:
     """Return a faster equal of function(*example), for arguments of the same structure, shapes and types.
 
     The function may not branch on values of tensors, as under vmap. The result carries no graph for autograd.
-    `look_up` is called all the time, and what it raises ends the recording, which may take seconds.
+    `look_up` is called all the time, and what it raises ends the recording, which may take seconds. `compiled` hands
+    the recording on to torch.compile.
 
     >>> double = capture(lambda x: x + x, torch.ones(2))
     >>> double(torch.tensor([1.0, 2.0]))
@@ -53,15 +58,17 @@ def capture(
     finally:
         _recording.release()
     if any(_changes_in_place(node) for node in recorded.graph.nodes):
-        return _without_autograd(recorded)  # a tensor changed in place is not the same before and after
+        return _without_autograd(recorded, compiled)  # a tensor changed in place is not the same before and after
     rewrites = partial(_do_once, {}), _drop_what_changes_nothing, _multiply_the_smaller, _fuse_products_with_sums
     for rewrite in rewrites:
         for node in list(recorded.graph.nodes):
             look_up()
             rewrite(node)
         recorded.graph.eliminate_dead_code()
+    if not compiled:  # which does this itself
+        _write_over_what_is_used_up(list(recorded.graph.nodes))
     recorded.recompile()
-    return _without_autograd(recorded)
+    return _without_autograd(recorded, compiled)
 
 
 class _BeforeEveryOperation(TorchDispatchMode):
@@ -74,8 +81,8 @@ class _BeforeEveryOperation(TorchDispatchMode):
         return operation(*args, **(kwargs or {}))
 
 
-def _without_autograd(recording: GraphModule) -> Callable[..., Any]:
-    replay = recording.forward
+def _without_autograd(recording: GraphModule, compiled: bool) -> Callable[..., Any]:
+    replay = torch.compile(recording.forward) if compiled else recording.forward
 
     def replayed(*args: Any) -> Any:
         with torch.no_grad():
@@ -85,8 +92,9 @@ def _without_autograd(recording: GraphModule) -> Callable[..., Any]:
 
 
 def _do_once(done: dict[Any, Node], node: Node) -> None:
-    if node.op == "call_function":
-        first = done.setdefault((node.target, node.args, node.kwargs), node)
+    if node.op == "call_function" and torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
+        # As text: 1, 1.0 and True are equal, and so are 0.0 and -0.0, but not the same.
+        first = done.setdefault((node.target, repr(node.args), repr(node.kwargs)), node)
         if first is not node:
             node.replace_all_uses_with(first)
 
@@ -138,6 +146,31 @@ def _fuse_products_with_sums(node: Node) -> None:
         fused.meta = node.meta
         node.replace_all_uses_with(fused)
         return
+
+
+def _write_over_what_is_used_up(nodes: list[Node]) -> None:
+    """baddbmm(W, A, B) → baddbmm_(W, A, B), if W is intermediate and nothing else needs it any more."""
+    position = {node: i for i, node in enumerate(nodes)}
+    fresh = {node for node in nodes if node.op == "call_function" and not _shares_memory(node)}
+    for node in nodes:
+        if not _is(node, aten.baddbmm.default) or node.args[0] not in fresh:
+            continue
+        views = _views(node.args[0])
+        last = max(position[user] for view in views for user in view.users)
+        if last == position[node] and views.isdisjoint(node.args[1:]):
+            node.target = aten.baddbmm_.default
+
+
+def _views(node: Node) -> set[Node]:
+    """Return a node and all that may be views of its memory."""
+    return {node}.union(*(_views(user) for user in node.users if _shares_memory(user)))
+
+
+def _shares_memory(node: Node) -> bool:
+    """Whether a result may be a view of an argument; what is not one of torch's operations may."""
+    if not isinstance(node.target, torch._ops.OpOverload) or node.target is aten._unsafe_view.default:
+        return True
+    return any(returned.alias_info is not None for returned in node.target._schema.returns)
 
 
 def _products_of(node: Node) -> list[Node]:

@@ -91,6 +91,7 @@ def meta_gradient(
     backprop_steps: int | None = None,
     delta: float | None = None,
     recompute: bool = False,
+    check_finite: bool = True,
 ) -> tuple[Params, torch.Tensor]:
     """Return the gradient of the meta-loss, exact or approximated, and the meta-loss itself.
 
@@ -114,6 +115,7 @@ def meta_gradient(
     delta : relative step of "hessian_free", by default DELTA.
     recompute : keep the iterates w⁽⁰⁾ … w⁽ᵛ⁾ instead of ν graphs, and take one Hessian-vector product at a time,
         backwards: the same gradient in less memory and more time (benchmarks/RESULTS.md says how much).
+    check_finite : whether to look at the values of the result, for which a GPU has to be waited for.
 
     Returns
     -------
@@ -151,7 +153,8 @@ def meta_gradient(
         gradient, loss = _estimate(
             loss_fn, params, support, query, fine_tune_lr, kept=kept, method=method, delta=delta, recompute=recompute
         )
-    _check_finite(loss, gradient)
+    if check_finite:
+        _check_finite(loss, gradient)
     return gradient, loss
 
 

@@ -49,7 +49,7 @@ def local_update(
     batches : τ pairs of ν support batches and a query batch.
     fine_tune_lr, meta_lr : α and β.
     stop : looked at before every step.
-    estimate : of the meta-gradient: method, backprop_steps, delta, recompute, as in `meta_gradient`.
+    estimate : of the meta-gradient: method, backprop_steps, delta, recompute, check_finite, as in `meta_gradient`.
 
     Returns
     -------
@@ -243,13 +243,13 @@ class Loop(Engine):
     execution, agents_at_once = "loop", 1
 
     def __init__(self, experiment: "Experiment", loss_fn: LossFn) -> None:
-        self.update_one = partial(local_update, loss_fn, **estimate_settings(experiment))
+        self.update_one = partial(local_update, loss_fn, check_finite=False, **estimate_settings(experiment))
 
     def update(self, params: Params, batches: Any, stop: threading.Event | None) -> tuple[Params, torch.Tensor]:
         return map_agents(partial(self.update_one, stop=stop), params, batches, execution="loop")
 
     def __str__(self) -> str:
-        return "loop"
+        return "loop: one agent after the other, as execution asks"
 
 
 class Vectorized(Engine):
@@ -257,7 +257,9 @@ class Vectorized(Engine):
 
     execution = "vectorized"
 
-    def __init__(self, experiment: "Experiment", loss_fn: LossFn, params: Params, example: Any) -> None:
+    def __init__(
+        self, experiment: "Experiment", loss_fn: LossFn, params: Params, example: Any, compiled: bool = False
+    ) -> None:
         kept = factors_kept(experiment.gradient, experiment.backprop_steps, experiment.nu)
         most = partial(agents_at_once, loss_fn, params, example)
         # Differentiating through a step keeps about three sets of an agent's numbers, recomputing it one, which takes
@@ -265,11 +267,22 @@ class Vectorized(Engine):
         recompute = most(3 * kept + 2) < 1
         self.agents_at_once = max(1, most((1 if recompute else 3) * kept + 2))
         parts = math.ceil(experiment.agents_per_round / self.agents_at_once)
-        one = partial(_local_step, loss_fn, recompute=recompute, **estimate_settings(experiment))
-        self.local_step = torch.func.vmap(one) if parts < experiment.agents_per_round else partial(_alone, one)
+        settings = {"recompute": recompute, "check_finite": False, **estimate_settings(experiment)}
+        one = partial(_local_step, loss_fn, **settings)
+        alone = parts == experiment.agents_per_round
+        self.local_step = partial(_alone, one) if alone else torch.func.vmap(one)
         # A recording merges what is recomputed to save memory. Whether to record is decided by the whole run's length,
         # so that a resumed run does what an uninterrupted one does.
-        self.records = not recompute and experiment.rounds * experiment.local_steps * parts >= RECORDED_FROM
+        steps = experiment.rounds * experiment.local_steps * parts
+        self.records, self.compiled = not recompute and steps >= RECORDED_FROM, compiled
+        self.why = [
+            "all picked agents at once" if parts == 1
+            else f"at most {self.agents_at_once} agents at once, which memory is meant for" if not alone
+            else "one agent at a time, as each keeps more numbers than caches hold" if not recompute
+            else "one agent at a time and its steps recomputed, as memory is meant for no more",
+            f"recorded, as {steps} local steps repay it" if self.records
+            else f"not recorded, as {steps} local steps do not repay it",
+        ]  # fmt: skip
         self.recordings: dict[int, Callable[..., tuple[Params, torch.Tensor]]] = {}
 
     def update(self, params: Params, batches: Any, stop: threading.Event | None) -> tuple[Params, torch.Tensor]:
@@ -277,11 +290,13 @@ class Vectorized(Engine):
         # Contiguous, as the parameters will be from the second step on: a recording is made for that layout.
         params = {name: tensor.expand(agents, *tensor.shape).contiguous() for name, tensor in params.items()}
         if self.records and agents not in self.recordings:
-            self.recordings[agents] = capture(self.local_step, params, *batches[0], look_up=partial(_look_at, stop))
+            self.recordings[agents] = capture(
+                self.local_step, params, *batches[0], look_up=partial(_look_at, stop), compiled=self.compiled
+            )
         return _local_steps(self.recordings.get(agents, self.local_step), params, batches, stop)
 
     def __str__(self) -> str:
-        return f"vectorized, at most {self.agents_at_once} agents at once" + ", recorded" * self.records
+        return "vectorized: " + "; ".join(self.why) + "; compiled" * (self.records and self.compiled)
 
 
 def _alone(local_step: Callable[..., Any], *arguments: Any) -> Any:
@@ -290,17 +305,23 @@ def _alone(local_step: Callable[..., Any], *arguments: Any) -> Any:
     return tree_map(lambda tensor: tensor.unsqueeze(0), results)
 
 
-def build_engine(experiment: "Experiment", federation: Federation, loss_fn: LossFn, params: Params) -> Engine:
+def build_engine(
+    experiment: "Experiment", federation: Federation, loss_fn: LossFn, params: Params, *, compiled: bool = False
+) -> Engine:
     """Return the engine that experiment.execution names; "auto" is the vectorised one.
 
     Measured (benchmarks/RESULTS.md), it is the faster one for every model: by far for small products, where a loop
     spends its time between them. Where products are large on a CPU it takes one agent at a time itself.
+
+    `compiled` hands its recording of the local step on to torch.compile, which takes half a minute or more:
+    gmfl_lite.run(experiment, engine=partial(build_engine, compiled=True)). For long runs on a GPU, where it has not
+    been seen to help yet.
     """
     if experiment.execution == "loop":
         return Loop(experiment, loss_fn)
     everything = federation.train_sets(torch.zeros(1, dtype=torch.int64, device=federation.x.device))
     example = tuple(tensor[:, : experiment.batch_size] for tensor in everything)
-    return Vectorized(experiment, loss_fn, params, example)
+    return Vectorized(experiment, loss_fn, params, example, compiled)
 
 
 def estimate_settings(experiment: "Experiment") -> dict[str, Any]:

@@ -51,6 +51,34 @@ SMALL = draw(3, 1, 40, seed=3), draw(3, 40, 30, seed=4)
         pytest.param(lambda a: a.mT.mT.view(3, 4, 5).expand(3, 4, 5) * 1, (A,), [], id="nothing"),
         pytest.param(lambda a: (a.transpose(0, 1).mT, a.mT), (A,), ["transpose"] * 3, id="other axes"),
         pytest.param(lambda a: a.exp() + a.exp(), (A,), ["exp", "add"], id="twice the same"),
+        pytest.param(lambda w, a, b: w.exp() + a @ b, (W, A, B), ["exp", "baddbmm_"], id="written over"),
+        pytest.param(
+            lambda w, a, b: ((e := w.exp()) + a @ b).sum() + (e + a @ b + 1).cos(),
+            (W, A, B),
+            None,
+            id="written over when it is over",
+        ),
+        pytest.param(lambda w, a, b: ((e := w.exp()) + a @ b, e), (W, A, B), ["exp", "baddbmm"], id="given back"),
+        pytest.param(
+            lambda w, a, b: ((e := w.exp()) + a @ b, e.mT.cos()),
+            (W, A, B),
+            ["exp", "baddbmm", "transpose", "cos"],
+            id="a view of it is used later",
+        ),
+        pytest.param(
+            lambda w, a, b: (e := w.exp().mT @ w) + e.mT @ e,
+            (W, A, B),
+            ["exp", "transpose", "bmm", "transpose", "baddbmm"],
+            id="a view of it is in the product",
+        ),
+        pytest.param(
+            lambda w, a, b: ((e := w.exp()).mT.contiguous().mT + a @ b, e), (W, A, B), None, id="a copy is written over"
+        ),
+        pytest.param(
+            lambda w, a, b: ((w.exp() + a @ b) + 2 * a @ b) + 3 * a @ b, (W, A, B), None, id="written over three times"
+        ),
+        pytest.param(lambda a: (a.int() + 1, a.int() + 1.0), (A,), None, id="equal numbers of two types"),
+        pytest.param(lambda a: (1 / (a * 0.0).abs(), 1 / (a.abs() * -0.0)), (A,), None, id="equal zeros of two signs"),
         pytest.param(lambda a: a.clone().exp_() + a.clone().mul_(2), (A,), None, id="changed in place"),
     ],
 )
@@ -103,7 +131,7 @@ def test_recorded_runs_end_where_others_do_and_resume_bit_by_bit(federation, tmp
         model=name, nu=2, rounds=6, local_steps=2, n_agents=12, agents_per_round=5, eval_every=2, fine_tune_lr=0.1
     )
     recorded = gl.run(experiment, federation=federation, progress=False)
-    assert recorded.engine.endswith("recorded")
+    assert "; recorded" in recorded.engine
 
     class Killed(Exception):
         pass
@@ -117,7 +145,7 @@ def test_recorded_runs_end_where_others_do_and_resume_bit_by_bit(federation, tmp
     resumed = gl.run(experiment, federation=federation, progress=False, checkpoint=tmp_path / "run")
     monkeypatch.setattr(trainer, "RECORDED_FROM", 13)
     plain = gl.run(experiment, federation=federation, progress=False)
-    assert not plain.engine.endswith("recorded")
+    assert "; not recorded" in plain.engine
     for key in recorded.params:
         assert torch.equal(recorded.params[key], resumed.params[key])
         torch.testing.assert_close(recorded.params[key], plain.params[key], rtol=0, atol=1e-5)
@@ -136,6 +164,29 @@ def test_modules_that_work_in_place_or_keep_frozen_parameters_are_recorded_right
     for key in plain.params:
         torch.testing.assert_close(recorded.params[key], plain.params[key], rtol=0, atol=1e-6)
     assert not torch.equal(plain.params["3.weight"], model[3].weight)
+
+
+def test_what_is_drawn_twice_is_two_draws():
+    recording = capture(lambda x: (torch.rand_like(x), torch.rand_like(x)), torch.ones(9))
+    with torch.random.fork_rng():
+        one, other = recording(torch.ones(9))
+    assert not torch.equal(one, other)
+
+
+def test_a_recording_that_is_compiled_gives_the_same(federation, monkeypatch):
+    """Compiled by torch.compile's own interpreter: its compilers take minutes."""
+    compiled, compile_ = [], torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f: compiled.append(f) or compile_(f, backend="eager"))
+    monkeypatch.setattr(trainer, "RECORDED_FROM", 1)
+    experiment = gl.Experiment(model="softmax", nu=2, rounds=3, n_agents=12, agents_per_round=5)
+    plain = gl.run(experiment, federation=federation, progress=False)
+    assert not compiled
+    engine = partial(trainer.build_engine, compiled=True)
+    result = gl.run(experiment, federation=federation, progress=False, engine=engine)
+    assert len(compiled) == 1
+    assert result.engine == f"{plain.engine}; compiled"
+    for name, tensor in plain.params.items():
+        torch.testing.assert_close(result.params[name], tensor, rtol=0, atol=1e-6)
 
 
 def test_a_recording_carries_no_graph_and_changes_nothing():

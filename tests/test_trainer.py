@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import gmfl_lite as gl
-from gmfl_lite import trainer, vectorize
+from gmfl_lite import objective, trainer, vectorize
 from gmfl_lite.models import as_functions, cross_entropy
 
 
@@ -248,9 +248,16 @@ def test_every_round_picks_anew_and_every_method_picks_the_same(federation, monk
 
 @pytest.mark.parametrize("model", ["softmax", "mlp", "cnn"])
 @pytest.mark.parametrize("gradient", ["exact", "first_order", "hessian_free"])
-@pytest.mark.parametrize("weighting", ["uniform", "samples"])
-def test_a_round_keeps_to_one_device_and_never_waits_for_a_value(digits, model, gradient, weighting):
+@pytest.mark.parametrize(
+    ("how", "weighting"),
+    [("at once", "samples"), *((how, "uniform") for how in ("at once", "recorded", "one at a time", "loop"))],
+)
+def test_a_round_keeps_to_one_device_and_never_waits_for_a_value(digits, monkeypatch, model, gradient, weighting, how):
     """On the meta device tensors have no values: what mixes devices, or looks at a value, raises."""
+    monkeypatch.setattr(trainer, "RECORDED_FROM", 1 if how == "recorded" else 10**9)
+    if how == "one at a time":
+        monkeypatch.setattr(trainer, "agents_at_once", lambda *_: 1)
+    monkeypatch.setattr(objective, "_check_finite", None)  # which does not look on a device without values
     parts = gl.partition(digits.y, gl.Dirichlet(0.5), 8, seed=1)
     federation = gl.Federation.from_partition(digits, parts, seed=1)
     federation.x, federation.y = federation.x.to("meta"), federation.y.to("meta")
@@ -260,8 +267,9 @@ def test_a_round_keeps_to_one_device_and_never_waits_for_a_value(digits, model, 
     )
     predict, w = as_functions(gl.build_model(model, digits), torch.device("meta"))
     experiment = gl.Experiment(
-        n_agents=8, agents_per_round=4, rounds=2, local_steps=2, nu=2, gradient=gradient, weighting=weighting
-    )
+        n_agents=8, agents_per_round=4, rounds=2, local_steps=2, nu=1, gradient=gradient, weighting=weighting,
+        execution="loop" if how == "loop" else "auto",
+    )  # fmt: skip
     rounds = list(gl.train(experiment, federation, cross_entropy(predict), w))
     assert len(rounds) == 2
     for _, params, losses in rounds:
@@ -294,11 +302,16 @@ for picked in (1000, 10_000):
     assert many < few + 200, (few, many)
 
 
-def test_the_result_says_what_computed_it(federation):
-    for execution, expected in (
-        ("auto", "vectorized, at most "),
-        ("vectorized", "vectorized, at most "),
-        ("loop", "loop"),
-    ):
-        experiment = gl.Experiment(rounds=1, n_agents=12, execution=execution, model="softmax")
-        assert gl.run(experiment, federation=federation, progress=False).engine.startswith(expected)
+def test_the_result_says_what_computed_it(federation, monkeypatch):
+    def said(execution: str, rounds: int = 1) -> str:
+        experiment = gl.Experiment(rounds=rounds, n_agents=12, execution=execution, model="softmax")
+        return gl.run(experiment, federation=federation, progress=False).engine
+
+    at_once = "vectorized: all picked agents at once; "
+    assert said("auto") == said("vectorized") == at_once + "not recorded, as 5 local steps do not repay it"
+    assert said("auto", 30) == at_once + "recorded, as 150 local steps repay it"
+    assert said("loop").startswith("loop")
+    monkeypatch.setattr(trainer, "agents_at_once", lambda *_: 4)
+    assert said("auto").startswith("vectorized: at most 4 agents at once, which memory is meant for; not recorded, as")
+    monkeypatch.setattr(trainer, "agents_at_once", lambda *_: 1)
+    assert said("auto").startswith("vectorized: one agent at a time, as each keeps more numbers than caches hold; ")
