@@ -30,7 +30,10 @@ def faults(browser, page_file) -> list[str]:
     page.goto(page_file.as_uri(), wait_until="load")
     found = page.evaluate(
         """() => {
-        const box = e => ({top: e.getBoundingClientRect().top + scrollY, bottom: e.getBoundingClientRect().bottom + scrollY});
+        const box = e => {
+            const {top, bottom} = e.getBoundingClientRect();
+            return {top: top + scrollY, bottom: bottom + scrollY};
+        };
         const shown = [...document.querySelectorAll('img, table')].filter(e => e.offsetHeight > 0);
         const cut = e => e.getBoundingClientRect().right > innerWidth
             || [e.closest('.jp-OutputArea-output'), e.closest('.jp-MarkdownOutput')].some(
