@@ -16,14 +16,15 @@ STYLE = """<style>
 .gmfl-explorer .gmfl-fold i { width: 1em; }
 .gmfl-explorer .gmfl-problem .widget-html-content { border-left: 4px solid #d55e00; padding: 2px 10px; }
 .gmfl-explorer .gmfl-problem .widget-html-content:empty { border: none; padding: 0; }
-.gmfl-explorer .gmfl-words .widget-html-content { font-size: 115%; line-height: 1.4; }
+.gmfl-explorer .gmfl-words .widget-html-content { font-size: 115%; }
+.gmfl-explorer .gmfl-problem .widget-html-content, .gmfl-explorer .gmfl-words .widget-html-content { line-height: 1.4; }
 .gmfl-explorer progress { width: 40%; margin-right: 8px; vertical-align: middle; }
 .gmfl-explorer pre { overflow: auto; max-height: 14em; padding: 6px; border: 1px solid #ccc; }
-.gmfl-explorer .gmfl-problem { height: auto; margin: 0; line-height: 1.4; }
+.gmfl-explorer .gmfl-problem { height: auto; margin: 0; }
 .gmfl-explorer .widget-html-content { min-width: 0; }
 .gmfl-explorer a { color: #0072b2; text-decoration: underline; }
 .gmfl-explorer .gmfl-table { overflow-x: auto; }
-.gmfl-explorer td, .gmfl-explorer th { padding: 2px 8px; text-align: right; white-space: nowrap; line-height: 1.4; }
+.gmfl-explorer td, .gmfl-explorer th { padding: 2px 5px; text-align: right; white-space: nowrap; line-height: 1.4; }
 </style>"""
 
 

@@ -221,9 +221,10 @@ def table(frame: pd.DataFrame) -> str:
 # Browsers that were not reached over https or on this machine have no clipboard to offer.
 _COPY = (
     "const b=this,code=b.nextElementSibling,"
-    "select=()=>{getSelection().selectAllChildren(code);b.textContent='Selected: copy it with Ctrl+C'};"
-    "if(navigator.clipboard)navigator.clipboard.writeText(code.textContent)"
-    ".then(()=>{b.textContent='Copied'},select);else select()"
+    "say=words=>{b.textContent=words;setTimeout(()=>{b.textContent=b.dataset.name},3000)},"
+    "select=()=>{getSelection().selectAllChildren(code);say('Selected: copy it with Ctrl+C')};"
+    "if(navigator.clipboard)navigator.clipboard.writeText(code.textContent).then(()=>say('Copied'),select);"
+    "else select()"
 )
 _FIGURE = "this.href=this.closest('.gmfl-explorer').querySelector('img').src"
 
@@ -241,7 +242,8 @@ def take_away(named: dict[str, Curve], frame: pd.DataFrame) -> str:
         f'<a href="data:text/csv;charset=utf-8,{csv}" download="explored.csv">Save the table</a></p>'
     ]
     for title, code in codes.items():
-        button = f'<button class="jupyter-button" style="width:auto" onclick="{_COPY}">{title}</button>'
+        look = f'class="jupyter-button" style="width:auto" data-name="{title}"'
+        button = f'<button {look} onclick="{_COPY}">{title}</button>'
         blocks.append(f'<div>{button}<pre tabindex="0">{html.escape(code)}</pre></div>')
     return "".join(blocks)
 
