@@ -236,7 +236,7 @@ def holds_any(content: bytes, runs: set[bytes], length: int = 32) -> bool:
 @pytest.mark.slow
 def test_one_leaves_another_comes_and_training_ends(patience, tmp_path):
     """Agent 1 is killed in round two, agent 3 comes in round three; no round waits longer than it may."""
-    experiment = EXPERIMENT.replace(n_agents=4, rounds=5, eval_every=5)
+    experiment = EXPERIMENT.replace(n_agents=4)
     seconds = 15 + 5 * patience
     result = tmp_path / "federation.result"
     flower_app.write_app(
@@ -249,14 +249,14 @@ def test_one_leaves_another_comes_and_training_ends(patience, tmp_path):
         teacher = classroom.terminal("teacher", start)
         students[1].wait_for("(?s)Receiving: train.*Receiving: train", 10 * seconds)
         students[1].kill()
+        classroom.student(3)  # is connected when the round that waits for agent 1 is over
         teacher.wait_for("round 2: ", 3 * seconds)
-        classroom.student(3)
         teacher.wait_for("saved as", 10 * seconds)
+        assert teacher.popen.wait(60) == 0
     rounds = pd.read_csv(f"{result}.rounds.csv", dtype=str).set_index("round")
     assert rounds.loc["1"].tolist() == ["0 1 2", "0 1 2", "-"]
     assert rounds.loc["2"].tolist() == ["0 1 2", "0 2", "1"]
-    assert "1" not in " ".join(rounds.loc["3":, "took_part"])
-    assert "3" in rounds.loc["5", "took_part"]
+    assert rounds.loc["3"].tolist() == ["0 2 3", "0 2 3", "-"]
     scores = gl.load_result(result)
-    assert scores.history["round"].unique().tolist() == [0, 5]
+    assert scores.history["round"].unique().tolist() == [0, 3]
     assert {0, 2, 3} == set(scores.agents["agent"])
