@@ -7,10 +7,12 @@ import copy
 import warnings
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
 from torch.func import functional_call
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 import gmfl_lite as gl
@@ -40,14 +42,24 @@ def one_agent(agent: int, tree: object) -> object:
     return tree_map(lambda tensor: tensor[agent], tree)
 
 
-def ours(agents: int, nu: int, method: str, model: str = "mlp", size: int = 28, execution: str = "auto") -> Call:
+def ours(
+    agents: int,
+    nu: int,
+    method: str,
+    model: str = "mlp",
+    size: int = 28,
+    execution: str = "auto",
+    rounds: int = 10**6,
+    compiled: bool = False,
+) -> Call:
+    """Return the local step of the engine that a run of so many rounds would have: long runs record it."""
     federation = federation_of(agents, size)
     predict, w = as_functions(gl.build_model(model, federation), torch.device("cpu"))
     experiment = gl.Experiment(
-        nu=nu, gradient=method, fine_tune_lr=ALPHA, meta_lr=BETA, batch_size=BATCH, local_steps=1, rounds=10**6,
+        nu=nu, gradient=method, fine_tune_lr=ALPHA, meta_lr=BETA, batch_size=BATCH, local_steps=1, rounds=rounds,
         n_agents=agents, agents_per_round=agents, execution=execution,
     )  # fmt: skip
-    engine = trainer.build_engine(experiment, federation, cross_entropy(predict), w)
+    engine = trainer.build_engine(experiment, federation, cross_entropy(predict), w, compiled=compiled)
     batches = batches_of(federation, nu)
     if execution == "loop":
         return lambda: engine.update(w, batches, None)
@@ -78,6 +90,32 @@ def products(agents: int, nu: int, method: str) -> Call:
         torch.mm(left[:rows], right, out=out[:rows])
 
     return multiply
+
+
+class _Shapes(TorchDispatchMode):
+    """Writes down the shapes of what is multiplied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[list[torch.Size]] = []
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if operation is torch.ops.aten.bmm.default:
+            self.found.append([tensor.shape for tensor in args])
+        return operation(*args, **(kwargs or {}))
+
+
+def products_as_they_are(agents: int, nu: int, method: str) -> Call:
+    """The same multiplications in the step's own products, of twenty rows, and nothing else of the step."""
+    federation = federation_of(agents)
+    predict, w = as_functions(gl.build_model("mlp", federation), torch.device("cpu"))
+    stacked = {name: tensor.expand(agents, *tensor.shape) for name, tensor in w.items()}
+    function = torch.func.vmap(partial(gl.meta_gradient, cross_entropy(predict), fine_tune_lr=ALPHA, method=method))
+    with _Shapes() as shapes:
+        function(stacked, *batches_of(federation, nu)[0])
+    factors = [tuple(map(torch.rand, pair)) for pair in shapes.found]
+    out = [torch.bmm(*pair) for pair in factors]
+    return lambda: [torch.bmm(*pair, out=result) for pair, result in zip(factors, out, strict=True)]
 
 
 def plain_loop(agents: int, nu: int, method: str, model: str = "mlp", size: int = 28) -> Call:

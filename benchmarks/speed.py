@@ -18,6 +18,28 @@ PEERS = {
     "TorchOpt loop": ("torchopt_loop", "exact"),
     "higher loop": ("higher_loop", "exact"),
     "the products alone": ("products", "exact first_order"),
+    "the same, in their own shapes": ("products_as_they_are", "exact first_order"),
+}
+
+BARS: list[list[str]] = []
+"""Rows of the table of what was aimed at."""
+
+
+def aim(what: str, measured: float, least: float = -np.inf, most: float = np.inf) -> None:
+    """Note a bar, what was measured, and whether it is met."""
+    bar = f"at least {least:g}" if most == np.inf else f"at most {most:g}"
+    BARS.append([what, bar, f"{measured:.3g}", "yes" if least <= measured <= most else "**no**"])
+
+
+STEP_BARS = {
+    ("exact", 5, "TorchOpt loop"): {"least": 3},
+    ("exact", 5, "higher loop"): {"least": 3.5},
+    ("exact", 5, "JAX, jit of vmap"): {"most": 1.15},
+    ("exact", 5, "the products alone"): {"most": 1.35},
+    ("exact", 1, "TorchOpt loop"): {"least": 2.5},
+    ("exact", 1, "JAX, jit of vmap"): {"most": 1.4},
+    ("first_order", 5, "plain PyTorch loop"): {"least": 3},
+    ("first_order", 5, "JAX, jit of vmap"): {"most": 1.4},
 }
 
 
@@ -41,6 +63,13 @@ def meta_steps(repeats: int, nus: tuple[int, ...] = (0, 1, 5, 10), agents: int =
                 },
                 repeats=repeats,
             )
+            for (of, at, label), bar in STEP_BARS.items():
+                if (of, at) == (method, nu) and label in times:
+                    ours, theirs = times["this library"], times[label]
+                    if "least" in bar:
+                        aim(f"{method}, ν = {nu}: {label} / this library", theirs / ours, **bar)
+                    else:
+                        aim(f"{method}, ν = {nu}: this library / {label}", ours / theirs, **bar)
             for label in rows:
                 if label not in times:
                     rows[label].append("not installed")
@@ -72,6 +101,7 @@ def rounds(repeats: int) -> str:
     fedavg = table(["FedAvg round, τ = 5, ms", "this library", "FedLab", "ratio"], rows)
     times = race({name: (name, {}) for name in ("our_round", "our_local_steps")}, repeats=repeats)
     whole, steps = times["our_round"], times["our_local_steps"]
+    aim("a whole default round / its local meta steps", whole / steps, most=1.2)
     overhead = (
         f"A whole default round takes {1e3 * whole:.1f} ms, its local steps alone {1e3 * steps:.1f} ms: "
         f"{whole / steps:.2f} times."
@@ -95,6 +125,7 @@ def cnns(repeats: int) -> str:
             calls=6,
         )
         label = f"{agents} agents, {size}×{size} images, ν = {nu}"
+        aim(f"CNN, {label}: auto / the best loop", times["auto"] / min(list(times.values())[1:]), most=1.1)
         rows.append([label, *(f"{1e3 * times[key]:.0f} ({times[key] / times['auto']:.2f})" for key in times)])
     found = table(["CNN, ms (ratio to auto)", "auto", 'execution="loop"', "plain PyTorch loop"], rows)
     print(found, flush=True)
@@ -108,8 +139,9 @@ def growth(repeats: int) -> str:
     times = race({nu: ("our_round", {**base, "nu": nu}) for nu in nus}, repeats=repeats)
     blocks = [_line("ν", times, "10 agents of digits, exact")]
     agents = (10, 100, 1000, 10_000)
-    times = race({n: ("our_many_agents", {"agents": n}) for n in agents}, repeats=max(1, repeats // 3), calls=1)
+    times = race({n: ("our_many_agents", {"agents": n}) for n in agents}, repeats=repeats, calls=1)
     blocks.append(_line("agents picked", times, "ν = 1, MLP 784-80-60-10, batches of 1"))
+    blocks.append(recording(repeats))
     widths = (20, 80, 320, 1280)
     times = race({w: ("our_width", {"width": w}) for w in widths}, repeats=repeats)
     numbers = {w * 785 + 10 * (w + 1): seconds for w, seconds in times.items()}
@@ -118,9 +150,47 @@ def growth(repeats: int) -> str:
     return "\n\n".join(blocks)
 
 
+def recording(repeats: int) -> str:
+    """Return what it costs to record a local step, and after how many steps that is repaid."""
+    nus = (0, 1, 3, 10, 20)
+    settings = {"agents": 10, "method": "exact", "size": 8}
+    races = {(nu, n): ("ours", {**settings, "nu": nu, "rounds": n}) for nu in nus for n in (1, 10**6)}
+    times = race(races, repeats=repeats)
+    makes = {nu: recording_seconds(nu) for nu in nus}
+    rows = [
+        ["recorded, ms a local step", *(f"{1e3 * times[nu, 10**6]:.1f}" for nu in nus)],
+        ["not recorded, ms", *(f"{1e3 * times[nu, 1]:.1f}" for nu in nus)],
+        ["to record it, ms", *(f"{1e3 * makes[nu]:.0f}" for nu in nus)],
+        ["repaid after local steps", *(f"{makes[nu] / (times[nu, 1] - times[nu, 10**6]):.0f}" for nu in nus)],
+    ]
+    return table(["default model and agents", *(f"ν = {nu}" for nu in nus)], rows)
+
+
+def recording_seconds(nu: int) -> float:
+    """Measure in a fresh process, as a run would meet it, how much longer a first local step takes than a second."""
+    code = """
+import time, contenders
+contenders.ours(agents=10, nu=1, method="exact", size=8)()  # what is slow only once is over
+step = contenders.ours(agents=10, nu={nu}, method="exact", size=8)
+moments = [time.perf_counter()]
+for _ in range(2):
+    step()
+    moments.append(time.perf_counter())
+print(2 * moments[1] - moments[0] - moments[2])
+"""
+    command = [sys.executable, "-c", code.format(nu=nu)]
+    seconds = [
+        float(subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True).stdout)
+        for _ in range(3)
+    ]
+    return float(np.median(seconds))
+
+
 def _line(what: str, times: dict[int, float], where: str) -> str:
     x, y = np.array(list(times)), 1e3 * np.array(list(times.values()))
     r2 = np.corrcoef(x, y)[0, 1] ** 2
+    if what != "parameters":
+        aim(f"a round is linear in {what}: R²", r2, least=0.98)
     found = table([f"{what} ({where})", *map(str, x)], [["ms a round", *(f"{value:.1f}" for value in y)]])
     return f"{found}\n\nR² of a straight line: {r2:.4f}."
 
@@ -134,7 +204,7 @@ def memory() -> str:
         ran = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
         return f"{float(ran.stdout):.0f}"
 
-    rows = [[f"{agents} agents", *(grown(agents, nu) for nu in (0, 1, 5, 20))] for agents in (10, 100, 1000)]
+    rows = [[f"{agents} agents", *(grown(agents, nu) for nu in (0, 1, 5, 20))] for agents in (10, 100, 1000, 10_000)]
     found = table(["MB in a round, MLP 784-80-60-10", *(f"ν = {nu}" for nu in (0, 1, 5, 20))], rows)
     print(found, flush=True)
     return found
@@ -147,18 +217,30 @@ import time
 start = time.perf_counter()
 import gmfl_lite as gl
 imported = time.perf_counter()
-points = []
+points, scoring, evaluate = [], [], gl.runner.evaluate
+def timed(*arguments, **options):
+    began = time.perf_counter()
+    try:
+        return evaluate(*arguments, **options)
+    finally:
+        scoring.append(time.perf_counter() - began)
+gl.runner.evaluate = timed
 gl.run(gl.Experiment(), progress=False, on_round=lambda *_: points.append(time.perf_counter() - imported))
-print(imported - start, points[0], time.perf_counter() - imported)
+whole = time.perf_counter() - imported
+print(imported - start, points[0], whole, sum(scoring) / whole)
 """
     seconds = []
     for _ in range(3):
         ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         seconds.append(list(map(float, ran.stdout.split())))
-    imported, first, whole = np.median(seconds, axis=0)
+    imported, first, whole, share = np.median(seconds, axis=0)
+    aim("default run: seconds to the first point", first, most=1)
+    aim("default run: seconds in all", whole, most=10)
+    aim("default run: share of evaluation", share, most=0.5)
     found = (
         f"`gl.run(gl.Experiment())`: first point after {first:.1f} s, all of it after {whole:.1f} s; "
-        f"the import before it takes {imported:.1f} s."
+        f"the import before it takes {imported:.1f} s, part of it for what the first point would otherwise wait for. "
+        f"Evaluation takes {100 * share:.0f} % of the run."
     )
     print(found, flush=True)
     return found
@@ -167,7 +249,7 @@ print(imported - start, points[0], time.perf_counter() - imported)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one repeat, and write nothing")
-    parser.add_argument("only", nargs="*", help="sections: steps rounds cnn growth memory default")
+    parser.add_argument("only", nargs="*", help="sections: steps rounds cnn growth memory default; all: also the bars")
     options = parser.parse_args()
     repeats = 1 if options.quick else 9
     sections = {
@@ -178,6 +260,10 @@ def main() -> None:
         found = sections[name]()
         if not options.quick:
             write_section(name, found)
+    bars = table(["aimed at", "bar", "measured", "met"], BARS)
+    print(bars)
+    if not options.quick and not options.only:
+        write_section("bars", bars)
 
 
 if __name__ == "__main__":
