@@ -68,7 +68,7 @@ def test_no_federation_that_is_scored_is_tuned_on(evidence, monkeypatch, tmp_pat
         return rows.assign(accuracy=np.repeat(accuracy, 2), worst_decile_accuracy=0.0)
 
     monkeypatch.setattr(gl, "sweep", fake)
-    for cell in {*evidence.plan(), *evidence.quick_plan()}:
+    for cell in {*evidence.plan(further=True), *evidence.quick_plan()}:
         asked.clear()
         tried, scored = evidence.study(cell, tmp_path)
         seeds = [seed for seed, *_ in asked]
@@ -115,7 +115,7 @@ def test_a_run_that_diverges_is_started_again_with_a_smaller_step(evidence, monk
 def test_all_methods_of_a_regime_share_everything_but_the_method(evidence):
     own = {"nu", "local_steps", "gradient", "fine_tune_lr", "meta_lr", "rounds", "eval_every", "seed"}
     shared = {}
-    for cell in evidence.plan():
+    for cell in evidence.plan(further=True):
         rest = {name: value for name, value in cell.start.to_dict().items() if name not in own}
         assert shared.setdefault((cell.dataset, cell.shift), rest) == rest
         assert evidence.DEPLOYED in cell.start.eval_steps
