@@ -473,6 +473,9 @@ def sweep(
     named = data[x]
     data[x] = named.map({word: place for place, word in enumerate(words)}) if words else named
     style = {"marker": "o"}
+    if words and hue is not None:  # beside each other, so that no interval hides another
+        hues = list(data[hue].unique())
+        data[x] += data[hue].map({value: 0.5 * (i + 0.5) / len(hues) - 0.25 for i, value in enumerate(hues)})
     if hue is not None:
         data[hue] = [value if isinstance(value, str) else f"{value:g}" for value in data[hue]]
         style = {"hue": hue, "style": hue, "palette": _colours(data[hue].unique()), "markers": True, "dashes": True}
@@ -484,7 +487,7 @@ def sweep(
             interval = {"errorbar": ("ci", 95), "seed": 0, "err_style": "bars", "err_kws": {"capsize": 3}}
             sns.lineplot(shown, ax=axes, x=x, y=y, **style, **interval)
             if words:
-                axes.set_xticks(range(len(words)), words, rotation=20)
+                axes.set_xticks(range(len(words)), words, rotation=25, ha="right", rotation_mode="anchor")
                 for line in axes.get_lines():
                     line.set_linestyle("")
             axes.set(title=_TITLES[group], ylabel=f"{y.replace('_', ' ')}{after}{percent}")
