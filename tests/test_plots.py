@@ -252,6 +252,11 @@ def test_sweep_against_steps_and_words(swept):
     assert [text.get_text() for text in figure.axes[0].get_xticklabels()] == ["ν = 0", "ν = 1", "ν = 5"]
     assert {line.get_linestyle() for line in figure.axes[0].get_lines()} == {"None"}
     assert figure.axes[1].get_ylabel() == "loss after 0 fine-tuning steps"
+    both = swept.assign(method=swept["nu"].map("ν = {}".format))
+    figure = gl.plots.sweep(both, x="method", hue="local_steps")
+    lines = [line.get_xdata() for line in figure.axes[0].get_lines() if line.get_label().startswith("_child")]
+    np.testing.assert_allclose(lines, [[-0.125, 0.875, 1.875], [0.125, 1.125, 2.125]])  # side by side
+    assert "ν = 5 at 1" in figure.alt or "1 at ν = 5" in figure.alt
 
 
 def test_sweep_refuses_to_average_over_settings(swept):
