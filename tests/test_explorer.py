@@ -804,7 +804,7 @@ def test_what_is_taken_away_waits_for_the_end(panel):
     explorer = panel(LONG)
     press(explorer, "Run")
     until(lambda: re.search(r"round \d+ of", explorer._progress.value))
-    assert explorer._take_away.value == "Here when the run is over."
+    until(lambda: explorer._take_away.value == "Here when the run is over.")
     press(explorer, "Stop")
     explorer.wait(60)
     assert "gl.Experiment(" in explorer._take_away.value

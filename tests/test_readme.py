@@ -103,7 +103,7 @@ def test_lab_opens_the_first_notebook(checkout, variables, tmp_path):
     try:
         for _ in range(600):
             running = [json.loads(path.read_text()) for path in (tmp_path / "runtime").glob("jpserver-*.json")]
-            opened = list((tmp_path / "runtime").glob("jpserver-*-open.html"))
+            opened = list((tmp_path / "runtime").glob("jpserver-file-to-run-*-open.html"))
             if running and opened and (page := opened[0].read_text()):
                 break
             assert lab.poll() is None, (tmp_path / "log").read_text()
