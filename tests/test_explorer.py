@@ -514,16 +514,17 @@ def resident_megabytes() -> float:
 def test_timing_through_the_panel(panel, record_property):
     """First point, whole default run and Stop, of three each where there is a limit.
 
-    Where others keep the processor busy, what counts of a first point is the time that the panel itself had of it.
+    On a busy machine a first point may take twice the second that it may take of the panel's own time.
     """
     explorer = panel(gl.Experiment())
     explorer.wait(60)
-    first_points, stops = [], []
+    first_points, own, stops = [], [], []
     for nu in (5, 1, 2):
         started = time.monotonic(), time.process_time()
         move(explorer, "nu", nu)
         until(lambda: f"ν = {nu} " in alt(explorer))  # noqa: B023
-        first_points.append(min(time.monotonic() - started[0], time.process_time() - started[1]))
+        first_points.append(time.monotonic() - started[0])
+        own.append(min(first_points[-1], time.process_time() - started[1]))
     move(explorer, "nu", 3)
     started = time.monotonic()
     until(lambda: "FedAvg" in explorer._runs.view.progress, 120)
@@ -539,7 +540,8 @@ def test_timing_through_the_panel(panel, record_property):
     record_property("explorer: first point", f"{first_point:.2f} s")
     record_property("explorer: whole default run", f"{whole_run:.1f} s")
     record_property("explorer: Stop", f"{stop:.2f} s")
-    assert first_point < 1
+    assert first_point < 2
+    assert statistics.median(own) < 1
     assert stop < 0.3
 
 
