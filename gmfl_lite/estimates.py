@@ -266,9 +266,10 @@ def advice(
     text = (
         f"fine_tune_lr: up to {safe:.2g} is safe for nu = {measured.nu}; {now:g} is{'' if now <= safe else ' not'}.\n"
         f"meta_lr: up to {largest:.2g} for local_steps = {local_steps}.\n"
-        f"rounds: {plan.rounds:.2g} at meta_lr = {plan.meta_lr:.2g} suffice for a gradient of norm {reached:.2g} on "
-        f"average (now {measured.meta_gradient_norm:.2g}), with {gradients} and {batch}; the first such round often "
-        "comes far earlier."
+        f"rounds: {plan.rounds:.2g} at meta_lr = {plan.meta_lr:.2g} suffice for a gradient of\n"
+        f"        norm {reached:.2g} on average (now {measured.meta_gradient_norm:.2g}), "
+        f"with {gradients} and {batch};\n"
+        "        the first such round often comes far earlier."
     )
     return Advice(safe, largest, plan.meta_lr, plan.rounds, text)
 
