@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -14,6 +15,7 @@ import gmfl_lite as gl
 flwr = pytest.importorskip("flwr", reason="needs the extra: pip install 'gmfl_lite[flower]'")
 
 from classroom import Classroom, Wire, block, environment, settings  # noqa: E402
+from idx_files import write_dataset  # noqa: E402
 
 from gmfl_lite import flower_app  # noqa: E402
 from gmfl_lite.images import load_images  # noqa: E402
@@ -160,11 +162,9 @@ def test_the_notebooks_commands_give_the_model_of_gl_run_and_send_no_images(in_p
     assert gap < 1e-5
     assert "round 3: asked 0 1 2; took part: 0 1 2; missing: -" in teacher.output
 
-    parameters = 4 * sum(tensor.numel() for tensor in in_process.params.values())
-    updates = [sizes for sizes in answers(requests) if sizes[0] > parameters]
-    assert len(updates) == in_process.experiment.rounds
+    parameters, updates = sizes_of_updates(in_process, requests)
     assert len(answers(requests)) == len(updates) + 2, "the scores of rounds 0 and 3 are in what is searched below"
-    for size, contents in updates:  # the headers, a key and a signature in each, are as many for any model
+    for size, contents in updates:  # so small a model that the headers, as many for any, are not small beside it
         assert contents < 1.1 * parameters
         assert size < parameters + 9000
     beyond, of_it = (max(sizes) - parameters for sizes in zip(*updates, strict=True))
@@ -172,11 +172,50 @@ def test_the_notebooks_commands_give_the_model_of_gl_run_and_send_no_images(in_p
 
     federation = gl.build_federation(in_process.experiment)
     images = torch.cat([federation.train(1)[0], federation.test(1)[0]])
-    private = byte_runs(images)
+    private = byte_runs(images, levels=16)
     assert len(private) > 10_000
     assert not holds_any(sent, private)
     for form in (images[5], (images[5] * 16).to(torch.uint8)):  # the search can find
         assert holds_any(sent + form.numpy().tobytes(), private)
+
+
+@pytest.mark.slow
+def test_with_all_headers_an_ordinary_models_update_is_its_parameters_and_a_tenth(
+    rng, tmp_path, monkeypatch, record_property
+):
+    """A node with images of 28 by 28 pixels, in MNIST's own files; every byte that it sends is counted."""
+    images = rng.integers(256, size=(20, 28, 28), dtype=np.uint8)
+    write_dataset(tmp_path / "MNIST" / "raw", ("train", "t10k"), images, np.arange(20, dtype=np.uint8) % 10)
+    monkeypatch.setenv("GMFL_LITE_DATA", str(tmp_path))
+    saved = tmp_path / "federation.result"
+    experiment = gl.Experiment(
+        dataset="mnist", partition="iid", n_agents=1, n_new_agents=0, agents_per_round=1, rounds=2, device="cpu"
+    )
+    flower_app.write_app(tmp_path / "classroom", experiment, save=str(saved))
+    with Classroom(tmp_path) as classroom:
+        classroom.superlink(block("flower-superlink --insecure --host"))
+        wire = Wire(classroom.port)
+        classroom.callback(wire.close)
+        classroom.student(0, port=wire.port)
+        teacher = classroom.terminal("teacher", block("gmfl_lite.flower_app classroom").split("\n", 1)[1])
+        teacher.wait_for("saved as", 240)
+        sent, requests = wire.sent, wire.requests()
+    parameters, updates = sizes_of_updates(gl.load_result(saved), requests)
+    largest = max(size for size, _ in updates)
+    record_property("bytes of a 28×28 model's update, all headers counted", f"{largest} for {parameters}")
+    assert parameters < largest < 1.1 * parameters
+    private = byte_runs(torch.from_numpy(images).float() / 255, levels=255)
+    assert len(private) > 10_000
+    assert not holds_any(sent, private)
+    assert holds_any(sent + images[7].tobytes(), private)
+
+
+def sizes_of_updates(result: gl.Result, requests: list[bytes]) -> tuple[int, list[tuple[int, int]]]:
+    """Return the bytes of a model's parameters, and those of each update of it among the answers."""
+    parameters = 4 * sum(tensor.numel() for tensor in result.params.values())
+    updates = [sizes for sizes in answers(requests) if sizes[0] > parameters]
+    assert len(updates) == result.experiment.rounds
+    return parameters, updates
 
 
 @pytest.mark.slow
@@ -218,12 +257,12 @@ def body_of(request: bytes) -> bytes:
     return request.partition(b"\r\n\r\n")[2]
 
 
-def byte_runs(images: torch.Tensor, length: int = 32) -> set[bytes]:
+def byte_runs(images: torch.Tensor, levels: int, length: int = 32) -> set[bytes]:
     """Return every run of so many bytes in the images, as floats and as grey levels, that is not mostly one byte."""
     runs = set()
     for image in images:
-        for form in (image, image * 16, image * 255):
-            for content in (form.numpy().tobytes(), form.to(torch.uint8).numpy().tobytes()):
+        for form in {1: image, levels: image * levels, 255: image * 255}.values():
+            for content in (form.numpy().tobytes(), form.round().to(torch.uint8).numpy().tobytes()):
                 pieces = (content[i : i + length] for i in range(len(content) - length + 1))
                 runs |= {piece for piece in pieces if len(set(piece)) >= 6}
     return runs

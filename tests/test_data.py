@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from idx_files import write_dataset
 from sklearn.datasets import load_digits
 
 import gmfl_lite as gl
@@ -36,20 +37,11 @@ def test_fashion_mnist_is_debians_bytes(split, stem, n, monkeypatch, tmp_path):
     assert torch.equal((dataset.x[77] * 255).round().flatten(), torch.from_numpy(picture.astype(np.float32)))
 
 
-def write_idx(path, array):
-    magic = (0x0800 | array.ndim).to_bytes(4, "big")
-    path.write_bytes(magic + b"".join(n.to_bytes(4, "big") for n in array.shape) + array.tobytes())
-
-
 @pytest.mark.parametrize(("name", "folder"), [("fashion-mnist", "FashionMNIST"), ("mnist", "MNIST")])
 def test_torchvisions_files_are_read_where_root_says(name, folder, tmp_path, rng, monkeypatch):
     images = rng.integers(256, size=(30, 28, 28), dtype=np.uint8)
     labels = (np.arange(30) % 10).astype(np.uint8)
-    raw = tmp_path / folder / "raw"
-    raw.mkdir(parents=True)
-    for stem in ("train", "t10k"):
-        write_idx(raw / f"{stem}-images-idx3-ubyte", images)
-        write_idx(raw / f"{stem}-labels-idx1-ubyte", labels)
+    write_dataset(tmp_path / folder / "raw", ("train", "t10k"), images, labels)
     monkeypatch.setenv("GMFL_LITE_DATA", str(tmp_path))
     dataset = gl.load_dataset(name, download=False)
     assert torch.equal(dataset.x[:, 0], torch.from_numpy(images).float() / 255)
@@ -66,11 +58,8 @@ def test_a_download_that_failed_does_not_hide_debians_package(tmp_path):
 def test_emnist_is_read_upright(tmp_path, rng):
     """EMNIST's files hold every image transposed."""
     images = rng.integers(256, size=(47, 28, 28), dtype=np.uint8)
-    raw = tmp_path / "EMNIST" / "raw"
-    raw.mkdir(parents=True)
-    for half in ("train", "test"):
-        write_idx(raw / f"emnist-balanced-{half}-images-idx3-ubyte", images)
-        write_idx(raw / f"emnist-balanced-{half}-labels-idx1-ubyte", np.arange(47, dtype=np.uint8))
+    halves = ("emnist-balanced-train", "emnist-balanced-test")
+    write_dataset(tmp_path / "EMNIST" / "raw", halves, images, np.arange(47, dtype=np.uint8))
     dataset = gl.load_dataset("emnist", root=tmp_path, download=False)
     assert torch.equal(dataset.x[:, 0], torch.from_numpy(images.swapaxes(1, 2).copy()).float() / 255)
     assert len(dataset.classes) == 47
