@@ -14,9 +14,10 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from . import checks, controls, plots, reading
+from . import checks, controls, reading
 from .controls import button, line
 from .experiment import Experiment
+from .picture import Picture
 from .reading import Curve, View
 from .runner import Result
 from .runs import Runs, in_words_of
@@ -35,12 +36,12 @@ class Exploration(Result):
     ----------
     fedavg : the Result of ν = 0 on the same data from the same weights; None if that, or nothing, was completed.
     words : what is to be seen, in one sentence.
-    picture : a plots.Picture.
+    picture : a Picture.
     """
 
     fedavg: Result | None
     words: str
-    picture: plots.Picture
+    picture: Picture
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> tuple[dict, dict]:
         return self.picture._repr_mimebundle_()

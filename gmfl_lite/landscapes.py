@@ -9,7 +9,7 @@ import seaborn as sns
 import torch
 from numpy.typing import ArrayLike
 
-from .plots import Picture
+from .picture import Picture
 
 GRID, LEVELS = 120, 10
 LINES = ("-", "--", "-.", ":")

@@ -11,9 +11,10 @@ from urllib.parse import quote
 
 import pandas as pd
 
-from . import plots
 from .experiment import Experiment
 from .federation import Federation
+from .learning_curves import exploration
+from .picture import Picture, steps_in_words
 from .settings import Setting, as_papermill, as_python, in_words, labels
 
 FEDAVG = "FedAvg (ν = 0)"
@@ -108,7 +109,7 @@ def reading(curve: Curve, fedavg: Curve | None, steps: int) -> str:
     if reached is None:
         return ""
     who = "new agents" if curve.setting.experiment.n_new_agents else "agents trained on"
-    words = f"after {_steps(steps)} {who} reach {reached:.0f} %"
+    words = f"after {steps_in_words(steps)} {who} reach {reached:.0f} %"
     if curve.status != "completed":
         rounds = curve.history["round"].iloc[-1]
         return f"In round {rounds}, {words}." if rounds else f"Before training, {words}."
@@ -130,18 +131,18 @@ def reading_of_sweep(name: str, curves: Sequence[Curve], steps: int) -> str:
     if not scored:
         return ""
     (high, best), (low, worst) = (choose(scored, key=lambda score: score[0]) for choose in (max, min))
-    words = f"After {_steps(steps)}, {in_words(name, best)} gives {high:.0f} %"
+    words = f"After {steps_in_words(steps)}, {in_words(name, best)} gives {high:.0f} %"
     return words + (f" and {in_words(name, worst)} {low:.0f} %." if best != worst else ".")
 
 
 def picture(
     pins: Sequence[Curve], curves: Sequence[Curve], fedavg: Curve | None, federation: Federation | None, steps: int
-) -> plots.Picture:
+) -> Picture:
     """Draw all curves, FedAvg's in grey unless it is one of them, and who holds what in the last of `curves`."""
     named = shown(pins, curves, fedavg)
     held = list(dict.fromkeys(Setting(curve.setting.data, 0) for curve in (*named.values(), *curves[-1:])))
     last = held.index(Setting(curves[-1].setting.data, 0)) if curves else 0
-    return plots.exploration(
+    return exploration(
         {name: curve.history for name, curve in named.items()},
         federation,
         fine_tune_steps=steps,
@@ -167,7 +168,7 @@ _TELL_SCREEN_READERS = (
 )
 
 
-def image(figure: plots.Picture) -> str:
+def image(figure: Picture) -> str:
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=130, pil_kwargs={"compress_level": 1})
     data = base64.b64encode(png.getvalue()).decode()
@@ -254,7 +255,3 @@ def _last(curve: Curve, steps: int) -> float | None:
         return None
     last = curve.history[curve.history["round"] == curve.history["round"].iloc[-1]]
     return 100 * last[last["fine_tune_steps"] == steps]["accuracy"].iloc[-1]
-
-
-def _steps(number: int) -> str:
-    return f"{number} fine-tuning step{'s' * (number != 1)}"

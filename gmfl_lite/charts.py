@@ -1,0 +1,275 @@
+"""Tables as figures: lines, means over seeds with intervals, heat maps, stacked bars."""
+
+from collections.abc import Mapping
+
+import matplotlib.ticker
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.colors import LogNorm
+from matplotlib.patches import Rectangle
+
+from . import checks
+from .picture import AXES, GROUPS, Picture, colours_of, steps_in_words
+
+
+def curves(
+    panels: Mapping[str, pd.DataFrame],
+    *,
+    xlabel: str,
+    ylabel: str,
+    alt: str,
+    log: str = "",
+    ylim: tuple[float | None, float | None] | None = None,
+    mark_lowest: bool = False,
+    columns: int = 4,
+) -> Picture:
+    """Draw tables as lines: a panel for each table, a line for each of its columns, against its index.
+
+    Lines of one name look alike in all panels; few points are marked.
+
+    Parameters
+    ----------
+    panels : title -> DataFrame.
+    xlabel, ylabel : of all panels.
+    alt : what a reader who cannot see the picture should know.
+    log : axes with a logarithmic scale: "", "x", "y" or "xy".
+    ylim : lower and upper end of the vertical axes; None is free.
+    mark_lowest : put a marker at the lowest point of every line.
+    columns : how many panels side by side.
+
+    Raises
+    ------
+    ValueError : no panels.
+
+    Examples
+    --------
+    >>> table = pd.DataFrame({"w": [0.0, 0.5, 1.0], "w²": [0.0, 0.25, 1.0]}, index=[0.0, 0.5, 1.0])
+    >>> figure = curves({"": table}, xlabel="w", ylabel="value", alt="w² is below w between 0 and 1.")
+    """
+    if not isinstance(panels, Mapping) or not panels:
+        raise checks.refusal("panels", panels, "a non-empty dict of title -> DataFrame")
+    names = list(dict.fromkeys(str(name) for frame in panels.values() for name in frame))
+    colours = colours_of(names)
+    columns = min(columns, len(panels))
+    rows = -(-len(panels) // columns)
+    with sns.axes_style("white", AXES):
+        size = (min(5.2 if columns == 1 else 2.8 * columns, 9.2) + 1.6, 0.6 + (2.9 if rows == 1 else 2.1 * rows))
+        figure = Picture(figsize=size, layout="constrained")
+        grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    figure.alt = alt
+    handles = {}
+    for axes, (title, frame) in zip(grid.flat, panels.items(), strict=False):
+        for name, values in frame.items():
+            number = names.index(str(name))
+            marks = {"marker": "osD^vXP"[number % 7], "markersize": 5}
+            if mark_lowest:
+                marks["markevery"] = [int(np.argmin(values))]
+            elif len(frame) > 15:
+                marks = {}
+            style = ("-", "--", "-.", ":")[number % 4]
+            handles[str(name)] = axes.plot(
+                frame.index, values, label=str(name), color=colours[str(name)], linestyle=style, **marks
+            )[0]
+        axes.set(title=title, xscale="log" if "x" in log else "linear", yscale="log" if "y" in log else "linear")
+        if "x" not in log and pd.api.types.is_integer_dtype(frame.index):
+            axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5, steps=[1, 2, 5, 10], integer=True))
+    if ylim is not None:
+        grid[0, 0].set_ylim(ylim)
+    low, high = grid[0, 0].get_ylim()
+    if "y" in log and high < 100 * low:  # too few powers of ten for a scale
+        axis = grid[0, 0].yaxis
+        axis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(matplotlib.ticker.StrMethodFormatter("{x:g}"))
+        axis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+    for axes in grid.flat[len(panels) :]:
+        axes.set_visible(False)
+    figure.supxlabel(xlabel, fontsize="medium")
+    figure.supylabel(ylabel, fontsize="medium")
+    if len(handles) > 1:
+        figure.legend(handles.values(), handles, loc="outside right center", frameon=False)
+    return figure
+
+
+def sweep(
+    frame: pd.DataFrame,
+    *,
+    x: str,
+    hue: str | None = None,
+    y: str = "accuracy",
+    fine_tune_steps: int | None = None,
+    log: bool = False,
+) -> Picture:
+    """Draw means over seeds with 95 % bootstrap intervals, trained-on and new agents side by side.
+
+    Runs that failed or diverged are left out, and the picture says how many.
+
+    Parameters
+    ----------
+    frame : what `gmfl_lite.sweep` gave, or rows of it.
+    x, hue : the columns across, and told apart by colour, marker and line; a column of words is drawn without lines.
+    y : "accuracy" or "worst_decile_accuracy", both drawn in percent, or "loss".
+    fine_tune_steps : after how many steps to draw; by default all where x or hue is "fine_tune_steps", else the most.
+    log : a logarithmic horizontal axis.
+
+    Raises
+    ------
+    ValueError : a column that is not there; something other than the seed that varies and is neither x nor hue, so that
+        the intervals would not be over seeds alone; nothing to draw.
+
+    Examples
+    --------
+    >>> import gmfl_lite as gl
+    >>> base = gl.Experiment(model="softmax", rounds=2, n_agents=10, n_new_agents=5)
+    >>> frame = gl.sweep({"nu": [0, 1], "local_steps": [1, 5], "seed": range(2)}, base, progress=False)
+    >>> figure = sweep(frame, x="nu", hue="local_steps")
+    """
+    data, left_out = _comparable(frame, x, hue, y, fine_tune_steps)
+    percent = "" if y == "loss" else " (%)"
+    data[y] *= 100 if percent else 1
+    steps = data["fine_tune_steps"].unique()
+    after = f" after {steps_in_words(int(steps[0]))}" if len(steps) == 1 else ""
+    words = [] if pd.api.types.is_numeric_dtype(data[x]) else list(data[x].unique())
+    named = data[x]
+    data[x] = named.map({word: place for place, word in enumerate(words)}) if words else named
+    style = {"marker": "o"}
+    if words and hue is not None:  # beside each other, so that no interval hides another
+        hues = list(data[hue].unique())
+        data[x] += data[hue].map({value: 0.5 * (i + 0.5) / len(hues) - 0.25 for i, value in enumerate(hues)})
+    if hue is not None:
+        data[hue] = [value if isinstance(value, str) else f"{value:g}" for value in data[hue]]
+        style = {"hue": hue, "style": hue, "palette": colours_of(data[hue].unique()), "markers": True, "dashes": True}
+    groups = [group for group in GROUPS if (data["group"] == group).any()]
+    with sns.axes_style("white", AXES):
+        figure = Picture(figsize=(1.6 + 4.2 * len(groups), 3.6), layout="constrained")
+        for axes, group in zip(figure.subplots(1, len(groups), sharey=True, squeeze=False)[0], groups, strict=True):
+            shown = data[data["group"] == group]
+            interval = {"errorbar": ("ci", 95), "seed": 0, "err_style": "bars", "err_kws": {"capsize": 3}}
+            sns.lineplot(shown, ax=axes, x=x, y=y, **style, **interval)
+            if words:
+                axes.set_xticks(range(len(words)), words, rotation=25, ha="right", rotation_mode="anchor")
+                for line in axes.get_lines():
+                    line.set_linestyle("")
+            axes.set(title=GROUPS[group], ylabel=f"{y.replace('_', ' ')}{after}{percent}")
+            if log:
+                axes.set_xscale("log")
+    for axes in figure.axes[:-1] if hue is not None else ():
+        axes.get_legend().remove()
+    if hue is not None:
+        sns.move_legend(figure.axes[-1], "center left", bbox_to_anchor=(1.02, 0.5))
+    if left_out:
+        figure.suptitle(f"{left_out} failed or diverged and not drawn", fontsize="medium")
+    data[x] = named
+    said = data[data["group"] == groups[-1]]
+    if hue is not None and not words:  # where the lines end
+        said = said[said[x] == said[x].max()]
+    cells = said.groupby([name for name in (hue, x) if name is not None], sort=False)[y]
+    means = ", ".join(f"{' at '.join(map(str, key))} {values.mean():.3g}" for key, values in cells)
+    figure.alt = (
+        f"Means over seeds, with 95 % intervals, of {y.replace('_', ' ')}{after}{percent} against {x}; "
+        f"{GROUPS[groups[-1]]}: {means}. Runs that failed or diverged, not drawn: {left_out or 'none'}."
+    )
+    return figure
+
+
+def mismatch(tables: Mapping[str, pd.DataFrame], *, label: str) -> Picture:
+    """Draw losses of models trained for ν steps (down) and deployed with ν′ steps (across) as heat maps.
+
+    Colours are by the logarithm, dark for high; the lowest value of each column is framed.
+
+    Parameters
+    ----------
+    tables : title -> DataFrame [trained × deployed] of positive numbers, as `theory.Quadratics.mismatch` gives.
+    label : what the numbers are, for those who cannot see the picture.
+
+    Raises
+    ------
+    ValueError : no tables.
+
+    Examples
+    --------
+    >>> from gmfl_lite import theory
+    >>> agents = theory.Quadratics([[[1.0]], [[0.1]]], [[1.0], [-1.0]])
+    >>> figure = mismatch({"two agents": agents.mismatch([0, 1, 5], 0.5)}, label="mean loss")
+    """
+    if not isinstance(tables, Mapping) or not tables:
+        raise checks.refusal("tables", tables, "a non-empty dict of title -> DataFrame")
+    with sns.axes_style("white"):
+        figure = Picture(figsize=(min(4.7 * len(tables), 11), 3.6), layout="constrained")
+        grid = figure.subplots(1, len(tables), squeeze=False)[0]
+    said = []
+    for axes, (title, table) in zip(grid, tables.items(), strict=True):
+        texts = table.map(lambda value: f"{value:.2g}")
+        norm = LogNorm(table.to_numpy().min(), table.to_numpy().max())
+        sns.heatmap(table, ax=axes, cmap="rocket_r", norm=norm, annot=texts, fmt="", cbar=False)
+        axes.set(title=title, xlabel="deployed with ν′ steps", ylabel="trained for ν steps")
+        axes.tick_params(axis="both", rotation=0, length=0)
+        for column, row in enumerate(table.to_numpy().argmin(axis=0)):
+            axes.add_patch(Rectangle((column, row), 1, 1, fill=False, edgecolor="tab:blue", linewidth=2, clip_on=False))
+        own = (table.idxmin() == table.columns).sum()
+        said.append(f"{title}: in {own} of {table.shape[1]} columns the lowest value is where trained equals deployed")
+    figure.alt = f"Heat maps of {label}, trained (rows) by deployed (columns). " + "; ".join(said) + "."
+    return figure
+
+
+def bound_terms(table: pd.DataFrame) -> Picture:
+    """Draw bounds as stacked bars of their terms, one bar for each row, and a diamond at what was measured.
+
+    Parameters
+    ----------
+    table : rows of `theory.beside_bound`: measured, transient, drift, bias, noise, sampling, …; the index names them.
+
+    Examples
+    --------
+    >>> row = {"measured": 0.1, "transient": 0.1, "drift": 0.05, "bias": 0.0, "noise": 0.0, "sampling": 0.1}
+    >>> figure = bound_terms(pd.DataFrame([row], index=["τ = 5"]))
+    """
+    terms = [name for name in ("transient", "drift", "sampling", "noise", "bias") if (table[name] > 0).any()]
+    with sns.axes_style("white", AXES):
+        figure = Picture(figsize=(8.2, 1.0 + 0.42 * len(table)), layout="constrained")
+        axes = figure.subplots()
+    start = np.zeros(len(table))
+    hatches = {"transient": "", "drift": "//", "sampling": "..", "noise": "xx", "bias": "\\\\"}
+    for name, colour in zip(terms, sns.color_palette("colorblind", len(terms)), strict=True):
+        style = {"color": colour, "hatch": hatches[name], "edgecolor": "white", "linewidth": 0.5}
+        axes.barh(table.index, table[name], left=start, label=name, **style)
+        start = start + table[name].to_numpy()
+    axes.plot(table["measured"], table.index, "D", color="black", markersize=6, label="measured")
+    axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel("mean of ‖∇F‖² over the rounds")
+    figure.legend(loc="outside right center", frameon=False)
+    said = "; ".join(
+        f"{row}: measured {values['measured']:.2g}, bound {sum(values[name] for name in terms):.2g}"
+        for row, values in table.iterrows()
+    )
+    figure.alt = f"Stacked bars of the terms {', '.join(terms)}, and what was measured. {said}."
+    return figure
+
+
+def _comparable(
+    frame: pd.DataFrame, x: str, hue: str | None, y: str, fine_tune_steps: int | None
+) -> tuple[pd.DataFrame, str]:
+    """Return the rows to draw, in which nothing but the seed varies beside x and hue, and a count of those left out."""
+    across = [name for name in (x, hue) if name is not None]
+    for name in (*across, y, "status", "group", "fine_tune_steps"):
+        if name not in frame:
+            raise checks.refusal("x, hue or y", name, f"one of the frame's columns {list(frame)}")
+    data = frame[frame["status"] == "completed"].copy()
+    if "fine_tune_steps" not in across:
+        there = sorted(int(steps) for steps in data["fine_tune_steps"].unique())
+        wanted = max(there, default=0) if fine_tune_steps is None else fine_tune_steps
+        if there and wanted not in there:
+            raise checks.refusal("fine_tune_steps", wanted, f"one that was evaluated: {there}")
+        data = data[data["fine_tune_steps"] == wanted]
+    if data.empty:
+        raise ValueError("frame: holds no completed run to draw")
+    cell = list(dict.fromkeys([*across, "group", "fine_tune_steps"]))
+    free = {*cell, "seed", "status", "message", "loss", "accuracy", "worst_decile_accuracy"}
+    varying = [name for name in data if name not in free and (data.groupby(cell)[name].nunique(dropna=False) > 1).any()]
+    if varying:
+        raise checks.refusal("x and hue", across, f"such that beside them only the seed varies, not {varying}")
+    bad = frame[frame["status"] != "completed"]
+    settings = [name for name in frame if name not in free - set(across) - {"seed"} and name != "round"]
+    count = len(bad.drop_duplicates(settings))
+    return data, f"{count} run{'s' * (count != 1)}" if count else ""

@@ -1,0 +1,235 @@
+"""Figures of how training goes and what fine-tuning gains: accuracy against rounds and against steps."""
+
+from collections.abc import Mapping
+
+import matplotlib.ticker
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+
+from . import checks
+from .federation import Federation
+from .picture import AXES, GROUPS, Picture, colours_of, steps_in_words
+from .runner import Result
+
+MOST_BANDS = 4
+"""More bands than this over each other cannot be told apart."""
+
+
+def accuracy_against_rounds(results: Mapping[str, Result], *, fine_tune_steps: int | None = None) -> Picture:
+    """Draw accuracy against communication rounds, trained-on and new agents side by side, one line per result.
+
+    Parameters
+    ----------
+    results : label -> Result.
+    fine_tune_steps : after how many steps of fine-tuning; by default each result's own ν if all have evaluated that,
+        else the most steps that all have.
+
+    Raises
+    ------
+    ValueError : no results, or a number of steps that some result did not evaluate.
+    """
+    evaluated = {label: set(result.history["fine_tune_steps"]) for label, result in _checked(results).items()}
+    own = {label: result.experiment.nu for label, result in results.items()}
+    if fine_tune_steps is None and any(own[label] not in steps for label, steps in evaluated.items()):
+        fine_tune_steps = max(set.intersection(*evaluated.values()), default=None)
+    frames = {}
+    for label, result in results.items():
+        steps = own[label] if fine_tune_steps is None else fine_tune_steps
+        if steps not in evaluated[label]:
+            raise checks.refusal("fine_tune_steps", steps, f"one that {label!r} evaluated: {sorted(evaluated[label])}")
+        frames[label] = result.history[result.history["fine_tune_steps"] == steps]
+    after = "ν fine-tuning steps" if fine_tune_steps is None else steps_in_words(fine_tune_steps)
+    return _accuracy_lines(frames, "round", "communication rounds", f"accuracy after {after} (%)")
+
+
+def accuracy_against_steps(results: Mapping[str, Result]) -> Picture:
+    """Draw the adaptation curve: accuracy against fine-tuning steps, trained-on and new agents side by side.
+
+    Lines are means over agents; a band around each holds the middle 80 % of them, where at most four results are drawn.
+
+    Parameters
+    ----------
+    results : label -> Result; the last evaluation of each is drawn.
+
+    Raises
+    ------
+    ValueError : no results, or one without any evaluation.
+    """
+    frames = {
+        label: result.history[result.history["round"] == result.history["round"].max()]
+        for label, result in _checked(results).items()
+    }
+    figure = _accuracy_lines(frames, "fine_tune_steps", "fine-tuning steps on own data", "accuracy (%)")
+    for axes in figure.axes:
+        axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+    if len(results) <= MOST_BANDS:
+        _draw_bands(figure, results)
+    return figure
+
+
+def exploration(
+    histories: Mapping[str, pd.DataFrame],
+    federation: Federation | None,
+    *,
+    fine_tune_steps: int,
+    rounds: int | None = None,
+    reference: str | None = None,
+    holder: str | None = None,
+) -> Picture:
+    """Draw new agents' accuracy against rounds and against fine-tuning steps, and below it who holds what.
+
+    Made to be drawn again and again while training runs: a tenth of a second, where the other figures take more.
+
+    Parameters
+    ----------
+    histories : label -> Result.history or its beginning, without any row if there is nothing to draw yet.
+    federation : the agents, to draw below who holds what; None draws that strip empty.
+    fine_tune_steps : after how many steps to draw accuracy against rounds.
+    rounds : how many there will be, so that the axis stands still while a curve grows.
+    reference : the label of a curve to draw in grey.
+    holder : the name of the run that `federation` belongs to, where other runs have another.
+
+    Examples
+    --------
+    >>> import gmfl_lite as gl
+    >>> experiment = gl.Experiment(rounds=10)
+    >>> history = gl.run(experiment, progress=False).history
+    >>> figure = exploration({"ν = 3": history}, gl.build_federation(experiment), fine_tune_steps=3)
+    """
+    # Those that were trained on are drawn only where none are new.
+    group = next((h["group"].iloc[-1] for h in histories.values() if len(h)), "new")
+    drawn = {label: h[h["group"] == group] for label, h in histories.items() if len(h)}
+    legend_rows = -(-len(drawn) // 3)
+    inches = {"top": 0.35, "plot": 2.6, "legend": 0.9 + 0.22 * legend_rows, "strip": 0.75, "bottom": 0.45}
+    height = sum(inches.values())
+    figure = Picture(figsize=(6.8, height), dpi=100)
+
+    def place(left: float, bottom: float, width: float, tall: float) -> Axes:
+        axes = figure.add_axes((left, bottom / height, width, tall / height))
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color="0.9")
+        axes.set_axisbelow(True)
+        return axes
+
+    floor = inches["bottom"] + inches["strip"] + inches["legend"]
+    against_rounds, against_steps = (place(left, floor, 0.4, inches["plot"]) for left in (0.09, 0.585))
+    ends = []
+    for (label, history), style in zip(drawn.items(), _styles(drawn, reference), strict=True):
+        after = history[history["fine_tune_steps"] == fine_tune_steps]
+        last = history[history["round"] == history["round"].iloc[-1]]
+        against_rounds.plot(after["round"].to_numpy(), 100 * after["accuracy"].to_numpy(), label=label, **style)
+        against_steps.plot(last["fine_tune_steps"].to_numpy(), 100 * last["accuracy"].to_numpy(), **style)
+        reached = 100 * after["accuracy"].iloc[-1]
+        ends.append(f"{label} {reached:.0f} % after round {after['round'].iloc[-1]}")
+    against_steps.axvline(fine_tune_steps, color="0.6", linewidth=1, zorder=0)
+    against_rounds.set(xlabel="communication rounds", ylabel="accuracy (%)", xlim=(0, rounds))
+    against_steps.set(xlabel="fine-tuning steps on own data")
+    against_rounds.set_title(f"{GROUPS[group]}, after {steps_in_words(fine_tune_steps)}", fontsize="medium", loc="left")
+    against_steps.set_title(f"{GROUPS[group]}, last round drawn", fontsize="medium", loc="left")
+    for axes in (against_rounds, against_steps):
+        axes.set_ylim(0, 100)
+        axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(6, integer=True))
+    if drawn:
+        figure.legend(
+            loc="upper center",
+            bbox_to_anchor=(0.5, (floor - 0.5) / height),
+            ncols=min(3, len(drawn)),
+            frameon=False,
+            fontsize="medium",
+            handlelength=3.5,
+        )
+    strip = place(0.09, inches["bottom"], 0.895, inches["strip"])
+    drawn_so_far = "; ".join(ends) if ends else "nothing yet"
+    figure.alt = (
+        f"Accuracy of {GROUPS[group]} after {steps_in_words(fine_tune_steps)} against communication rounds, "
+        f"and against fine-tuning steps: {drawn_so_far}."
+    )
+    if federation is None:
+        strip.set_axis_off()
+        return figure
+    _draw_strip(strip, federation, holder)
+    of_run = "" if holder is None else f" with {holder}"
+    figure.alt += (
+        f" Below, who holds what{of_run}: {len(federation.sizes)} agents by {len(federation.classes)} classes."
+    )
+    return figure
+
+
+def _checked(results: Mapping[str, Result]) -> Mapping[str, Result]:
+    if not isinstance(results, Mapping) or not results:
+        raise checks.refusal("results", results, "a non-empty dict of label -> Result")
+    for label, result in results.items():
+        if not isinstance(result, Result) or result.history.empty:
+            raise checks.refusal(f"results[{label!r}]", result, "a Result with at least one evaluation")
+    return results
+
+
+def _accuracy_lines(frames: Mapping[str, pd.DataFrame], x: str, xlabel: str, ylabel: str) -> Picture:
+    data = pd.concat([frame.assign(method=label) for label, frame in frames.items()], ignore_index=True)
+    data["accuracy"] *= 100
+    groups = [group for group in GROUPS if (data["group"] == group).any()]
+    with sns.axes_style("white", AXES):
+        figure = Picture(figsize=(1.6 + 4.2 * len(groups), 3.6), layout="constrained")
+        for axes, group in zip(figure.subplots(1, len(groups), sharey=True, squeeze=False)[0], groups, strict=True):
+            _draw_lines(axes, data[data["group"] == group], x)
+            axes.set(title=GROUPS[group], xlabel=xlabel, ylabel=ylabel)
+    for axes in figure.axes[:-1]:
+        axes.get_legend().remove()
+    sns.move_legend(figure.axes[-1], "center left", bbox_to_anchor=(1.02, 0.5), title=None)
+    last = data[data["group"] == groups[-1]].groupby("method", sort=False).last()
+    ends = ", ".join(f"{label} {row.accuracy:.0f} % at {row[x]:g}" for label, row in last.iterrows())
+    figure.alt = f"Lines of {ylabel} against {xlabel}; {GROUPS[groups[-1]]}: {ends}."
+    return figure
+
+
+def _draw_bands(figure: Picture, results: Mapping[str, Result]) -> None:
+    colours = colours_of(results)
+    for axes in figure.axes:
+        for label, result in results.items():
+            group = result.agents[result.agents["group"].map(GROUPS) == axes.get_title()]
+            band = 100 * group.groupby("fine_tune_steps")["accuracy"].quantile([0.1, 0.9]).unstack()
+            style = {"color": colours[label], "alpha": 0.15, "linewidth": 0, "zorder": 0.5}
+            axes.fill_between(band.index, band[0.1], band[0.9], **style)
+    figure.axes[-1].get_legend().set_title("line: mean over agents\nband: middle 80 % of them")
+    figure.alt += " Bands hold the middle 80 % of the agents."
+
+
+def _draw_lines(axes: Axes, data: pd.DataFrame, x: str) -> None:
+    sns.lineplot(
+        data,
+        ax=axes,
+        x=x,
+        y="accuracy",
+        hue="method",
+        style="method",
+        markers=True,
+        dashes=True,
+        palette=colours_of(data["method"].unique()),
+        errorbar=None,
+    )
+
+
+def _styles(labels: Mapping[str, object], reference: str | None) -> list[dict]:
+    colours = sns.color_palette("colorblind", max(1, len(labels)))
+    lines, markers = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1))), "osD^vXPp"
+    styles = []
+    for number, label in enumerate(labels):
+        style = {"color": colours[number], "linestyle": lines[number % len(lines)], "linewidth": 1.8}
+        style |= {"marker": markers[number % len(markers)], "markersize": 5, "clip_on": False}
+        styles.append(style if label != reference else {**style, "color": "0.5", "linestyle": ":", "marker": "."})
+    return styles
+
+
+def _draw_strip(axes: Axes, federation: Federation, holder: str | None) -> None:
+    """Draw label_counts as a strip: agents across, classes down, darker = more samples."""
+    counts = federation.label_counts.to_numpy()
+    axes.imshow(counts.T, aspect="auto", cmap="rocket_r", vmin=0, interpolation="nearest")
+    axes.grid(False)
+    axes.set(yticks=[], xlabel="agent", ylabel="class")
+    axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+    title = "who holds what (darker = more samples)" if holder is None else f"who holds what with {holder}"
+    if federation.n_new_agents:
+        axes.axvline(federation.n_agents - 0.5, color="tab:blue", linewidth=2)
+        title += "; right of the line: new agents"
+    axes.set_title(title, fontsize="medium", loc="left")
