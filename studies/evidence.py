@@ -1,6 +1,6 @@
 """Does ν help? Every method with step sizes of its own, tuned on agents that are never scored, on fresh seeds.
 
-python studies/evidence.py [--quick] [--further] [--jobs 2] [--cache FOLDER] [--out FOLDER]
+python studies/evidence.py [--quick] [--jobs 2] [--cache FOLDER] [--out FOLDER]
 python studies/evidence.py --time
 
 The first writes tuning.csv (every step size that was tried) and results.csv (every tuned run) to studies/evidence, or
@@ -30,6 +30,10 @@ VALIDATION_SEEDS = (1000, 1001, 1002, 1003, 1004)
 DEPLOYED = 5
 """ν′, the fine-tuning steps after which step sizes are compared; the same for all methods."""
 RESTARTS = 4
+FINALISTS = 8
+"""Step sizes of a method that are compared on all VALIDATION_SEEDS."""
+STARTS = ((0, 0), (-6, 0), (0, -6), (-3, -3))
+"""Where a search begins: by how many powers of √2 fine_tune_lr and meta_lr differ from the dataset's."""
 
 _COMMON = {
     "partition": "iid", "model": "mlp", "agents_per_round": 10, "eval_steps": (0, 1, 2, 5, 10),
@@ -98,45 +102,47 @@ class Cell:
 def tune(cell: Cell, cache: Path | None) -> pd.DataFrame:
     """Search step sizes on validation seeds alone; return what was tried and which are chosen.
 
-    A compass search over powers of √2 on the first `cell.validation_seeds`: from the better of two starts, the second
-    with fine_tune_lr over 8, go to the best of the four neighbours (one of the two step sizes times or over 2) as long
-    as that is better, then the same with √2. It has no edge that the best could lie beyond, but may rest on a local
-    best. The best accuracy is often found one step before divergence, where another federation diverges: chosen is the
-    best of those tried that diverges on none of all VALIDATION_SEEDS.
+    A compass search over powers of √2 on the first `cell.validation_seeds`, from each of STARTS: go to the best of the
+    four neighbours (one of the two step sizes times or over 2) as long as that is better; then from the best of all the
+    same with √2. It has no edge that the best could lie beyond, but may rest on a local best; therefore several starts.
+    The best of many on few seeds is often there by luck, or one step before divergence, where another federation
+    diverges: the best FINALISTS that diverge on none of all VALIDATION_SEEDS are compared on all of them.
     """
-    tried: dict[tuple[int, int], dict[str, float | bool]] = {}
+    tried: dict[tuple[int, int], dict[str, float | bool | None]] = {}
 
-    def runs(point: tuple[int, int], seeds: Sequence[int]) -> pd.DataFrame:
-        start = cell.start
-        sizes = {
-            "fine_tune_lr": start.fine_tune_lr * 2 ** (point[0] / 2),
-            "meta_lr": start.meta_lr * 2 ** (point[1] / 2),
-        }
-        experiment = start.replace(**sizes, eval_every=start.rounds, eval_steps=(DEPLOYED,))
+    def step_sizes(point: tuple[int, int]) -> dict[str, float]:
+        exponents = zip(("fine_tune_lr", "meta_lr"), point, strict=True)
+        return {name: getattr(cell.start, name) * 2 ** (exponent / 2) for name, exponent in exponents}
+
+    def mean_accuracy(point: tuple[int, int], seeds: Sequence[int]) -> float:
+        experiment = cell.start.replace(**step_sizes(point), eval_every=cell.start.rounds, eval_steps=(DEPLOYED,))
         rows = gl.sweep([experiment.replace(seed=seed) for seed in seeds], cache=cache, progress=False)
-        tried.setdefault(point, sizes)
-        return rows
+        completed = (rows["status"] == "completed").all()
+        return rows.loc[rows["group"] == "new", "accuracy"].mean() if completed else -1.0
 
     def accuracy(point: tuple[int, int]) -> float:
         if point not in tried:
-            rows = runs(point, VALIDATION_SEEDS[: cell.validation_seeds])
-            completed = (rows["status"] == "completed").all()
-            mean = rows.loc[rows["group"] == "new", "accuracy"].mean()
-            tried[point] |= {"validation_accuracy": mean if completed else -1.0, "chosen": False}
+            mean = mean_accuracy(point, VALIDATION_SEEDS[: cell.validation_seeds])
+            tried[point] = {**step_sizes(point), "validation_accuracy": mean, "accuracy_on_all": None, "chosen": False}
         return tried[point]["validation_accuracy"]
 
-    best = max([(0, 0), (-6, 0)], key=accuracy)
-    for stride in (2, 1):
-        moved = True
-        while moved:
+    def climb(best: tuple[int, int], stride: int) -> tuple[int, int]:
+        while True:
             i, j = best
             around = [best, (i + stride, j), (i - stride, j), (i, j + stride), (i, j - stride)]
             better = max(around, key=accuracy)  # the first of equals, so that it comes to rest
-            best, moved = better, better != best
+            if better == best:
+                return best
+            best = better
+
+    climb(max([climb(start, 2) for start in STARTS], key=accuracy), 1)
+    finalists = []
     for point in sorted(tried, key=accuracy, reverse=True):
-        if (runs(point, VALIDATION_SEEDS)["status"] == "completed").all():
-            tried[point]["chosen"] = True
+        tried[point]["accuracy_on_all"] = mean_accuracy(point, VALIDATION_SEEDS)
+        finalists += [point] if tried[point]["accuracy_on_all"] >= 0 else []
+        if len(finalists) == FINALISTS:
             break
+    tried[max(finalists, key=lambda point: tried[point]["accuracy_on_all"])]["chosen"] = True
     return pd.DataFrame(list(tried.values()))
 
 
@@ -162,14 +168,13 @@ def score(cell: Cell, fine_tune_lr: float, meta_lr: float, cache: Path | None) -
     return pd.concat(frames, ignore_index=True)[columns]
 
 
-def plan(further: bool = False) -> list[Cell]:
-    """Which methods are tried in which regimes: what the committed tables hold, or with `further` more of the design.
+def plan() -> list[Cell]:
+    """Which methods are tried in which regimes: what the committed tables hold.
 
     The whole product of datasets, shifts, τ, ν and gradients has thousands of cells. This is the part that decides
-    whether ν helps: the regime where it should help most, on two datasets; there on digits the whole line of ν at one
-    local step, several local steps, and the approximated gradients; and on digits a map of the other ways to differ,
-    with the methods that people choose between. The further cells are more rounds, more numbers of local steps, and
-    more of Fashion-MNIST.
+    whether ν helps: the regime where it should help most, on two datasets; there the whole line of ν at one local step,
+    more numbers of local steps, the approximated gradients, and five times as many rounds (most of these on digits);
+    and a map of the other ways to differ, with the methods that people choose between.
     """
     headline = "10 classes permuted"
     digits = {"dataset": "digits", "shift": headline, "seeds": 10, "validation_seeds": 2}
@@ -183,13 +188,13 @@ def plan(further: bool = False) -> list[Cell]:
     methods = (*core[:3], several[0])
     others = [shift for shift in SHIFTS if shift != headline]
     cells += [Cell("digits", shift, **method, validation_seeds=1) for shift in others for method in methods]
-    if further:
-        cells += [Cell(**fashion, **method) for method in (*several, {"nu": 5}, first_order)]
-        cells += [Cell(**digits, **method, rounds=150) for method in core[:3]]
-        cells += [Cell(**digits, nu=nu, local_steps=steps) for nu, steps in ((0, 2), (1, 2), (3, 2), (1, 10), (3, 10))]
-        shifts = ("two classes an agent", "4 classes permuted")
-        cells += [Cell("fashion-mnist", shift, **method, validation_seeds=1) for shift in shifts for method in methods]
-    return cells
+    cells += [Cell(**digits, nu=nu, local_steps=steps) for nu, steps in ((0, 2), (1, 2), (3, 2), (1, 10), (3, 10))]
+    cells += [Cell(**digits, **method, rounds=150) for method in methods]
+    cells += [Cell(**fashion, **method) for method in (*several, {"nu": 5}, first_order)]
+    shifts = ("two classes an agent", "4 classes permuted")
+    return cells + [
+        Cell("fashion-mnist", shift, **method, validation_seeds=1) for shift in shifts for method in methods
+    ]
 
 
 def quick_plan() -> list[Cell]:
@@ -244,7 +249,6 @@ def timings(rounds: int = 10, repeats: int = 3) -> pd.DataFrame:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="a small study, in half a minute")
-    parser.add_argument("--further", action="store_true", help="also the cells that the committed tables leave out")
     parser.add_argument("--time", action="store_true", help="only measure what a round costs here")
     parser.add_argument("--jobs", type=int, default=gl.machine.usable_cores(), help="processes at once")
     parser.add_argument("--cache", type=Path, default=ROOT / "artefacts" / "evidence", help="finished runs")
@@ -252,7 +256,7 @@ def main() -> None:
     asked = parser.parse_args()
     out = asked.out or ROOT / "studies" / ("evidence-quick" if asked.quick else "evidence")
     out.mkdir(parents=True, exist_ok=True)
-    cells = quick_plan() if asked.quick else plan(asked.further)
+    cells = quick_plan() if asked.quick else plan()
     written = {"timings": timings()} if asked.time else tables(cells, asked.cache, asked.jobs)
     for name, table in written.items():
         table.to_csv(out / f"{name}.csv", index=False, float_format="%.4g")

@@ -1,12 +1,23 @@
-"""The notebooks run to their end with their defaults and with other parameters.
+"""The notebooks run to their end under papermill: with their defaults, fewer rounds apart, and with other parameters.
 
-Apart from test_notebooks.py, so that two processes can share the notebooks.
+With just their defaults they run in test_notebooks.py, where every output is compared. Apart from that file, so that
+two processes can share the notebooks.
 """
 
 import pytest
 from test_notebooks import NOTEBOOKS, needs, tools
 
-SMALL = {
+QUICK = {
+    "00-start-here": {"rounds": 30},
+    "02-one-model-for-all": {"rounds": 10},
+    "04-how-it-converges": {"rounds": 5},
+    "05-when-nu-helps-and-when-it-hurts": {"rounds": 2, "largest_nu": 4},
+    "06-train-at-full-size": {"mlp_rounds": 4, "cnn_rounds": 1},
+    "08-exercises": {"rounds": 2},
+    "10-real-federation": {"rounds": 3},
+    "11-many-machines": {"rounds": 5},
+}
+OTHERS = {
     "00-start-here": [
         {"rounds": 10, "n_agents": 12, "n_new_agents": 3, "nu": 5},
         {"rounds": 3, "n_agents": 2, "n_new_agents": 1, "nu": 1, "fine_tune_lr": 0.05, "seed": 4},
@@ -70,7 +81,7 @@ SMALL = {
     [
         pytest.param(path, parameters, id=f"{path.stem}-{number or 'defaults'}")
         for path in NOTEBOOKS
-        for number, parameters in enumerate([{}, *SMALL[path.stem]])
+        for number, parameters in enumerate([QUICK.get(path.stem, {}), *OTHERS[path.stem]])
     ],
 )
 def test_it_runs_without_an_error(path, parameters, tmp_path):
