@@ -1,11 +1,14 @@
 """Figures: what they draw, read off their axes."""
 
+import io
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.ndimage
 import seaborn as sns
+from PIL import Image
 
 import gmfl_lite as gl
 
@@ -105,6 +108,18 @@ def test_pictures_show_themselves_with_a_text_and_leave_pyplot_alone(results):
     assert data["image/png"].startswith(b"\x89PNG")
     assert metadata["image/png"]["alt"] == data["text/plain"] != ""
     assert plt.get_fignums() == []
+
+
+def test_fewer_colours_in_a_notebook_look_the_same(results, federation):
+    for figure in (gl.plots.accuracy_against_steps(results), gl.plots.label_counts(federation)):
+        figure.savefig(io.BytesIO(), format="png", dpi=100)  # the layout comes to rest with the first drawing
+        data, _ = figure._repr_mimebundle_()
+        figure.savefig(full := io.BytesIO(), format="png", dpi=100)
+        pictures = (Image.open(png).convert("RGB") for png in (io.BytesIO(data["image/png"]), full))
+        ours, theirs = (np.asarray(picture, float) for picture in pictures)
+        assert len(data["image/png"]) < len(full.getvalue()) / 2
+        assert np.abs(ours - theirs).mean() < 1
+        assert np.quantile(np.abs(ours - theirs).max(axis=-1), 0.999) < 16
 
 
 @pytest.mark.parametrize("plot", [gl.plots.accuracy_against_rounds, gl.plots.accuracy_against_steps])
