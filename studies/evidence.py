@@ -3,10 +3,10 @@
 python studies/evidence.py [--quick] [--jobs 2] [--cache FOLDER] [--out FOLDER]
 python studies/evidence.py --time
 
-The first writes tuning.csv (every step size that was tried) and results.csv (every tuned run) to studies/evidence, or
-with --quick, in half a minute, to studies/evidence-quick. Each run is kept in the cache as soon as it ends: stopped at
-any moment, the same command goes on from there and ends with the same tables. The second measures what a round of each
-method costs on this machine, and writes timings.csv.
+The first writes tuning.csv (every step size that was tried), results.csv (how every tuned run ended) and curves.csv
+(its new agents on the way, after 5 steps) to studies/evidence, or with --quick, in a minute, to studies/evidence-quick.
+Each run is kept in the cache as soon as it ends: stopped at any moment, the same command goes on from there and ends
+with the same tables. The second measures what a round of each method costs on this machine, and writes timings.csv.
 """
 
 import argparse
@@ -147,10 +147,10 @@ def tune(cell: Cell, cache: Path | None) -> pd.DataFrame:
 
 
 def score(cell: Cell, fine_tune_lr: float, meta_lr: float, cache: Path | None) -> pd.DataFrame:
-    """Run tuned step sizes on the seeds 0, 1, … and return the evaluations worth keeping.
+    """Run tuned step sizes on the seeds 0, 1, … and return all evaluations.
 
-    These are all of the last round, and those of new agents after DEPLOYED steps in every evaluated round. A run that
-    diverges, which training itself shows, is started again with meta_lr over √2, as anybody would do: see `restarts`.
+    A run that diverges, which training itself shows, is started again with meta_lr over √2, as anybody would do: see
+    `restarts`.
     """
     seeds = range(cell.seeds)
     assert not set(seeds) & set(VALIDATION_SEEDS)
@@ -162,8 +162,7 @@ def score(cell: Cell, fine_tune_lr: float, meta_lr: float, cache: Path | None) -
             rows = gl.sweep([run], cache=cache, progress=False, history=True)
             if rows["status"].iloc[0] == "completed":
                 break
-        on_the_way = (rows["group"] == "new") & (rows["fine_tune_steps"] == DEPLOYED)
-        frames.append(rows[on_the_way | (rows["round"] == run.rounds)].assign(seed=seed, restarts=restarts))
+        frames.append(rows.assign(seed=seed, restarts=restarts))
     columns = ["seed", "restarts", "status", "round", "group", "fine_tune_steps", "accuracy", "worst_decile_accuracy"]
     return pd.concat(frames, ignore_index=True)[columns]
 
@@ -226,7 +225,10 @@ def tables(cells: Sequence[Cell], cache: Path, jobs: int) -> dict[str, pd.DataFr
             executor.shutdown(wait=False, cancel_futures=True)
             raise
     tried, scored = (pd.concat(frames, ignore_index=True) for frames in zip(*found, strict=True))
-    return {"tuning": tried, "results": scored}
+    at_the_end = (scored["round"] == scored["rounds"]) | (scored["status"] != "completed")
+    on_the_way = scored[(scored["group"] == "new") & (scored["fine_tune_steps"] == DEPLOYED)]
+    curves = on_the_way.drop(columns=["group", "fine_tune_steps", "worst_decile_accuracy"])
+    return {"tuning": tried, "results": scored[at_the_end], "curves": curves}
 
 
 def timings(rounds: int = 10, repeats: int = 3) -> pd.DataFrame:
@@ -248,7 +250,7 @@ def timings(rounds: int = 10, repeats: int = 3) -> pd.DataFrame:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="a small study, in half a minute")
+    parser.add_argument("--quick", action="store_true", help="a small study, in a minute")
     parser.add_argument("--time", action="store_true", help="only measure what a round costs here")
     parser.add_argument("--jobs", type=int, default=gl.machine.usable_cores(), help="processes at once")
     parser.add_argument("--cache", type=Path, default=ROOT / "artefacts" / "evidence", help="finished runs")

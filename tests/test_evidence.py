@@ -49,7 +49,7 @@ def test_killed_in_the_middle_it_goes_on_and_gives_the_committed_tables(tmp_path
     assert study.returncode == 0
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
     assert len(list(cache.glob("*.result"))) > len(finished)
-    for name in ("tuning", "results"):
+    for name in ("tuning", "results", "curves"):
         made, committed = ((folder / f"{name}.csv").read_text() for folder in (out, STUDIES / "evidence-quick"))
         assert made == committed
 
@@ -153,13 +153,17 @@ def test_all_methods_of_a_regime_share_everything_but_the_method(evidence):
 
 @pytest.mark.parametrize("folder", ["evidence", "evidence-quick"])
 def test_the_committed_tables_are_of_the_plan(evidence, folder):
-    results, tuning = (pd.read_csv(STUDIES / folder / f"{name}.csv") for name in ("results", "tuning"))
+    tables = (pd.read_csv(STUDIES / folder / f"{name}.csv") for name in ("results", "curves", "tuning"))
+    results, curves, tuning = tables
     cells = evidence.quick_plan() if "quick" in folder else evidence.plan()
     names = ["dataset", "shift", "rounds", "nu", "local_steps", "gradient"]
     planned = [(c.dataset, c.shift, c.start.rounds, c.nu, c.local_steps, c.gradient) for c in cells]
-    for table in (results, tuning):
+    for table in (results, curves, tuning):
         assert list(table[names].drop_duplicates().itertuples(index=False, name=None)) == planned
     assert results.groupby(names, sort=False)["seed"].nunique().tolist() == [cell.seeds for cell in cells]
+    ends = curves[curves["round"] == curves["rounds"]].set_index([*names, "seed"])["accuracy"]
+    same = results.query("group == 'new' and fine_tune_steps == @evidence.DEPLOYED").set_index([*names, "seed"])
+    assert ends.equals(same["accuracy"])
     assert tuning.groupby(names)["chosen"].sum().eq(1).all()
     completed = results[results["status"] == "completed"]
     assert completed["accuracy"].between(0, 1).all()
