@@ -11,7 +11,7 @@ QUICK = {
     "00-start-here": {"rounds": 30},
     "02-one-model-for-all": {"rounds": 10},
     "04-how-it-converges": {"rounds": 5},
-    "05-when-nu-helps-and-when-it-hurts": {"rounds": 2, "largest_nu": 4},
+    "05-when-nu-helps-and-when-it-hurts": {"rounds": 1, "largest_nu": 2},
     "06-train-at-full-size": {"mlp_rounds": 4, "cnn_rounds": 1},
     "08-exercises": {"rounds": 2},
     "10-real-federation": {"rounds": 3},
