@@ -68,6 +68,10 @@ SHIFTS = {
     "rotation ± 90°": {"max_rotation": 90.0},
 }
 """How agents differ."""
+HEADLINE = "10 classes permuted"
+"""Where looking ahead should help most."""
+OFTEN = {"digits": 2, "fashion-mnist": 5, "tiny digits": 5}
+"""Rounds between two evaluations there, where costs to the same accuracy are compared."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,8 @@ class Cell:
         changes |= {"nu": self.nu, "local_steps": self.local_steps, "gradient": self.gradient}
         if self.rounds:
             changes |= {"rounds": self.rounds, "eval_every": self.rounds // 12}
+        elif self.shift == HEADLINE:
+            changes |= {"eval_every": OFTEN[self.dataset]}
         return DATASETS[self.dataset].replace(**changes)
 
 
@@ -175,9 +181,8 @@ def plan() -> list[Cell]:
     more numbers of local steps, the approximated gradients, and five times as many rounds (most of these on digits);
     and a map of the other ways to differ, with the methods that people choose between.
     """
-    headline = "10 classes permuted"
-    digits = {"dataset": "digits", "shift": headline, "seeds": 10, "validation_seeds": 2}
-    fashion = {"dataset": "fashion-mnist", "shift": headline, "validation_seeds": 1}
+    digits = {"dataset": "digits", "shift": HEADLINE, "seeds": 10, "validation_seeds": 2}
+    fashion = {"dataset": "fashion-mnist", "shift": HEADLINE, "validation_seeds": 1}
     core = ({"nu": 1}, {"nu": 3}, {"nu": 0}, {"nu": 0, "local_steps": 10})
     several = [{"nu": nu, "local_steps": 5} for nu in (0, 1, 3)]
     first_order = {"nu": 3, "gradient": "first_order"}
@@ -185,7 +190,7 @@ def plan() -> list[Cell]:
     cells += [Cell(**digits, **method) for method in (*several, first_order, {"nu": 3, "gradient": "hessian_free"})]
     cells += [Cell(**digits, nu=nu) for nu in (2, 5, 10)]
     methods = (*core[:3], several[0])
-    others = [shift for shift in SHIFTS if shift != headline]
+    others = [shift for shift in SHIFTS if shift != HEADLINE]
     cells += [Cell("digits", shift, **method, validation_seeds=1) for shift in others for method in methods]
     cells += [Cell(**digits, nu=nu, local_steps=steps) for nu, steps in ((0, 2), (1, 2), (3, 2), (1, 10), (3, 10))]
     cells += [Cell(**digits, **method, rounds=150) for method in methods]
@@ -214,11 +219,16 @@ def _named(cell: Cell, frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(**names)[[*names, *frame]]
 
 
+def processes(jobs: int) -> ProcessPoolExecutor:
+    """Return an executor of new processes whose arithmetic is the same on many machines."""
+    os.environ |= gl.machine.PORTABLE
+    return ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
+
+
 def tables(cells: Sequence[Cell], cache: Path, jobs: int) -> dict[str, pd.DataFrame]:
     """Study every cell, `jobs` at once, and return the tables by name."""
     cache.mkdir(parents=True, exist_ok=True)
-    os.environ |= gl.machine.PORTABLE  # of the processes below
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as executor:
+    with processes(jobs) as executor:
         try:
             found = list(tqdm(executor.map(partial(study, cache=cache), cells), total=len(cells), unit="cell"))
         except BaseException:
@@ -227,25 +237,35 @@ def tables(cells: Sequence[Cell], cache: Path, jobs: int) -> dict[str, pd.DataFr
     tried, scored = (pd.concat(frames, ignore_index=True) for frames in zip(*found, strict=True))
     at_the_end = (scored["round"] == scored["rounds"]) | (scored["status"] != "completed")
     on_the_way = scored[(scored["group"] == "new") & (scored["fine_tune_steps"] == DEPLOYED)]
-    curves = on_the_way.drop(columns=["group", "fine_tune_steps", "worst_decile_accuracy"])
+    curves = on_the_way.drop(columns=["restarts", "group", "fine_tune_steps", "worst_decile_accuracy"])
     return {"tuning": tried, "results": scored[at_the_end], "curves": curves}
 
 
-def timings(rounds: int = 10, repeats: int = 3) -> pd.DataFrame:
-    """Measure a round of each method in the headline regimes: the least processor seconds of some repeats, in turn."""
-    cells = [cell for cell in plan() if cell.shift == "10 classes permuted" and not cell.rounds]
-    seconds = dict.fromkeys(cells, float("inf"))
+def timed() -> list[Cell]:
+    """Return the cells of the headline regimes: those whose cost in seconds is compared."""
+    return [cell for cell in plan() if cell.shift == HEADLINE and not cell.rounds]
+
+
+def timings(repeats: int = 3) -> pd.DataFrame:
+    """Measure processor seconds per round of runs as long as those that are scored, without evaluations.
+
+    A run of one round is subtracted from one of all, the least of some repeats of each, the methods taking turns.
+    """
+    cells = timed()
+    seconds = {(cell, rounds): float("inf") for cell in cells for rounds in (1, cell.start.rounds)}
     for _ in range(repeats):
-        for cell in cells:
-            run = cell.start.replace(fine_tune_lr=0.1, meta_lr=0.1, eval_steps=(0,), eval_every=10**6)
+        for cell, rounds in seconds:
+            run = cell.start.replace(fine_tune_lr=0.1, meta_lr=0.1, eval_steps=(0,), eval_every=10**6, rounds=rounds)
             federation = gl.build_federation(run)
-            used = []
-            for many in (rounds, 3 * rounds):
-                before = time.process_time()
-                gl.run(run.replace(rounds=many), federation=federation, progress=False)
-                used.append(time.process_time() - before)
-            seconds[cell] = min(seconds[cell], (used[1] - used[0]) / (2 * rounds))
-    return pd.concat([_named(c, pd.DataFrame({"seconds_per_round": [t]})) for c, t in seconds.items()])
+            before = time.process_time()
+            gl.run(run, federation=federation, progress=False)
+            seconds[cell, rounds] = min(seconds[cell, rounds], time.process_time() - before)
+    frames = []
+    for cell in cells:
+        rounds = cell.start.rounds
+        per_round = (seconds[cell, rounds] - seconds[cell, 1]) / (rounds - 1)
+        frames.append(_named(cell, pd.DataFrame({"seconds_per_round": [per_round]})))
+    return pd.concat(frames)
 
 
 def main() -> None:
@@ -259,7 +279,11 @@ def main() -> None:
     out = asked.out or ROOT / "studies" / ("evidence-quick" if asked.quick else "evidence")
     out.mkdir(parents=True, exist_ok=True)
     cells = quick_plan() if asked.quick else plan()
-    written = {"timings": timings()} if asked.time else tables(cells, asked.cache, asked.jobs)
+    if asked.time:
+        with processes(1) as executor:
+            written = {"timings": executor.submit(timings).result()}
+    else:
+        written = tables(cells, asked.cache, asked.jobs)
     for name, table in written.items():
         table.to_csv(out / f"{name}.csv", index=False, float_format="%.4g")
 

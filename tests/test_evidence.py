@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 import gmfl_lite as gl
+from gmfl_lite.seeds import over_seeds, rounds_to
 
 STUDIES = Path(__file__).parent.parent / "studies"
 
@@ -165,6 +166,55 @@ def test_the_committed_tables_are_of_the_plan(evidence, folder):
     same = results.query("group == 'new' and fine_tune_steps == @evidence.DEPLOYED").set_index([*names, "seed"])
     assert ends.equals(same["accuracy"])
     assert tuning.groupby(names)["chosen"].sum().eq(1).all()
+    best = tuning.groupby(names)["accuracy_on_all"].transform("max")
+    assert tuning[tuning["chosen"]]["accuracy_on_all"].equals(best[tuning["chosen"]])
     completed = results[results["status"] == "completed"]
     assert completed["accuracy"].between(0, 1).all()
     assert (completed["worst_decile_accuracy"] <= completed["accuracy"] + 1e-9).mean() > 0.99
+
+
+def test_what_a_round_costs_is_known_of_each_headline_method_and_grows_with_local_steps(evidence):
+    timings = pd.read_csv(STUDIES / "evidence" / "timings.csv")
+    columns = ["dataset", "nu", "local_steps", "gradient"]
+    expected = [tuple(getattr(cell, name) for name in columns) for cell in evidence.timed()]
+    assert list(timings[columns].itertuples(index=False, name=None)) == expected
+    for _, method in timings.sort_values("local_steps").groupby(["dataset", "nu", "gradient"]):
+        assert (method["seconds_per_round"].pct_change().dropna() > -0.1).all()
+
+
+def test_the_tables_say_what_the_notebook_concludes(evidence):
+    """The words of notebook 09, held against the tables: a study that is made anew may make them false."""
+    results, curves = (pd.read_csv(STUDIES / "evidence" / f"{name}.csv") for name in ("results", "curves"))
+    new = results.query("group == 'new' and fine_tune_steps == 5 and gradient == 'exact'")
+    means = over_seeds(new, ["dataset", "shift", "rounds", "nu", "local_steps"])
+    few = {"digits": 30, "fashion-mnist": 40}
+
+    def ahead(dataset, method, other, shift=evidence.HEADLINE, rounds=None, by=0.0):
+        """Whether a method, (nu, local_steps), is ahead of another by more than `by`, their intervals apart."""
+        better, worse = (means.loc[dataset, shift, rounds or few[dataset], *which] for which in (method, other))
+        return worse["high"] < better["low"] and better["mean"] - worse["mean"] > by
+
+    for dataset, rounds in few.items():
+        assert ahead(dataset, (3, 1), (1, 1), by=0.03)
+        assert ahead(dataset, (3, 1), (0, 1), by=0.03)
+        assert ahead(dataset, (0, 10), (3, 1), by=0.03)
+        assert ahead(dataset, (0, 5), (1, 5))
+        at_five = means.loc[dataset, evidence.HEADLINE, rounds]["mean"]
+        assert at_five[0, 5] > at_five[1, 5] > at_five[3, 5]
+        assert ahead(dataset, (3, 1), (1, 1), "4 classes permuted", by=0.03)
+        way = curves.query("dataset == @dataset and shift == @evidence.HEADLINE and rounds == @rounds")
+        way = way.query("local_steps == 1 and gradient == 'exact'").groupby(["nu", "round"])["accuracy"].mean()
+        needed = rounds_to(way[3].reset_index(), way[1][rounds])
+        assert needed <= rounds / 2
+    assert ahead("digits", (1, 2), (0, 2))
+    assert ahead("digits", (3, 2), (0, 2))
+    assert not ahead("digits", (3, 1), (1, 1), rounds=150)
+    assert not ahead("digits", (1, 1), (3, 1), rounds=150)
+    assert ahead("fashion-mnist", (5, 1), (3, 1))
+    regimes = means.groupby(["dataset", "shift", "rounds"])["mean"].idxmax()
+    assert sum(best[3:] not in {(0, 5), (0, 10)} for best in regimes) == 1
+    apart = [
+        regime for regime in means.droplevel(["nu", "local_steps"]).index.unique()
+        if regime[1] != evidence.HEADLINE and ahead(regime[0], (3, 1), (1, 1), regime[1])
+    ]  # fmt: skip
+    assert {shift for _, shift, _ in apart} == {"4 classes permuted"}
