@@ -151,9 +151,18 @@ def test_nu_by_keyboard_draws_a_curve(page, panel, record_property):
     picture_of(page, "nu-by-keyboard")
 
 
+def box_at_rest(page, locator) -> dict[str, float]:
+    """Return where something is on the page, once that has stopped changing."""
+    before, now = None, locator.bounding_box()
+    while now != before:
+        page.wait_for_timeout(300)
+        before, now = now, locator.bounding_box()
+    return now
+
+
 def test_nu_by_mouse_draws_a_curve(page, panel):
+    handle = box_at_rest(page, knob(panel, "nu (ν)"))
     track = panel.locator(".noUi-target").first.bounding_box()
-    handle = knob(panel, "nu (ν)").bounding_box()
     page.mouse.move(handle["x"] + handle["width"] / 2, handle["y"] + handle["height"] / 2)
     page.mouse.down()
     page.mouse.move(track["x"] + track["width"] / 5, handle["y"] + 2, steps=5)
