@@ -144,8 +144,9 @@ def tune(cell: Cell, cache: Path | None) -> pd.DataFrame:
     climb(max([climb(start, 2) for start in STARTS], key=accuracy), 1)
     finalists = []
     for point in sorted(tried, key=accuracy, reverse=True):
-        tried[point]["accuracy_on_all"] = mean_accuracy(point, VALIDATION_SEEDS)
-        finalists += [point] if tried[point]["accuracy_on_all"] >= 0 else []
+        mean = tried[point]["accuracy_on_all"] = mean_accuracy(point, VALIDATION_SEEDS)
+        if mean >= 0:
+            finalists.append(point)
         if len(finalists) == FINALISTS:
             break
     tried[max(finalists, key=lambda point: tried[point]["accuracy_on_all"])]["chosen"] = True
@@ -195,14 +196,13 @@ def plan() -> list[Cell]:
     cells += [Cell(**digits, nu=nu, local_steps=steps) for nu, steps in ((0, 2), (1, 2), (3, 2), (1, 10), (3, 10))]
     cells += [Cell(**digits, **method, rounds=150) for method in methods]
     cells += [Cell(**fashion, **method) for method in (*several, {"nu": 5}, first_order)]
-    shifts = ("two classes an agent", "4 classes permuted")
-    return cells + [
-        Cell("fashion-mnist", shift, **method, validation_seeds=1) for shift in shifts for method in methods
-    ]
+    some = ("two classes an agent", "4 classes permuted")
+    cells += [Cell("fashion-mnist", shift, **method, validation_seeds=1) for shift in some for method in methods]
+    return cells
 
 
 def quick_plan() -> list[Cell]:
-    return [Cell("tiny digits", "10 classes permuted", nu, seeds=2, validation_seeds=1) for nu in (0, 1, 3)]
+    return [Cell("tiny digits", HEADLINE, nu, seeds=2, validation_seeds=1) for nu in (0, 1, 3)]
 
 
 def study(cell: Cell, cache: Path | None) -> tuple[pd.DataFrame, pd.DataFrame]:

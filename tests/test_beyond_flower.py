@@ -261,7 +261,7 @@ def byte_runs(images: torch.Tensor, levels: int, length: int = 32) -> set[bytes]
     """Return every run of so many bytes in the images, as floats and as grey levels, that is not mostly one byte."""
     runs = set()
     for image in images:
-        for form in {1: image, levels: image * levels, 255: image * 255}.values():
+        for form in (image * scale for scale in {1, levels, 255}):
             for content in (form.numpy().tobytes(), form.round().to(torch.uint8).numpy().tobytes()):
                 pieces = (content[i : i + length] for i in range(len(content) - length + 1))
                 runs |= {piece for piece in pieces if len(set(piece)) >= 6}
