@@ -2,4 +2,4 @@
 
 from importlib.util import find_spec
 
-collect_ignore = [] if find_spec("flwr") else ["gmfl_lite/flower_app.py", "gmfl_lite/flower_strategy.py"]
+collect_ignore = [] if find_spec("flwr") else ["gmfl_lite/flower", "gmfl_lite/flower_app.py"]

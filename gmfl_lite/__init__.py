@@ -14,25 +14,21 @@ Agents with private data train one shared initial model w so that each does well
 
 from importlib import import_module
 
-from . import exercises, machine, theory
+from . import theory
 from .data import Dataset, load_dataset
 from .experiment import Experiment, ExperimentError, build_federation
 from .federation import Federation
-from .heterogeneity import label_heterogeneity, model_heterogeneity
 from .models import build_model
 from .objective import fine_tune, meta_gradient, meta_loss
 from .partition import IID, Dirichlet, PerFedAvgSplit, Shards, partition
 from .runner import Result, load_result, run
 from .sweep import sweep
+from .theory.heterogeneity import label_heterogeneity, model_heterogeneity
 from .trainer import aggregate, local_update, train
-
-machine.set_threads()
-machine.keep_freed_memory()
-machine.load_derivatives()
 
 __version__ = "0.1.0"
 
-_LATE = {"plots": ".plots", "Explorer": ".explorer"}
+_LATE = {"plots": ".plots", "exercises": ".exercises", "Explorer": ".explorer"}
 
 
 def __getattr__(name: str) -> object:
@@ -40,7 +36,7 @@ def __getattr__(name: str) -> object:
     if name not in _LATE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = import_module(_LATE[name], __name__)
-    return globals().setdefault(name, module if name == "plots" else getattr(module, name))
+    return globals().setdefault(name, getattr(module, name, module))
 
 
 def __dir__() -> list[str]:

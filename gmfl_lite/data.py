@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from . import checks
+from .basics import checks
 
 DATASETS = ("digits", "fashion-mnist", "mnist", "emnist", "cifar10")
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
@@ -20,6 +20,8 @@ _FIRST_FILE = {
     "cifar10": "cifar-10-batches-py/data_batch_1",
 }
 """Of torchvision's files below the folder of data, one that is there once a dataset is."""
+CLUTTER = ("Thumbs.db", "desktop.ini")
+"""What Windows leaves in folders of images; other systems' clutter begins with a dot."""
 FASHION_CLASSES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
 
 
@@ -107,6 +109,60 @@ def load_dataset(name: str, root: str | Path | None = None, split: str = "train"
     if name == "fashion-mnist" and DEBIAN_FASHION_MNIST.is_dir() and not (root / _FIRST_FILE[name]).exists():
         return _debian_fashion_mnist(split)
     return _torchvision(name, root, split, download)
+
+
+def load_images(folder: str | Path, *, like: Dataset, invert: bool = False) -> Dataset:
+    """Read a folder of images, in the size, colours and classes of a dataset.
+
+    Parameters
+    ----------
+    folder : holds a folder for every class that the agent has images of, named as in `like.classes`.
+    like : the dataset; images are scaled to its height and width, and made grey where it is.
+    invert : whether to exchange dark and light: pencil on paper becomes light on dark, as in digits.
+
+    Raises
+    ------
+    ValueError : no such folder, a folder that is not the name of a class, fewer than two images, or a file that is no
+        image or of a kind that cannot be read, such as HEIC.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name in "37":
+    ...         (Path(folder) / name).mkdir()
+    ...         Image.new("L", (20, 30), 255).save(Path(folder) / name / "first.png")
+    ...     load_images(folder, like=load_dataset("digits")).y.tolist()
+    [3, 7]
+    """
+    from PIL import Image, ImageOps  # as late as sklearn and torchvision
+
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"images = {str(folder)!r}: must be a folder with a folder of images for every class")
+    unknown = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name not in like.classes)
+    if unknown:
+        raise ValueError(f"{folder}: {', '.join(unknown)} must be among the classes, {', '.join(like.classes)}")
+    channels, height, width = like.x.shape[1:]
+    pixels, labels = [], []
+    for label, name in enumerate(like.classes):
+        for path in sorted((folder / name).glob("[!.]*")):
+            if path.name in CLUTTER:
+                continue
+            try:
+                with Image.open(path) as image:
+                    upright = ImageOps.exif_transpose(image)  # telephones note how they were held
+                    image = upright.convert("L" if channels == 1 else "RGB").resize((width, height))
+            except OSError as error:
+                advice = "save it as PNG or JPEG, or take it out of the folder"
+                raise ValueError(f"{path} is not an image that can be read: {advice} ({error})") from error
+            pixels.append(np.asarray(image, np.float32).reshape(height, width, channels) / 255)
+            labels.append(label)
+    if len(pixels) < 2:
+        raise ValueError(f"{folder}: must hold at least 2 images, one to train on and one to score")
+    x = torch.from_numpy(np.stack(pixels)).movedim(-1, 1).contiguous()
+    return Dataset(folder.name, 1 - x if invert else x, torch.tensor(labels), like.classes)
 
 
 def check_here(name: str) -> None:

@@ -23,7 +23,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from . import checks, trainer
+from . import trainer
+from .basics import checks
 from .experiment import Experiment
 from .federation import Federation
 from .objective import LossFn, Params

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from . import checks, randomness
+from .basics import checks, randomness
 from .data import DATASETS, Dataset, load_dataset
 from .federation import Federation
 from .models import MODELS

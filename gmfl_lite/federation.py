@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from . import checks, randomness
+from .basics import checks, randomness
 from .data import Dataset
 
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from . import checks, randomness
+from .basics import checks, randomness
 from .data import Dataset
 from .federation import Batch, Federation
 from .objective import LossFn, Params

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.func import grad, grad_and_value, vjp
 
-from . import checks
+from .basics import checks
 
 Params = dict[str, torch.Tensor]
 LossFn = Callable[[Params, Any], torch.Tensor]

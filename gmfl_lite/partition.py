@@ -9,8 +9,8 @@ from typing import Protocol
 
 import numpy as np
 
-from . import checks
-from .randomness import generator
+from .basics import checks
+from .basics.randomness import generator
 
 
 class Scheme(Protocol):

@@ -16,7 +16,8 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from . import checks, storage
+from .basics import checks, storage
+from .engine.agents_axis import map_agents
 from .evaluation import AGENT_COLUMNS, evaluate, summarise
 from .experiment import Experiment, build_federation
 from .federation import Batch, Federation
@@ -24,7 +25,6 @@ from .models import Predict, as_functions, build_model, check_prediction, cross_
 from .objective import LossFn, Params, curvature, meta_loss
 from .theory import largest_safe_fine_tune_lr
 from .trainer import Engine, Stopped, build_engine, pick_agents, train
-from .vectorize import map_agents
 
 HISTORY_COLUMNS = {
     "round": "int64", "group": "str", "fine_tune_steps": "int64", "loss": "float64", "accuracy": "float64",

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch.utils._pytree import tree_leaves, tree_map
 
-from . import checks, randomness
-from .capture import capture
+from .basics import checks, randomness
+from .engine.agents_axis import agents_at_once, chunks, map_agents
+from .engine.recording import capture
+from .engine.threads_and_memory import prepare_process
 from .federation import Federation
 from .objective import LossFn, Params, factors_kept, meta_gradient, step
-from .vectorize import agents_at_once, chunks, map_agents
 
 if TYPE_CHECKING:
     from .experiment import Experiment
@@ -317,6 +318,7 @@ def build_engine(
     gmfl_lite.run(experiment, engine=partial(build_engine, compiled=True)). On a CPU it halves the time of a small step
     and leaves a large one as it is; on a GPU it has not been tried.
     """
+    prepare_process()
     if experiment.execution == "loop":
         return Loop(experiment, loss_fn)
     everything = federation.train_sets(torch.zeros(1, dtype=torch.int64, device=federation.x.device))

@@ -19,11 +19,11 @@ small = gl.Experiment(model="softmax", n_agents=4, n_new_agents=1, agents_per_ro
 result = gl.run(small, progress=False)
 assert result.status == "completed", result
 assert len(gl.sweep({{"nu": [0, 1]}}, small, progress=False)["status"]) == 20
-import gmfl_lite.distributed, gmfl_lite.leaks, gmfl_lite.images
+import gmfl_lite.distributed, gmfl_lite.privacy
 assert gl.Explorer.__name__ == "Explorer" and gl.plots.curves and gl.theory
 assert all(name in dir(gl) for name in gl.__all__)
 try:
-    import gmfl_lite.flower_app
+    import gmfl_lite.flower
 except ImportError as error:
     assert "flwr" in str(error), error
 else:

@@ -17,8 +17,8 @@ flwr = pytest.importorskip("flwr", reason="needs the extra: pip install 'gmfl_li
 from classroom import Classroom, Wire, block, environment, settings  # noqa: E402
 from idx_files import write_dataset  # noqa: E402
 
-from gmfl_lite import flower_app  # noqa: E402
-from gmfl_lite.images import load_images  # noqa: E402
+from gmfl_lite.data import load_images  # noqa: E402
+from gmfl_lite.flower import app as flower_app  # noqa: E402
 
 EXPERIMENT = gl.Experiment(
     n_agents=3, n_new_agents=0, agents_per_round=3, rounds=3, eval_every=3, weighting="samples", size_spread=1.0,
@@ -37,7 +37,7 @@ def patience(tmp_path_factory):
     """Seconds that an agent's process takes to start on this machine now, in which Flower starts one a message."""
     start = time.monotonic()
     here = environment(tmp_path_factory.mktemp("start"))
-    subprocess.run([sys.executable, "-c", "import gmfl_lite.flower_app"], env=here, check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", "import gmfl_lite.flower.app"], env=here, check=True, timeout=120)
     return time.monotonic() - start
 
 
@@ -128,7 +128,7 @@ def test_the_simulation_gives_the_model_of_gl_run(in_process, tmp_path, record_p
     pytest.importorskip("ray", reason="needs Flower's simulation: pip install 'gmfl_lite[flower]'")
     with Classroom(tmp_path) as classroom:
         classroom.superlink(block("flower-superlink", "--simulation"))
-        prepare = block("gmfl_lite.flower_app classroom").split("flwr run")[0]
+        prepare = block("gmfl_lite.flower.app classroom").split("flwr run")[0]
         run = classroom.terminal("teacher", prepare + block("num-supernodes=3"))
         run.wait_for("saved as", 240)
         assert run.popen.wait(60) == 0
@@ -151,7 +151,7 @@ def test_the_notebooks_commands_give_the_model_of_gl_run_and_send_no_images(in_p
         classroom.callback(wire.close)
         for number in range(3):
             classroom.student(number, port=wire.port if number == 1 else None)
-        teacher = classroom.terminal("teacher", block("gmfl_lite.flower_app classroom"))
+        teacher = classroom.terminal("teacher", block("gmfl_lite.flower.app classroom"))
         teacher.wait_for("saved as", 400)
         assert teacher.popen.wait(60) == 0
         sent, requests = wire.sent, wire.requests()
@@ -197,7 +197,7 @@ def test_with_all_headers_an_ordinary_models_update_is_its_parameters_and_a_tent
         wire = Wire(classroom.port)
         classroom.callback(wire.close)
         classroom.student(0, port=wire.port)
-        teacher = classroom.terminal("teacher", block("gmfl_lite.flower_app classroom").split("\n", 1)[1])
+        teacher = classroom.terminal("teacher", block("gmfl_lite.flower.app classroom").split("\n", 1)[1])
         teacher.wait_for("saved as", 240)
         sent, requests = wire.sent, wire.requests()
     parameters, updates = sizes_of_updates(gl.load_result(saved), requests)
@@ -284,7 +284,7 @@ def test_one_leaves_another_comes_and_training_ends(patience, tmp_path):
     with Classroom(tmp_path) as classroom:
         classroom.superlink(block("flower-superlink --insecure --host"))
         students = [classroom.student(number) for number in range(3)]
-        start = block("gmfl_lite.flower_app classroom").split("\n", 1)[1]
+        start = block("gmfl_lite.flower.app classroom").split("\n", 1)[1]
         teacher = classroom.terminal("teacher", start)
         students[1].wait_for("(?s)Receiving: train.*Receiving: train", 10 * seconds)
         students[1].kill()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import gmfl_lite as gl
-from gmfl_lite import leaks
+from gmfl_lite import privacy as leaks
 from gmfl_lite.models import as_functions, cross_entropy
 
 

@@ -16,7 +16,8 @@ from flwr.app import Array, ArrayRecord, Context, Error, Message, MetricRecord, 
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.supercore.task_identity import TaskIdentity
 
-from gmfl_lite import flower_app, flower_strategy
+from gmfl_lite.flower import app as flower_app
+from gmfl_lite.flower import strategy as flower_strategy
 
 EXPERIMENT = gl.Experiment(
     model="softmax", n_agents=4, n_new_agents=1, agents_per_round=2, rounds=4, eval_every=2, eval_steps=(0, 1),
@@ -113,7 +114,7 @@ def federate(post: Post) -> gl.Result:
             return post.saved[-1]
 
         patch.setattr(flower_strategy.MetaFedAvg, "save", save_and_look)
-        flower_app.main(post, Context(1, 1, {}, RecordDict(), post.config()))
+        flower_app.serve(post, Context(1, 1, {}, RecordDict(), post.config()))
     return gl.load_result(f"{post.folder}/post.result")
 
 
@@ -343,7 +344,7 @@ def test_wrong_classroom_settings_are_refused(post, settings, problem):
     office = post()
     context = Context(1, 1, {}, RecordDict(), {**office.config(), **settings})  # as --run-config changes it
     with pytest.raises(ValueError, match=re.escape(problem)):
-        flower_app.main(office, context)
+        flower_app.serve(office, context)
     assert office.asked == []
 
 

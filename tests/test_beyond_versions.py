@@ -76,7 +76,7 @@ def test_flowers_programming_interface_is_the_one_that_is_used():
         from flwr.serverapp import Grid, ServerApp  # noqa: F401
         from flwr.serverapp.strategy import Strategy
     except ImportError as error:
-        pytest.fail(f"flwr {version} has another interface ({error}): correct gmfl_lite/flower_app.py and its strategy")
-    assert {"get_nodes", "send_and_receive"} <= set(dir(Grid)), f"flwr {version}: correct gmfl_lite/flower_strategy.py"
+        pytest.fail(f"flwr {version} has another interface ({error}): correct gmfl_lite/flower/app.py and its strategy")
+    assert {"get_nodes", "send_and_receive"} <= set(dir(Grid)), f"flwr {version}: correct gmfl_lite/flower/strategy.py"
     steps = {"configure_train", "aggregate_train", "configure_evaluate", "aggregate_evaluate", "summary"}
     assert Strategy.__abstractmethods__ == steps, f"flwr {version}: MetaFedAvg must have other methods"

@@ -8,9 +8,9 @@ import torch
 from torch.func import grad, vmap
 
 import gmfl_lite as gl
-from gmfl_lite import capture as capture_module
 from gmfl_lite import trainer
-from gmfl_lite.capture import capture
+from gmfl_lite.engine import recording as capture_module
+from gmfl_lite.engine.recording import capture
 from gmfl_lite.models import as_functions, cross_entropy
 
 

@@ -8,8 +8,10 @@ import torch
 from torch.func import grad, jacrev
 
 import gmfl_lite as gl
-from gmfl_lite import estimates, theory, vectorize
+from gmfl_lite import theory
+from gmfl_lite.engine import agents_axis as vectorize
 from gmfl_lite.models import as_functions, cross_entropy
+from gmfl_lite.theory import measured_constants as estimates
 
 NU, ALPHA = 2, 0.4
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import gmfl_lite as gl
-from gmfl_lite import solutions, tutor
+from gmfl_lite.exercises import exercise as tutor
+from gmfl_lite.exercises import solutions
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 EXERCISES = gl.exercises.every()

@@ -25,10 +25,11 @@ import pytest
 import torch
 
 import gmfl_lite as gl
-from gmfl_lite import reading, settings
-from gmfl_lite.reading import Curve
-from gmfl_lite.settings import KNOBS, PRESETS, Setting, as_papermill, as_python, labels
-from gmfl_lite.worker import LatestWins
+from gmfl_lite.explorer import display as reading
+from gmfl_lite.explorer import knobs as settings
+from gmfl_lite.explorer.display import Curve
+from gmfl_lite.explorer.knobs import KNOBS, PRESETS, Setting, as_papermill, as_python, labels
+from gmfl_lite.explorer.latest_wins import LatestWins
 
 QUICK = gl.Experiment(
     model="softmax", n_agents=12, n_new_agents=4, rounds=10, local_steps=1, batch_size=10, device="cpu"
@@ -468,7 +469,7 @@ def test_running_its_cell_again_closes_it(panel, monkeypatch):
             self.events.trigger("pre_run_cell", info)
 
     shell = Shell()
-    monkeypatch.setattr("gmfl_lite.controls.get_ipython", lambda: shell)
+    monkeypatch.setattr("gmfl_lite.explorer.widget_rows.get_ipython", lambda: shell)
     explorer = panel(LONG)
     explorer.set(nu=1)
     shell.run("b")
@@ -487,7 +488,7 @@ def test_an_interpreter_that_ends_while_a_run_is_at_work_ends_well():
 
 @pytest.mark.slow
 def test_memory_does_not_grow(panel, record_property, monkeypatch):
-    monkeypatch.setattr("gmfl_lite.runs.RESULTS_KEPT", 5)
+    monkeypatch.setattr("gmfl_lite.explorer.background_runs.RESULTS_KEPT", 5)
     explorer = panel(QUICK.replace(rounds=2))
 
     def ten_runs(nu: int) -> tuple[float, int]:

@@ -1,4 +1,4 @@
-"""Threads follow the cores this process may use, and freed memory is kept, unless the environment says otherwise."""
+"""Importing changes nothing; the first engine fits threads and memory to the machine, unless the environment says not to."""
 
 import os
 import platform
@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from gmfl_lite import machine
+from gmfl_lite.engine import threads_and_memory as machine
 
 LINUX = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux lets a process choose its cores")
 GLIBC = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="this machine's allocator is not glibc's")
@@ -29,10 +29,12 @@ def test_threads_follow_affinity_limit_and_wish():
     code = """
 import os, gmfl_lite
 threads = [torch.get_num_threads()]
+gmfl_lite.engine.threads_and_memory.prepare_process()
+threads.append(torch.get_num_threads())
 def again(torch_threads=64, **environment):
     torch.set_num_threads(torch_threads)
     os.environ.update(environment)
-    gmfl_lite.machine.set_threads()
+    gmfl_lite.engine.threads_and_memory.set_threads()
     for name in environment:
         del os.environ[name]
     threads.append(torch.get_num_threads())
@@ -46,7 +48,7 @@ os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
 again()
 print(threads)
 """
-    assert python(many + code) == str([cores, 1, 1, cores, 64, 3, 1, 1])
+    assert python(many + code) == str([64, cores, 1, 1, cores, 64, 3, 1, 1])
 
 
 @LINUX
@@ -54,7 +56,8 @@ print(threads)
 def test_freed_memory_is_kept_so_that_pages_fault_once():
     code = """
 import resource, torch
-import gmfl_lite
+from gmfl_lite.engine.threads_and_memory import prepare_process
+prepare_process()
 faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 def work():  # 40 MB, in pieces such as a meta step of fifty agents frees
     parts = [torch.ones(2_500_000) for _ in range(4)]

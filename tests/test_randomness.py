@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from gmfl_lite import randomness
+from gmfl_lite.basics import randomness
 
 
 def splitmix64(state):

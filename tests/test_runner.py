@@ -13,7 +13,8 @@ import pytest
 import torch
 
 import gmfl_lite as gl
-from gmfl_lite import data, runner, storage, trainer
+from gmfl_lite import data, runner, trainer
+from gmfl_lite.basics import storage
 from gmfl_lite.models import as_functions, cross_entropy
 from gmfl_lite.runner import HISTORY_COLUMNS
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 import gmfl_lite as gl
-from gmfl_lite import objective, trainer, vectorize
+from gmfl_lite import objective, trainer
+from gmfl_lite.engine import agents_axis as vectorize
 from gmfl_lite.models import as_functions, cross_entropy
 
 

@@ -20,7 +20,7 @@ import nbformat
 import papermill
 from guards import STATED, Cost, faults, overruns, stated_cost
 
-from gmfl_lite.machine import PORTABLE
+from gmfl_lite.engine.threads_and_memory import PORTABLE
 
 ROOT = Path(__file__).parent.parent
 INDEX = "[All notebooks](../README.md#the-notebooks)"

@@ -9,12 +9,13 @@ import torch
 from torch import nn
 from torch.func import vmap
 
-from . import bounds, checks
-from .experiment import Experiment, build_federation
-from .federation import Batch, Federation
-from .models import as_functions, build_model, cross_entropy
-from .objective import LossFn, Params, curvature, meta_gradient, meta_loss
-from .trainer import local_update, train
+from ..basics import checks
+from ..experiment import Experiment, build_federation
+from ..federation import Batch, Federation
+from ..models import as_functions, build_model, cross_entropy
+from ..objective import LossFn, Params, curvature, meta_gradient, meta_loss
+from ..trainer import local_update, train
+from . import bounds
 
 
 @dataclass(frozen=True, eq=False)

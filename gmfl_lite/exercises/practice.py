@@ -2,9 +2,9 @@
 
 from typing import Any
 
+from ..experiment import Experiment
 from . import solutions
-from .experiment import Experiment
-from .tutor import Wrong, compare, exercise, keys, number
+from .exercise import Wrong, compare, exercise, keys, number
 
 
 @exercise(

@@ -9,7 +9,7 @@ import seaborn as sns
 from matplotlib.colors import LogNorm
 from matplotlib.patches import Rectangle
 
-from . import checks
+from ..basics import checks
 from .picture import AXES, GROUPS, Picture, colours_of, steps_in_words
 
 

@@ -14,15 +14,17 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from . import checks, controls, reading
-from .controls import button, line
-from .experiment import Experiment
-from .picture import Picture
-from .reading import Curve, View
-from .runner import Result
-from .runs import Runs, in_words_of
-from .settings import FIRST_LOOK, KNOBS, MORE, PRESETS, Setting, in_words, readable
-from .worker import LatestWins
+from ..basics import checks
+from ..experiment import Experiment
+from ..plots.picture import Picture
+from ..runner import Result
+from . import display as reading
+from . import widget_rows as controls
+from .background_runs import Runs, in_words_of
+from .display import Curve, View
+from .knobs import FIRST_LOOK, KNOBS, MORE, PRESETS, Setting, in_words, readable
+from .latest_wins import LatestWins
+from .widget_rows import button, line
 
 FRAME = 0.1
 """Seconds between two drawings at least: a browser gets no more than ten a second."""

@@ -9,6 +9,7 @@
 
 import pandas as pd
 
+from .exercise import REGISTRY, Exercise, Note, Verdict
 from .practice import crowd, fair_comparison, price_of_sending, resumed_sweep, traffic
 from .questions import (
     effective_classes,
@@ -23,7 +24,6 @@ from .questions import (
     which_floor,
     which_nu,
 )
-from .tutor import REGISTRY, Exercise, Note, Verdict
 from .variants import (
     CONTEST,
     cost_of_a_step,

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from . import checks, randomness
-from .objective import factors_kept
+from ..basics import checks, randomness
+from ..objective import factors_kept
 
 
 class Quadratics:

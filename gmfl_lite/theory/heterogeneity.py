@@ -10,10 +10,10 @@ import torch
 from torch import nn
 from torch.func import grad, vmap
 
-from . import checks
-from .federation import Batch, Federation
-from .models import as_functions, cross_entropy
-from .objective import LossFn, Params, exact_product, norm
+from ..basics import checks
+from ..federation import Batch, Federation
+from ..models import as_functions, cross_entropy
+from ..objective import LossFn, Params, exact_product, norm
 
 
 def label_heterogeneity(federation: Federation) -> pd.DataFrame:

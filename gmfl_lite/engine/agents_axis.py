@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_leaves, tree_map
 
-from .objective import LossFn, Params
+from ..objective import LossFn, Params
 
 CHUNK_ELEMENTS = 10**8
 """Numbers that the vectorised engine keeps at once (400 MB in float32); agents beyond that come in chunks."""

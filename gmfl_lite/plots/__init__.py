@@ -5,10 +5,10 @@ global state knows of, so that it can be made in any thread, with a text that sa
 cannot see it.
 """
 
-from .charts import bound_terms, curves, mismatch, sweep
-from .learning_curves import accuracy_against_rounds, accuracy_against_steps, exploration
+from .holdings import examples, images, label_counts, label_distances, rotations
 from .picture import Picture
-from .portraits import examples, images, label_counts, label_distances, rotations
+from .tables import bound_terms, curves, mismatch, sweep
+from .training import accuracy_against_rounds, accuracy_against_steps, exploration
 
 __all__ = [
     "Picture",

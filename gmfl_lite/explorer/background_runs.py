@@ -9,12 +9,12 @@ from typing import Any
 
 import pandas as pd
 
-from .experiment import ExperimentError
-from .federation import Federation
-from .reading import Clock, Curve, View
-from .runner import Result
-from .settings import Setting, in_words
-from .worker import LatestWins
+from ..experiment import ExperimentError
+from ..federation import Federation
+from ..runner import Result
+from .display import Clock, Curve, View
+from .knobs import Setting, in_words
+from .latest_wins import LatestWins
 
 RESULTS_KEPT = 64
 

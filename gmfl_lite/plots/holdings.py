@@ -7,10 +7,10 @@ import seaborn as sns
 import torch
 from matplotlib.axes import Axes
 
-from . import checks
-from .data import Dataset
-from .federation import Federation, rotate
-from .heterogeneity import label_heterogeneity
+from ..basics import checks
+from ..data import Dataset
+from ..federation import Federation, rotate
+from ..theory.heterogeneity import label_heterogeneity
 from .picture import AXES, Picture
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import ipywidgets as widgets
 from IPython import get_ipython
 
-from .settings import Knob, readable
+from .knobs import Knob, readable
 
 STYLE = """<style>
 .gmfl-explorer { gap: 12px 24px; padding: 4px; }

@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import solutions, theory
-from .tutor import Wrong, call, compare, exercise, keys, number
+from .. import theory
+from . import solutions
+from .exercise import Wrong, call, compare, exercise, keys, number
 
 
 @exercise(

@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import checks
-from .objective import factors_kept
+from ..basics import checks
+from ..objective import factors_kept
 
 Value = float | np.ndarray
 Function = TypeVar("Function", bound=Callable)

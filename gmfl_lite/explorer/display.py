@@ -11,11 +11,11 @@ from urllib.parse import quote
 
 import pandas as pd
 
-from .experiment import Experiment
-from .federation import Federation
-from .learning_curves import exploration
-from .picture import Picture, steps_in_words
-from .settings import Setting, as_papermill, as_python, in_words, labels
+from ..experiment import Experiment
+from ..federation import Federation
+from ..plots.picture import Picture, steps_in_words
+from ..plots.training import exploration
+from .knobs import Setting, as_papermill, as_python, in_words, labels
 
 FEDAVG = "FedAvg (ν = 0)"
 

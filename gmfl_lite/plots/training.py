@@ -7,10 +7,10 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
-from . import checks
-from .federation import Federation
+from ..basics import checks
+from ..federation import Federation
+from ..runner import Result
 from .picture import AXES, GROUPS, Picture, colours_of, steps_in_words
-from .runner import Result
 
 MOST_BANDS = 4
 """More bands than this over each other cannot be told apart."""

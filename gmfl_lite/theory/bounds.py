@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import checks
+from ..basics import checks
 from .constants import Value, formula, geometric_sum
 
 

@@ -28,8 +28,8 @@ from .constants import (
     truncation_bias,
     truncation_factor,
 )
-from .estimates import Advice, Constants, advice, estimate_constants
-from .observe import Observation, beside_bound, observe
+from .measured_constants import Advice, Constants, advice, estimate_constants
+from .observed_runs import Observation, beside_bound, observe
 from .quadratics import Quadratics
 
 __all__ = [

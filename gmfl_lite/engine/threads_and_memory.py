@@ -1,12 +1,13 @@
 """Fit the process to its machine: as many threads as cores, and memory that is kept instead of asked for again.
 
-This is done once, when gmfl_lite is imported, and can be switched off by the environment:
+`prepare_process` does this once, when the first engine is built, and can be told not to by the environment:
 
 GMFL_LITE_THREADS=n      that many torch threads; 0 leaves them as they are
 GMFL_LITE_KEEP_MEMORY=0  leaves the allocator as it is
 """
 
 import ctypes
+import functools
 import math
 import os
 import platform
@@ -21,6 +22,14 @@ last digit is one in the first. The notebooks' stored outputs and the evidence a
 """
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of glibc's malloc.h
+
+
+@functools.cache
+def prepare_process() -> None:
+    """Do once in this process what makes local updates fast: threads, memory, derivatives loaded."""
+    set_threads()
+    keep_freed_memory()
+    load_derivatives()
 
 
 def usable_cores() -> int:

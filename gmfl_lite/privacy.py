@@ -10,7 +10,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from . import checks, randomness, trainer
+from . import trainer
+from .basics import checks, randomness
 from .experiment import Experiment
 from .federation import Federation
 from .objective import LossFn, Params

@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..basics.checks import nearest
+from ..experiment import Experiment
+from ..runner import run
+from ..theory.quadratics import Quadratics
 from . import solutions
-from .checks import nearest
-from .experiment import Experiment
-from .quadratics import Quadratics
-from .runner import run
-from .tutor import Wrong, call, compare, exercise, keys, number, numbers
+from .exercise import Wrong, call, compare, exercise, keys, number, numbers
 
 NOTEBOOK = "08-exercises"
 

@@ -14,12 +14,12 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, Met
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from . import checks, randomness
-from .evaluation import AGENT_COLUMNS, summarise
-from .experiment import Experiment
-from .objective import NonFiniteLoss, Params
-from .runner import EXPLOSION, HISTORY_COLUMNS, Result
-from .trainer import aggregate
+from ..basics import checks, randomness
+from ..evaluation import AGENT_COLUMNS, summarise
+from ..experiment import Experiment
+from ..objective import NonFiniteLoss, Params
+from ..runner import EXPLOSION, HISTORY_COLUMNS, Result
+from ..trainer import aggregate
 
 log = getLogger("flwr").info
 

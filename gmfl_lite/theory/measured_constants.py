@@ -8,12 +8,13 @@ import torch
 from torch import nn
 from torch.func import grad, vmap
 
-from . import bounds, checks, constants, randomness
-from .federation import Federation
+from ..basics import checks, randomness
+from ..engine.agents_axis import agents_at_once, chunks
+from ..federation import Federation
+from ..models import as_functions, cross_entropy
+from ..objective import LossFn, Params, exact_product, fine_tune, meta_gradient, meta_loss, norm
+from . import bounds, constants
 from .heterogeneity import hessian_differences, root_mean_square_spread
-from .models import as_functions, cross_entropy
-from .objective import LossFn, Params, exact_product, fine_tune, meta_gradient, meta_loss, norm
-from .vectorize import agents_at_once, chunks
 
 
 @dataclass(frozen=True)

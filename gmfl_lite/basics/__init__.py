@@ -1,0 +1,1 @@
+"""What everything else stands on: refusals of wrong values, random numbers by name, results on disk."""

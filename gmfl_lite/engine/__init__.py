@@ -1,0 +1,1 @@
+"""How local updates are computed fast."""

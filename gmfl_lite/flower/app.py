@@ -1,0 +1,300 @@
+"""The class as a federation: every agent on a computer of its own, joined by Flower (https://flower.ai).
+
+`agent` is the Flower ClientApp that takes an agent's local meta steps on its own data, `server` the ServerApp that
+averages, as gl.run does in one process: the same Experiment, seed for seed the same picks, batches and weights.
+`write_app` makes the folder that `flwr run` takes. notebooks/10-real-federation.ipynb has all commands.
+"""
+
+import argparse
+import dataclasses
+import json
+import secrets
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from flwr.app import ConfigRecord, Context, Message, Metadata, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+from torch.utils._pytree import tree_map
+
+from ..basics import checks
+from ..data import load_dataset, load_images
+from ..evaluation import adaptation_curve
+from ..experiment import Experiment, build_federation, choose_device
+from ..federation import Federation, IndexTable
+from ..models import as_functions, build_model, cross_entropy
+from ..objective import Params
+from ..privacy import clip_and_add_noise
+from ..trainer import estimate_settings, local_update
+from .strategy import MetaFedAvg, log, pack, unpack
+
+CLASSROOM = {
+    "round_seconds": 60.0,  # how long a round waits for answers
+    "agents_to_wait_for": 0,  # before the first round; 0: for all of the experiment's
+    "save": "federation.result",  # on the teacher's computer
+    "clip_norm": 0.0,  # C, the largest length of an update that leaves an agent; 0: any
+    "noise": 0.0,  # z, added to a clipped update, in units of C
+}
+"""What a federation needs to know beside its experiment."""
+
+
+def check_classroom(config: Mapping[str, Any], experiment: Experiment) -> dict[str, Any]:
+    """Return the classroom's settings in a run config, those of CLASSROOM where it has none.
+
+    Raises
+    ------
+    ValueError : a wrong value, or noise without a clip_norm in whose units it is.
+
+    >>> check_classroom({"noise": 0.03}, Experiment())
+    Traceback (most recent call last):
+    ValueError: noise = 0.03: must be 0 where clip_norm is 0: noise is in units of clip_norm, which bounds an update
+    """
+    found = {name: config.get(name, value) for name, value in CLASSROOM.items()}
+    everybody = experiment.n_agents + experiment.n_new_agents
+    checks.number("round_seconds", found["round_seconds"], 0, above=True)
+    checks.integer("agents_to_wait_for", found["agents_to_wait_for"], 0, everybody)
+    if not isinstance(found["save"], str) or not found["save"]:
+        raise checks.refusal("save", found["save"], "a file's path")
+    clip_norm = checks.number("clip_norm", found["clip_norm"], 0)
+    if checks.number("noise", found["noise"], 0) and not clip_norm:
+        allowed = "0 where clip_norm is 0: noise is in units of clip_norm, which bounds an update"
+        raise checks.refusal("noise", found["noise"], allowed)
+    return found
+
+
+def write_app(folder: str | Path, experiment: Experiment, **classroom: Any) -> Path:
+    """Write the folder that `flwr run` takes: one pyproject.toml with the experiment, and return its path.
+
+    Parameters
+    ----------
+    folder : is made; its name may hold letters, digits and hyphens.
+    experiment : what the federation is to do; every setting can be changed later: `flwr run --run-config 'nu=1'`.
+    classroom : values that differ from those in CLASSROOM.
+
+    Raises
+    ------
+    ValueError : an unknown name or a wrong value in `classroom`.
+    """
+    for name in classroom:
+        checks.choice("classroom setting", name, tuple(CLASSROOM))
+    config = "\n".join(f"{name} = {json.dumps(value)}" for name, value in to_config(experiment, **classroom).items())
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "pyproject.toml").write_text(_APP.format(config=config), encoding="utf-8")
+    return folder
+
+
+_APP = """[project]
+name = "gmfl-classroom"
+version = "1.0.0"
+description = "Generalized meta federated learning, every agent on a computer of its own"
+license = {{ text = "MIT" }}
+dependencies = []  # gmfl_lite[flower] is installed on every computer beforehand
+
+[tool.flwr.app]
+publisher = "gmfl-lite"
+
+[tool.flwr.app.components]
+serverapp = "gmfl_lite.flower_app:server"
+clientapp = "gmfl_lite.flower_app:agent"
+
+[tool.flwr.app.config]
+{config}
+"""
+
+
+def to_config(experiment: Experiment, **classroom: Any) -> dict[str, Any]:
+    """Return an experiment as Flower's run config, which knows no lists and no None: those are written as JSON.
+
+    >>> to_config(Experiment(batch_size=None))["batch_size"], to_config(Experiment())["eval_steps"]
+    ('null', '[0, 1, 3, 5, 10]')
+    """
+    settings = experiment.to_dict()
+    plain = {
+        name: value if isinstance(value, (int, float, str)) else json.dumps(value) for name, value in settings.items()
+    }
+    return {**plain, **check_classroom(classroom, experiment)}
+
+
+def from_config(config: Mapping[str, Any]) -> Experiment:
+    """Return the experiment in a run config.
+
+    >>> from_config(to_config(Experiment(nu=5, batch_size=None))) == Experiment(nu=5, batch_size=None)
+    True
+    """
+    settings = {}
+    for spec in dataclasses.fields(Experiment):
+        if spec.name in config:
+            value = config[spec.name]
+            as_json = isinstance(value, str) and not isinstance(spec.default, str)
+            settings[spec.name] = json.loads(value) if as_json else value
+    return Experiment.from_dict(settings)
+
+
+agent = ClientApp()
+"""The agent's side."""
+
+
+def own_data(experiment: Experiment, node_config: Mapping[str, Any]) -> tuple[int, Federation]:
+    """Return an agent's number, and a federation that holds its samples and nobody else's.
+
+    Parameters
+    ----------
+    experiment : says how the dataset is dealt out and split.
+    node_config : agent, the number; images, a folder of the agent's own images in place of its part of the dataset,
+        one folder a class; invert, whether these are dark on light where the dataset is light on dark; clip_norm and
+        noise, the agent's own in place of those in CLASSROOM.
+
+    Raises
+    ------
+    ValueError : no number or a wrong one, or unsuitable images.
+    """
+    everybody = experiment.n_agents + experiment.n_new_agents
+    number = node_config.get("agent", node_config.get("partition-id"))
+    number = checks.integer("agent (in --node-config)", number, 0, everybody - 1)
+    if "images" in node_config:
+        dataset = load_images(
+            node_config["images"], like=load_dataset(experiment.dataset), invert=bool(node_config.get("invert", False))
+        )
+        whole = Federation.from_partition(
+            dataset,
+            [np.arange(len(dataset))],
+            test_fraction=experiment.test_fraction,
+            seed=experiment.seed,
+            device=choose_device(experiment.device),
+        )
+        parts = whole.train(0), whole.test(0)
+    else:
+        whole = build_federation(experiment)
+        parts = whole.train(number), whole.test(number)
+    (x, y), (test_x, test_y) = parts
+    # The batches are a function of the agent's number, so it keeps its row; those of the others are empty.
+    nobody = [np.empty(0, np.int64)] * number
+    train = IndexTable.from_lists([*nobody, np.arange(len(x))], x.device)
+    test = IndexTable.from_lists([*nobody, len(x) + np.arange(len(test_x))], x.device)
+    samples = torch.cat([x, test_x]), torch.cat([y, test_y])
+    return number, Federation(*samples, whole.classes, train, test, 0, np.zeros(number + 1))
+
+
+def _protection(experiment: Experiment, context: Context) -> tuple[float, float]:
+    """Return clip_norm and noise: a node's own count in place of the teacher's."""
+    found = check_classroom({**context.run_config, **context.node_config}, experiment)
+    return found["clip_norm"], found["noise"]
+
+
+def _received(message: Message, context: Context) -> tuple[Experiment, int, Federation, Any, Params]:
+    experiment = from_config(context.run_config)
+    _protection(experiment, context)
+    try:
+        number, federation = own_data(experiment, context.node_config)
+    except (ValueError, OSError) as error:
+        if "images" not in context.node_config:
+            raise
+        log("%s", error)  # here, as Flower sends an error's text, and this one may name files
+        raise ValueError("the agent's own images cannot be used: its terminal says why") from None
+    predict, params = as_functions(build_model(experiment.model, federation, seed=experiment.seed), federation.x.device)
+    return experiment, number, federation, predict, unpack(message.content["arrays"], params)
+
+
+@agent.train()
+def train(message: Message, context: Context) -> Message:
+    """Take the round's local meta steps from the server's w; send w_i back, and how many samples it comes from."""
+    experiment, number, federation, predict, params = _received(message, context)
+    batches = federation.batches(
+        torch.tensor([number], device=federation.x.device),
+        nu=experiment.nu,
+        local_steps=experiment.local_steps,
+        batch_size=experiment.batch_size,
+        seed=experiment.seed,
+        round=message.content["config"]["round"],
+    )
+    mine = tree_map(lambda tensor: tensor[0], batches)
+    w = params
+    params, losses = local_update(cross_entropy(predict), w, mine, **estimate_settings(experiment))
+    clip_norm, noise = _protection(experiment, context)
+    if clip_norm:
+        # Noise that others can draw, too, protects nobody; torch's generator keeps 32 bits of its seed.
+        secret = np.random.default_rng(secrets.randbits(128))
+        params = clip_and_add_noise(w, params, clip_norm=clip_norm, noise=noise, generator=secret)
+    metrics = MetricRecord(
+        {"agent": number, "samples": int(federation.train_sizes[number]), "loss": float(losses.mean())}
+    )
+    return Message(RecordDict({"arrays": pack(params), "metrics": metrics}), reply_to=message)
+
+
+def one_answer(experiment: Experiment, node_config: Mapping[str, Any], **classroom: Any) -> Message:
+    """Return what an agent sends in the first round: the very message, made here, without a network."""
+    _, params = as_functions(
+        build_model(experiment.model, load_dataset(experiment.dataset), seed=experiment.seed), "cpu"
+    )
+    content = RecordDict({"arrays": pack(params), "config": ConfigRecord({"round": 0})})
+    # As it would reach the node; Message's other arguments ask for a run that is under way.
+    address = Metadata(0, "", 0, 1, "", "", time.time(), 60.0, "train")
+    message = Message(content, metadata=address)
+    context = Context(0, 1, dict(node_config), RecordDict(), to_config(experiment, **classroom))
+    return agent(message, context)
+
+
+def contents(message: Message) -> pd.DataFrame:
+    """Return all that a message holds, a row for each entry: name, type, shape, bytes, and the value if it is short."""
+    rows = []
+    for record, entries in message.content.items():
+        for name, value in entries.items():
+            array = value.numpy() if hasattr(value, "numpy") else np.asarray(value)
+            short = "…" if array.size > 1 else f"{value:.4g}" if isinstance(value, float) else str(value)
+            rows.append((f"{record}/{name}", str(array.dtype), str(list(array.shape)), array.nbytes, short))
+    return pd.DataFrame(rows, columns=["name", "type", "shape", "bytes", "value"]).set_index("name")
+
+
+@agent.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Score w on this agent's own scored samples after 0, 1, … fine-tuning steps on its training samples."""
+    experiment, number, federation, predict, params = _received(message, context)
+    me = torch.tensor([number], device=federation.x.device)
+    data = tree_map(lambda tensor: tensor[0], (federation.train_sets(me), federation.test_sets(me)))
+    scores = adaptation_curve(predict, params, data, steps=experiment.eval_steps, lr=experiment.fine_tune_lr)
+    loss, accuracy = (values.tolist() for values in scores)
+    metrics = MetricRecord(
+        {"agent": number, "samples": int(federation.sizes[number]), "loss": loss, "accuracy": accuracy}
+    )
+    return Message(RecordDict({"metrics": metrics}), reply_to=message)
+
+
+server = ServerApp()
+"""The server's side."""
+
+
+@server.main()
+def serve(grid: Grid, context: Context) -> None:
+    """Wait for the agents, train, and save after every round a Result as gl.run returns it, and who took part."""
+    experiment = from_config(context.run_config)
+    config = check_classroom(context.run_config, experiment)
+    seconds = float(config["round_seconds"])
+    dataset, problem = load_dataset(experiment.dataset), None
+    _, start = as_functions(build_model(experiment.model, dataset, seed=experiment.seed), torch.device("cpu"))
+    strategy = MetaFedAvg(experiment, seconds, start, len(dataset.classes), config["save"])
+    everybody = experiment.n_agents + experiment.n_new_agents
+    try:
+        strategy.wait_for(config["agents_to_wait_for"] or everybody, grid)
+        strategy.start(grid, strategy.arrays, experiment.rounds, timeout=seconds)
+    except FloatingPointError as error:
+        problem = error
+    result = strategy.save(problem)
+    table = result.table().round(3) if len(result.history) else "nobody was scored"
+    log("%s\n%s\n%s\nsaved as %s", strategy.took_part.to_string(index=False), table, result, config["save"])
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Write the app for `flwr run`, as `python -m gmfl_lite.flower_app` does."""
+    parser = argparse.ArgumentParser(prog="python -m gmfl_lite.flower_app", description="Write the app for `flwr run`.")
+    parser.add_argument("folder", help="to write, for example classroom")
+    parser.add_argument("--experiment", default="{}", help="settings that differ from Experiment()'s, as JSON")
+    for name, value in CLASSROOM.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
+    given = vars(parser.parse_args(arguments))
+    print(write_app(given.pop("folder"), Experiment.from_dict(json.loads(given.pop("experiment"))), **given))
