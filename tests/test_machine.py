@@ -1,4 +1,4 @@
-"""Importing changes nothing; the first engine fits threads and memory to the machine, unless the environment says not to."""
+"""Importing changes nothing; the first engine fits threads and memory to the machine, unless told not to."""
 
 import os
 import platform
