@@ -16,8 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 import gmfl_lite as gl
-from gmfl_lite import trainer
 from gmfl_lite.models import as_functions, cross_entropy
+from gmfl_lite.server import pick_agents
 
 ALPHA = BETA = 0.05
 BATCH = 20
@@ -59,13 +59,14 @@ def ours(
         nu=nu, gradient=method, fine_tune_lr=ALPHA, meta_lr=BETA, batch_size=BATCH, local_steps=1, rounds=rounds,
         n_agents=agents, agents_per_round=agents, execution=execution,
     )  # fmt: skip
-    engine = trainer.build_engine(experiment, federation, cross_entropy(predict), w, compiled=compiled)
+    options = {"compiled": True} if compiled else {}
+    engine = gl.build_engine(experiment, federation, cross_entropy(predict), w, **options)
     batches = batches_of(federation, nu)
     if execution == "loop":
-        return lambda: engine.update(w, batches, None)
+        return lambda: engine.update(w, batches, torch.arange(agents), None)
     parts = list(torch.arange(agents).split(-(-agents // -(-agents // engine.agents_at_once))))
     chunks = [tree_map(lambda tensor, part=part: tensor[part], batches) for part in parts]
-    return lambda: [engine.update(w, chunk, None) for chunk in chunks]
+    return lambda: [engine.update(w, chunk, part, None) for part, chunk in zip(parts, chunks, strict=True)]
 
 
 def products(agents: int, nu: int, method: str) -> Call:
@@ -296,12 +297,12 @@ def our_local_steps(**settings: object) -> Call:
     experiment = gl.Experiment(**{"rounds": 10**6, **settings})
     federation = gl.build_federation(experiment)
     predict, w = as_functions(gl.build_model(experiment.model, federation), torch.device("cpu"))
-    engine = trainer.build_engine(experiment, federation, cross_entropy(predict), w)
-    picked = trainer.pick_agents(federation, experiment.agents_per_round, 0, 0)
+    engine = gl.build_engine(experiment, federation, cross_entropy(predict), w)
+    picked = pick_agents(federation.n_agents, experiment.agents_per_round, 0, 0)
     batches = federation.batches(
         picked, nu=experiment.nu, local_steps=experiment.local_steps, batch_size=experiment.batch_size, seed=0, round=0
     )
-    return lambda: engine.update(w, batches, None)
+    return lambda: engine.update(w, batches, picked, None)
 
 
 def our_many_agents(agents: int, nu: int = 1, batch_size: int = 1) -> Call:

@@ -15,16 +15,21 @@ Agents with private data train one shared initial model w so that each does well
 from importlib import import_module
 
 from . import theory
+from .by_hand import by_hand
 from .data import Dataset, load_dataset
+from .engine import Engine, Loop, Vectorized, build_engine
 from .experiment import Experiment, ExperimentError, build_federation
 from .federation import Federation
+from .meta_gradients import meta_gradient
 from .models import build_model
-from .objective import fine_tune, meta_gradient, meta_loss
+from .objective import fine_tune, meta_loss
 from .partition import IID, Dirichlet, PerFedAvgSplit, Shards, partition
-from .runner import Result, load_result, run
+from .result import Result, load_result
+from .runner import run
+from .server import aggregate, server_step
 from .sweep import sweep
 from .theory.heterogeneity import label_heterogeneity, model_heterogeneity
-from .trainer import aggregate, local_update, train
+from .trainer import local_update, train
 
 __version__ = "0.1.0"
 
@@ -47,16 +52,21 @@ __all__ = [
     "IID",
     "Dataset",
     "Dirichlet",
+    "Engine",
     "Experiment",
     "ExperimentError",
     "Explorer",
     "Federation",
+    "Loop",
     "PerFedAvgSplit",
     "Result",
     "Shards",
+    "Vectorized",
     "aggregate",
+    "build_engine",
     "build_federation",
     "build_model",
+    "by_hand",
     "exercises",
     "fine_tune",
     "label_heterogeneity",
@@ -69,6 +79,7 @@ __all__ = [
     "partition",
     "plots",
     "run",
+    "server_step",
     "sweep",
     "theory",
     "train",

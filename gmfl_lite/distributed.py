@@ -23,38 +23,46 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from . import trainer
+from . import engine
 from .basics import checks
+from .engine import Around, Engine
 from .experiment import Experiment
 from .federation import Federation
 from .objective import LossFn, Params
 from .runner import run
+from .server import Average
 
 TIMEOUT = timedelta(minutes=10)
 """How long a process waits for the others' share of a round before it gives up: torch's nccl default, not gloo's 30."""
 
 
-class Shared(trainer.Engine):
-    """An engine in every process of torch's default process group, each with its share of the agents."""
+class Shared(Around):
+    """An engine in every process of torch's default process group, each with its share of the agents.
 
-    def __init__(self, inner: trainer.Engine) -> None:
-        self.inner, self.execution, self.agents_at_once = inner, inner.execution, inner.agents_at_once
+    The server's step is taken in every process, from the same average, so that all hold the same w.
+    """
+
+    def __init__(self, inner: Engine) -> None:
+        super().__init__(inner)
         self.rank, self.processes, self.together = dist.get_rank(), dist.get_world_size(), False
 
-    def update(self, params: Params, batches: Any, stop: threading.Event | None) -> tuple[Params, torch.Tensor]:
+    def update(
+        self, params: Params, batches: Any, agents: torch.Tensor, stop: threading.Event | None
+    ) -> tuple[Params, torch.Tensor]:
         if not self.together:
             content = b"".join(tensor.contiguous().numpy(force=True).tobytes() for tensor in params.values())
             agree("w at the start: have all found the same checkpoint, on a disk that they share?", content)
             self.together = True
-        return self.inner.update(params, batches, stop)
+        return self.inner.update(params, batches, agents, stop)
 
     def share(self, agents: torch.Tensor) -> torch.Tensor:
         return agents.tensor_split(self.processes)[self.rank]
 
-    def average(self, params: Params, weight: torch.Tensor) -> Params:
+    def combine(self, average: Average) -> Params:
         """Return Σ_r s_r w_r / Σ_r s_r over the processes r, in one message of all parameters and the weight."""
-        scaled = [tensor.flatten() * weight for tensor in params.values()]
-        message = torch.cat([*scaled, weight.to(scaled[0]).reshape(1)])
+        params = average.value
+        scaled = [tensor.flatten() * average.weight for tensor in params.values()]
+        message = torch.cat([*scaled, average.weight.to(scaled[0]).reshape(1)])
         dist.all_reduce(message)
         sizes = [tensor.numel() for tensor in params.values()]
         parts = (message[:-1] / message[-1]).split(sizes)
@@ -88,7 +96,7 @@ def build_engine(experiment: Experiment, federation: Federation, loss_fn: LossFn
         allowed = f"at least {n}, the number of processes, so that each has an agent to compute"
         raise checks.refusal("agents_per_round", experiment.agents_per_round, allowed)
     agree("experiments", json.dumps(experiment.to_dict()).encode())
-    return Shared(trainer.build_engine(experiment, federation, loss_fn, params))
+    return Shared(engine.build_engine(experiment, federation, loss_fn, params))
 
 
 def agree(what: str, content: bytes) -> None:

@@ -7,11 +7,10 @@ from functools import partial
 import pandas as pd
 import torch
 
-from .engine.agents_axis import agents_at_once, chunks, map_agents
+from .engine import Stopped, agents_at_once, chunks, map_agents
 from .federation import Batch, Federation
 from .models import Predict, cross_entropy
 from .objective import Params, fine_tune
-from .trainer import Stopped
 
 AGENT_COLUMNS = {
     "agent": "int64", "group": "str", "samples": "int64", "fine_tune_steps": "int64",

@@ -14,9 +14,10 @@ import torch
 from .basics import checks, randomness
 from .data import DATASETS, Dataset, load_dataset
 from .federation import Federation
+from .meta_gradients import METHODS, factors_kept
 from .models import MODELS
-from .objective import METHODS, factors_kept
 from .partition import IID, Dirichlet, PerFedAvgSplit, Scheme, Shards, partition
+from .server import SERVER_STEPS
 
 CLASSES_OF = {"digits": 10, "fashion-mnist": 10, "mnist": 10, "emnist": 47, "cifar10": 10}
 
@@ -113,6 +114,10 @@ class Experiment:
         (0, 1, 3, 5, 10), _steps, "Numbers of fine-tuning steps after which agents are scored."
     )
     weighting: str = _setting("uniform", _choice("uniform", "samples"), "How the server averages the agents.")
+    server: str = _setting("average", _choice(*SERVER_STEPS), "How the server steps, given the agents' average.")
+    server_lr: float = _setting(
+        1.0, _number(0, above=True), "The server's step size: the part of the way that it goes to the agents' average."
+    )
     execution: str = _setting(
         "auto", _choice("auto", "vectorized", "loop"), "All picked agents at once, or one after the other."
     )

@@ -4,14 +4,16 @@ Only parameters leave an agent, but parameters are computed from data. With one 
 update holds that sample itself.
 """
 
+import threading
 import zlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 
-from . import trainer
 from .basics import checks, randomness
+from .engine import Around, Engine, build_engine
 from .experiment import Experiment
 from .federation import Federation
 from .objective import LossFn, Params
@@ -94,15 +96,17 @@ def clip_and_add_noise(
     return {name: before[name] + share * update + blur(update) for name, update in updates.items()}
 
 
-class Protected(trainer.Engine):
+class Protected(Around):
     """An engine whose agents clip their updates and add noise to them before the server sees them."""
 
-    def __init__(self, inner: trainer.Engine, seed: int, clip_norm: float, noise: float) -> None:
-        self.inner, self.seed, self.clip_norm, self.noise = inner, seed, clip_norm, noise
-        self.execution, self.agents_at_once = inner.execution, inner.agents_at_once
+    def __init__(self, inner: Engine, seed: int, clip_norm: float, noise: float) -> None:
+        super().__init__(inner)
+        self.seed, self.clip_norm, self.noise = seed, clip_norm, noise
 
-    def update(self, params: Params, batches: object, stop: object) -> tuple[Params, torch.Tensor]:
-        updates, losses = self.inner.update(params, batches, stop)
+    def update(
+        self, params: Params, batches: Any, agents: torch.Tensor, stop: threading.Event | None
+    ) -> tuple[Params, torch.Tensor]:
+        updates, losses = self.inner.update(params, batches, agents, stop)
         # A function of the w that the round starts from, so that a resumed run draws the same noise.
         state = zlib.crc32(next(iter(updates.values())).contiguous().numpy(force=True).data)
         seed = int(randomness.generator(self.seed, "noise", state).integers(2**62))
@@ -119,8 +123,16 @@ class Protected(trainer.Engine):
         ]
         return {name: torch.stack([row[name] for row in rows]) for name in params}, losses
 
+    @property
+    def recipe(self) -> str:
+        return ", ".join(filter(None, [self.inner.recipe, self._in_words]))
+
+    @property
+    def _in_words(self) -> str:
+        return f"updates clipped at {self.clip_norm:g} with noise {self.noise:g}"
+
     def __str__(self) -> str:
-        return f"{self.inner}, updates clipped at {self.clip_norm:g} with noise {self.noise:g}"
+        return f"{self.inner}, {self._in_words}"
 
 
 def protected(clip_norm: float, noise: float) -> Callable[[Experiment, Federation, LossFn, Params], Protected]:
@@ -135,7 +147,6 @@ def protected(clip_norm: float, noise: float) -> Callable[[Experiment, Federatio
     """
 
     def build(experiment: Experiment, federation: Federation, loss_fn: LossFn, params: Params) -> Protected:
-        inner = trainer.build_engine(experiment, federation, loss_fn, params)
-        return Protected(inner, experiment.seed, clip_norm, noise)
+        return Protected(build_engine(experiment, federation, loss_fn, params), experiment.seed, clip_norm, noise)
 
     return build

@@ -9,110 +9,25 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map
 from tqdm.auto import tqdm
 
-from .basics import checks, storage
-from .engine.agents_axis import map_agents
+from .basics import checks
+from .engine import Engine, Stopped, build_engine, map_agents
 from .evaluation import AGENT_COLUMNS, evaluate, summarise
 from .experiment import Experiment, build_federation
 from .federation import Batch, Federation
 from .models import Predict, as_functions, build_model, check_prediction, cross_entropy
-from .objective import LossFn, Params, curvature, meta_loss
+from .objective import LossFn, Params, meta_loss
+from .result import HISTORY_COLUMNS, Result, frame, load, store
+from .server import EXPLOSION
 from .theory import largest_safe_fine_tune_lr
-from .trainer import Engine, Stopped, build_engine, pick_agents, train
-
-HISTORY_COLUMNS = {
-    "round": "int64", "group": "str", "fine_tune_steps": "int64", "loss": "float64", "accuracy": "float64",
-    "worst_decile_accuracy": "float64",
-}  # fmt: skip
-
-EXPLOSION = 20.0
-"""A mean meta-loss this many times that of guessing (or of the start, if that is larger) counts as diverged."""
-
-
-@dataclass(frozen=True, eq=False)
-class Result:
-    """What a run gave.
-
-    Attributes
-    ----------
-    experiment : what was run.
-    status : "completed", "stopped" or "diverged".
-    message : what happened and, if it diverged, in which round and which step size to lower.
-    engine : what computed the agents' updates: "loop", or "vectorized", how many agents at once, and whether from a
-        recording of the local step.
-    round : rounds that `params` have seen.
-    params : dict of CPU tensors, the shared initial model w.
-    history : DataFrame, one row per evaluated round, group ("trained" or "new") and number of fine-tuning steps, with
-        loss, accuracy (0 to 1, mean over the group's agents) and worst_decile_accuracy.
-    agents : DataFrame, one row per agent and number of fine-tuning steps at the last evaluation.
-    """
-
-    experiment: Experiment
-    status: str
-    message: str
-    engine: str
-    round: int
-    params: Params
-    history: pd.DataFrame
-    agents: pd.DataFrame
-
-    def save(self, path: str | Path) -> None:
-        """Write everything to one file, without pickle; `load_result` reads it back, bit by bit the same."""
-        _store(self, path)
-
-    def table(self) -> pd.DataFrame:
-        """Return the last evaluation's accuracy: groups down, fine-tuning steps across."""
-        last = self.history[self.history["round"] == self.history["round"].max()]
-        return last.pivot(index="group", columns="fine_tune_steps", values="accuracy").sort_index(ascending=False)
-
-    def __repr__(self) -> str:
-        return f"Result({self.status} after {self.round} rounds: {self.message})"
-
-
-def load_result(path: str | Path) -> Result:
-    """Read a result that `Result.save` wrote; a file from a stranger cannot run code.
-
-    Raises
-    ------
-    FileNotFoundError : there is no such file.
-    ValueError : not a result, of another version, or damaged.
-    """
-    return _load(path)[0]
-
-
-def _store(result: Result, path: str | Path, fingerprint: str = "") -> None:
-    record = {
-        "fingerprint": fingerprint,
-        "experiment": result.experiment.to_dict(),
-        **{name: getattr(result, name) for name in ("status", "message", "engine", "round")},
-        **{name: getattr(result, name).to_dict("list") for name in ("history", "agents")},
-    }
-    storage.write(path, record, {name: tensor.numpy(force=True) for name, tensor in result.params.items()})
-
-
-def _load(path: str | Path) -> tuple[Result, str]:
-    record, arrays = storage.read(path)
-    try:
-        result = Result(
-            experiment=Experiment.from_dict(record["experiment"]),
-            **{name: record[name] for name in ("status", "message", "engine", "round")},
-            params={name: torch.from_numpy(array) for name, array in arrays.items()},
-            history=_frame(record["history"], HISTORY_COLUMNS),
-            agents=_frame(record["agents"], AGENT_COLUMNS),
-        )
-        return result, str(record["fingerprint"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not a gmfl_lite result: {error}") from error
-
-
-def _frame(columns: Any, dtypes: dict[str, str]) -> pd.DataFrame:
-    return pd.DataFrame(columns, columns=list(dtypes)).astype(dtypes)
+from .theory.spectrum import curvatures
+from .trainer import first_picked, limit_of, mean_loss, train
 
 
 def run(
@@ -137,13 +52,15 @@ def run(
     stop : an event looked at before every local step; Ctrl-C does the same. What there is then is returned.
     checkpoint : a path, written after every evaluation; a run that finds one goes on from it, and ends as if it had
         never been interrupted.
-    engine : builds what computes the agents' updates; `gmfl_lite.distributed.build_engine` shares the agents among
-        the processes that torchrun has started.
+    engine : builds what computes the agents' updates, an Engine: a class of your own, `build_engine` with a
+        `local_step` or a `server_step` of your own, or `gmfl_lite.distributed.build_engine`, which shares the agents
+        among the processes that torchrun has started.
     progress : whether to show a progress bar.
 
     Raises
     ------
-    ValueError : a federation too small for agents_per_round, an unsuitable module, a foreign or damaged checkpoint.
+    ValueError : a federation too small for agents_per_round, an unsuitable module, a foreign or damaged checkpoint, or
+        one of another engine.
 
     Examples
     --------
@@ -160,12 +77,14 @@ def run(
     predict, start = as_functions(model, device)
     check_prediction(predict, start, federation)
     computes = engine(experiment, federation, cross_entropy(predict), start)
+    if not isinstance(computes, Engine):
+        raise checks.refusal("engine", engine, f"what builds a gmfl_lite.Engine, not a {type(computes).__name__}")
     training = _Training(experiment, federation, predict, start, computes, stop)
 
     fingerprint = "" if checkpoint is None else _fingerprint(federation, start)
-    result = _resume(checkpoint, experiment, fingerprint, device)
+    result = _resume(checkpoint, experiment, fingerprint, computes, device)
     if result is None:
-        nothing = _frame(None, HISTORY_COLUMNS), _frame(None, AGENT_COLUMNS)
+        nothing = frame(None, HISTORY_COLUMNS), frame(None, AGENT_COLUMNS)
         result = Result(experiment, "stopped", "stopped before training", str(computes), 0, start, *nothing)
     with tqdm(total=experiment.rounds, initial=result.round, unit="round", disable=progress_hidden(progress)) as bar:
         try:
@@ -174,7 +93,7 @@ def run(
                 result = later
                 bar.update(result.round - bar.n)
                 if checkpoint is not None and (evaluated or result.status != "stopped"):
-                    _store(result, checkpoint, fingerprint)
+                    store(result, checkpoint, fingerprint, computes.recipe, computes.state())
                 if evaluated:
                     rows = result.history[result.history["round"] == result.round].reset_index(drop=True)
                     bar.set_postfix_str(_postfix(rows))
@@ -226,21 +145,28 @@ def _fingerprint(federation: Federation, start: Params) -> str:
 
 
 def _resume(
-    checkpoint: str | Path | None, experiment: Experiment, fingerprint: str, device: torch.device
+    path: str | Path | None, experiment: Experiment, fingerprint: str, engine: Engine, device: torch.device
 ) -> Result | None:
-    if checkpoint is None or not Path(checkpoint).exists():
+    """Return the result to go on from, if there is one, and give the engine what it kept."""
+    if path is None or not Path(path).exists():
         return None
-    result, other = _load(checkpoint)
-    ours, theirs = experiment.to_dict(), result.experiment.to_dict()
+    found = load(path)
+    ours, theirs = experiment.to_dict(), found.result.experiment.to_dict()
     changed = [
         f"{name} = {theirs[name]!r} there and {ours[name]!r} here" for name in ours if ours[name] != theirs[name]
     ]
     if changed:
-        raise ValueError(f"checkpoint {checkpoint} is of another experiment: " + "; ".join(changed))
-    if other != fingerprint:
-        what = "of other agents' data or another initial model" if other else "a result, not a checkpoint"
-        raise ValueError(f"checkpoint {checkpoint} is {what}: use another path, or delete it to start anew")
-    return dataclasses.replace(result, params={name: tensor.to(device) for name, tensor in result.params.items()})
+        raise ValueError(f"checkpoint {path} is of another experiment: " + "; ".join(changed))
+    if found.fingerprint != fingerprint:
+        what = "of other agents' data or another initial model" if found.fingerprint else "a result, not a checkpoint"
+        raise ValueError(f"checkpoint {path} is {what}: use another path, or delete it to start anew")
+    if found.recipe != engine.recipe:
+        plain = "the experiment's own engine"
+        made, here = found.recipe or plain, engine.recipe or plain
+        raise ValueError(f"checkpoint {path} was made by {made}, and here is {here}: use the same, or another path")
+    engine.load_state({name: tensor.to(device) for name, tensor in found.state.items()})
+    params = {name: tensor.to(device) for name, tensor in found.result.params.items()}
+    return dataclasses.replace(found.result, params=params)
 
 
 @dataclass(frozen=True, eq=False)
@@ -266,7 +192,6 @@ class _Training:
             if result.history.empty:
                 result = self.so_far(result, 0, self.start)
                 yield result
-            limit = EXPLOSION * self.sane_loss()
             trained = train(
                 self.experiment,
                 self.federation,
@@ -274,13 +199,10 @@ class _Training:
                 result.params,
                 engine=self.engine,
                 start=result.round,
+                limit=limit_of(self.experiment, self.federation, self.loss_fn, self.start),
                 stop=self.stop,
             )
-            for round, params, losses in trained:
-                if not losses.mean() <= limit:
-                    raise FloatingPointError(f"the meta-loss grew to {losses.mean():.3g}")
-                if not all(tensor.isfinite().all() for tensor in params.values()):
-                    raise FloatingPointError("the averaged parameters are not finite")
+            for round, params, _ in trained:
                 result = self.so_far(result, round, params)
                 yield result
         except FloatingPointError as error:
@@ -292,7 +214,7 @@ class _Training:
         """Return the result after another round, evaluated if that is due."""
         experiment = self.experiment
         done = f"stopped after {round} of {experiment.rounds} rounds"
-        later = dataclasses.replace(result, round=round, params=params, message=done)
+        later = dataclasses.replace(result, round=round, params=params, message=done, engine=str(self.engine))
         if round % experiment.eval_every and round < experiment.rounds:
             return later
         agents = evaluate(
@@ -305,33 +227,10 @@ class _Training:
             stop=self.stop,
         )
         history = pd.concat([result.history, summarise(agents).assign(round=round)], ignore_index=True)
-        later = dataclasses.replace(later, agents=agents, history=_frame(history, HISTORY_COLUMNS))
+        later = dataclasses.replace(later, agents=agents, history=frame(history, HISTORY_COLUMNS))
         if round < experiment.rounds:
             return later
         return dataclasses.replace(later, status="completed", message=f"all {round} rounds")
-
-    def first_picked(self) -> tuple[torch.Tensor, Batch]:
-        agents = pick_agents(self.federation, self.experiment.agents_per_round, self.experiment.seed, 0)
-        return agents, self.federation.train_sets(agents)
-
-    def losses(self, params: Params, steps: int) -> torch.Tensor:
-        """Return the first picked agents' mean loss on their training sets, after some steps of fine-tuning there."""
-
-        def tuned_loss(params: Params, batch: Batch) -> torch.Tensor:
-            return meta_loss(self.loss_fn, params, [batch] * steps, batch, fine_tune_lr=self.experiment.fine_tune_lr)
-
-        # One agent after the other: all samples of several at once would need more memory than the training itself.
-        return map_agents(tuned_loss, params, self.first_picked()[1], execution="loop").mean()
-
-    def sane_loss(self) -> float:
-        """Return the loss of guessing, or of the start if that is larger."""
-        return max(math.log(len(self.federation.classes)), self.losses(self.start, 0).item())
-
-    def to_blame(self, params: Params) -> str:
-        """Name the step size to lower: fine_tune_lr if fine-tuning makes a sane w worse, else meta_lr."""
-        before = self.losses(params, 0).item()
-        after = self.losses(params, max(self.experiment.nu, *self.experiment.eval_steps)).item()
-        return "fine_tune_lr" if before <= 2 * self.sane_loss() and not after <= before else "meta_lr"
 
     def advice(self, params: Params) -> str:
         """Say which step size to lower, and to what: theory's safe value for the curvature measured at the start."""
@@ -341,14 +240,25 @@ class _Training:
         def measured(params: Params, batch: Batch) -> torch.Tensor:
             return meta_loss(self.loss_fn, params, [batch] * nu, batch, fine_tune_lr=experiment.fine_tune_lr)
 
-        batches = self.first_picked()[1]
-        steepest = map_agents(partial(curvature, measured), self.start, batches, execution="loop").max().item()
+        def steepness(params: Params, batch: Batch) -> torch.Tensor:
+            one = tree_map(lambda tensor: tensor.unsqueeze(0), (params, batch))
+            return curvatures(measured, *one)[0]
+
+        batches = first_picked(experiment, self.federation)
+        steepest = map_agents(steepness, self.start, batches, execution="loop").max().item()
         now = getattr(experiment, cause)
         value = now / 10
         if 0 < steepest < math.inf:
             safe = largest_safe_fine_tune_lr(experiment.nu, steepest) if cause == "fine_tune_lr" else 1 / steepest
             value = min(now / 2, safe)
         return f"lower {cause} (now {now:g}), for example to {value:.1g}"
+
+    def to_blame(self, params: Params) -> str:
+        """Name the step size to lower: fine_tune_lr if fine-tuning makes a sane w worse, else meta_lr."""
+        losses = partial(mean_loss, self.experiment, self.federation, self.loss_fn)
+        before, after = losses(params), losses(params, max(self.experiment.nu, *self.experiment.eval_steps))
+        sane = limit_of(self.experiment, self.federation, self.loss_fn, self.start) / EXPLOSION
+        return "fine_tune_lr" if before <= 2 * sane and not after <= before else "meta_lr"
 
 
 def _postfix(rows: pd.DataFrame) -> str:

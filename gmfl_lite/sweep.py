@@ -15,7 +15,8 @@ from tqdm.auto import tqdm
 
 from .basics import checks
 from .experiment import Experiment, ExperimentError
-from .runner import HISTORY_COLUMNS, Result, load_result, progress_hidden, run
+from .result import HISTORY_COLUMNS, Result, load_result
+from .runner import progress_hidden, run
 
 
 def sweep(

@@ -8,8 +8,8 @@ import torch
 from torch.func import grad, vmap
 
 import gmfl_lite as gl
-from gmfl_lite import trainer
 from gmfl_lite.engine import recording as capture_module
+from gmfl_lite.engine import vectorized
 from gmfl_lite.engine.recording import capture
 from gmfl_lite.models import as_functions, cross_entropy
 
@@ -126,7 +126,7 @@ def test_a_recorded_meta_gradient_is_the_meta_gradient(federation, name, method)
 
 @pytest.mark.parametrize("name", ["softmax", "mlp", "cnn"])
 def test_recorded_runs_end_where_others_do_and_resume_bit_by_bit(federation, tmp_path, monkeypatch, name):
-    monkeypatch.setattr(trainer, "RECORDED_FROM", 12)
+    monkeypatch.setattr(vectorized, "RECORDED_FROM", 12)
     experiment = gl.Experiment(
         model=name, nu=2, rounds=6, local_steps=2, n_agents=12, agents_per_round=5, eval_every=2, fine_tune_lr=0.1
     )
@@ -143,7 +143,7 @@ def test_recorded_runs_end_where_others_do_and_resume_bit_by_bit(federation, tmp
     with pytest.raises(Killed):
         gl.run(experiment, federation=federation, progress=False, on_round=die, checkpoint=tmp_path / "run")
     resumed = gl.run(experiment, federation=federation, progress=False, checkpoint=tmp_path / "run")
-    monkeypatch.setattr(trainer, "RECORDED_FROM", 13)
+    monkeypatch.setattr(vectorized, "RECORDED_FROM", 13)
     plain = gl.run(experiment, federation=federation, progress=False)
     assert "; not recorded" in plain.engine
     for key in recorded.params:
@@ -158,7 +158,7 @@ def test_modules_that_work_in_place_or_keep_frozen_parameters_are_recorded_right
     experiment = gl.Experiment(nu=2, rounds=3, n_agents=12, agents_per_round=5, fine_tune_lr=0.2)
     results = []
     for enough in (1, 10**9):
-        monkeypatch.setattr(trainer, "RECORDED_FROM", enough)
+        monkeypatch.setattr(vectorized, "RECORDED_FROM", enough)
         results.append(gl.run(experiment, federation=federation, model=model, progress=False))
     recorded, plain = results
     for key in plain.params:
@@ -177,11 +177,11 @@ def test_a_recording_that_is_compiled_gives_the_same(federation, monkeypatch):
     """Compiled by torch.compile's own interpreter: its compilers take minutes."""
     compiled, compile_ = [], torch.compile
     monkeypatch.setattr(torch, "compile", lambda f: compiled.append(f) or compile_(f, backend="eager"))
-    monkeypatch.setattr(trainer, "RECORDED_FROM", 1)
+    monkeypatch.setattr(vectorized, "RECORDED_FROM", 1)
     experiment = gl.Experiment(model="softmax", nu=2, rounds=3, n_agents=12, agents_per_round=5)
     plain = gl.run(experiment, federation=federation, progress=False)
     assert not compiled
-    engine = partial(trainer.build_engine, compiled=True)
+    engine = partial(gl.build_engine, compiled=True)
     result = gl.run(experiment, federation=federation, progress=False, engine=engine)
     assert len(compiled) == 1
     assert result.engine == f"{plain.engine}; compiled"

@@ -11,7 +11,7 @@ import gmfl_lite as gl
 from gmfl_lite import theory
 from gmfl_lite.engine import agents_axis as vectorize
 from gmfl_lite.models import as_functions, cross_entropy
-from gmfl_lite.theory import measured_constants as estimates
+from gmfl_lite.theory.spectrum import curvatures, spectrum_ends
 
 NU, ALPHA = 2, 0.4
 
@@ -145,18 +145,29 @@ def test_a_loss_function_and_chunks_give_the_same(tiny, monkeypatch):
 def test_spectrum_ends_of_few_and_repeated_eigenvalues(eigenvalues):
     """Lanczos ends early where eigenvalues repeat; what follows must not count as an eigenvalue zero."""
     diagonal = torch.tensor([eigenvalues], dtype=torch.float64).repeat(1, 4)
-    ends = estimates.spectrum_ends(lambda v: {"w": diagonal * v["w"]}, {"w": torch.zeros_like(diagonal)}, 12)
+    ends = spectrum_ends(lambda v: {"w": diagonal * v["w"]}, {"w": torch.zeros_like(diagonal)}, 12)
     assert [end.item() for end in ends] == pytest.approx([min(eigenvalues), max(eigenvalues)], abs=1e-9)
 
 
 def test_spectrum_ends_against_dense_eigenvalues(rng):
     matrices = rng.normal(size=(4, 60, 60))
     matrices = torch.from_numpy(matrices + matrices.swapaxes(1, 2))
-    ends = estimates.spectrum_ends(
+    ends = spectrum_ends(
         lambda v: {"w": torch.einsum("nij,nj->ni", matrices, v["w"])}, {"w": torch.zeros(4, 60).double()}, 60
     )
     expected = np.linalg.eigvalsh(matrices.numpy())
     np.testing.assert_allclose(torch.stack(ends).T, expected[:, [0, -1]], rtol=1e-9)
+
+
+def test_curvatures_are_the_largest_absolute_eigenvalues(rng):
+    matrices = rng.normal(size=(5, 12, 12))
+    matrices = torch.from_numpy(matrices + matrices.swapaxes(1, 2))
+
+    def loss_fn(params, matrix):
+        return 0.5 * params["w"] @ matrix @ params["w"]
+
+    found = curvatures(loss_fn, {"w": torch.zeros(5, 12).double()}, matrices)
+    np.testing.assert_allclose(found, abs(np.linalg.eigvalsh(matrices.numpy())).max(axis=1), rtol=1e-9)
 
 
 MEASURED = theory.Constants(

@@ -6,7 +6,6 @@ import torch
 from torch.func import vmap
 
 import gmfl_lite as gl
-from gmfl_lite import objective
 
 NUS = (0, 1, 2, 5, 10)
 ALPHA = 0.4
@@ -376,14 +375,6 @@ def test_a_loss_that_leads_to_a_callers_graph_does_not_tie_the_result_to_it(way)
     assert not loss.requires_grad
     assert not any(tensor.requires_grad for tensor in gradient.values())
     assert abs(gradient["b"]).min() > 0.001
-
-
-def test_curvature_is_the_largest_absolute_eigenvalue(instance):
-    [(A, c), *_], w = instance
-    for sign in (1, -1):
-        batch = (sign * torch.from_numpy(A), torch.from_numpy(c))
-        found = objective.curvature(quadratic, unpack(torch.from_numpy(w)), batch, iterations=200)
-        assert found.item() == pytest.approx(np.linalg.eigvalsh(A).max(), rel=1e-3)
 
 
 def test_meta_loss_can_be_differentiated_by_the_caller(instance):

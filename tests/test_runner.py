@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import gmfl_lite as gl
-from gmfl_lite import data, runner, trainer
+from gmfl_lite import data, runner
 from gmfl_lite.basics import storage
 from gmfl_lite.models import as_functions, cross_entropy
 from gmfl_lite.runner import HISTORY_COLUMNS
@@ -148,7 +148,7 @@ def test_divergence_stops_and_names_the_step_size_to_lower(settings, field):
 def test_blame_falls_on_the_meta_step_where_w_itself_has_gone_astray(federation):
     predict, start = as_functions(gl.build_model("mlp", federation), torch.device("cpu"))
     experiment = SMALL.replace(fine_tune_lr=20.0)
-    engine = trainer.build_engine(experiment, federation, cross_entropy(predict), start)
+    engine = gl.build_engine(experiment, federation, cross_entropy(predict), start)
     training = runner._Training(experiment, federation, predict, start, engine, None)
     assert training.to_blame(start) == "fine_tune_lr"
     assert training.to_blame({name: 30 * tensor for name, tensor in start.items()}) == "meta_lr"

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import gmfl_lite as gl
-from gmfl_lite import objective, trainer
-from gmfl_lite.engine import agents_axis as vectorize
+from gmfl_lite import engine, meta_gradients, server, trainer
+from gmfl_lite.engine import agents_axis, local_step, vectorized
 from gmfl_lite.models import as_functions, cross_entropy
 
 
@@ -110,7 +110,7 @@ def test_chunks_of_agents_change_nothing(federation, monkeypatch):
     experiment = gl.Experiment(rounds=2, n_agents=12, agents_per_round=12, batch_size=8)
     whole = gl.run(experiment, federation=federation, progress=False)
     sizes = []
-    monkeypatch.setattr(vectorize, "CHUNK_ELEMENTS", vectorize.CHUNK_ELEMENTS // 100)
+    monkeypatch.setattr(agents_axis, "CHUNK_ELEMENTS", agents_axis.CHUNK_ELEMENTS // 100)
     monkeypatch.setattr(trainer, "chunks", lambda agents, most: sizes.append(most) or chunks(agents, most))
     pieces = gl.run(experiment, federation=federation, progress=False)
     assert all(1 < most < 12 for most in sizes), sizes
@@ -119,7 +119,7 @@ def test_chunks_of_agents_change_nothing(federation, monkeypatch):
 
 
 def test_picks_are_distinct_fair_and_the_same_for_every_method(federation):
-    picks = torch.stack([trainer.pick_agents(federation, 5, 0, round) for round in range(2000)])
+    picks = torch.stack([server.pick_agents(federation.n_agents, 5, 0, round) for round in range(2000)])
     assert all(len(set(row)) == 5 for row in picks.tolist())
     times = torch.bincount(picks.flatten(), minlength=12).numpy()
     assert len(times) == 12  # new agents are never picked
@@ -199,15 +199,15 @@ def test_local_update_refuses(changes, message):
 def test_recomputation_takes_over_where_memory_ends(federation, monkeypatch):
     experiment = gl.Experiment(rounds=2, n_agents=12, agents_per_round=6, batch_size=8, nu=4)
     through = gl.run(experiment, federation=federation, progress=False)
-    monkeypatch.setattr(vectorize, "CHUNK_ELEMENTS", 0.8 * 12_500 * (3 * 4 + 2))  # one agent, if it recomputes
+    monkeypatch.setattr(agents_axis, "CHUNK_ELEMENTS", 0.8 * 12_500 * (3 * 4 + 2))  # one agent, if it recomputes
     asked = []
-    meta_gradient = trainer.meta_gradient
+    meta_gradient = local_step.meta_gradient
 
     def spy(*arguments, **options):
         asked.append(options["recompute"])
         return meta_gradient(*arguments, **options)
 
-    monkeypatch.setattr(trainer, "meta_gradient", spy)
+    monkeypatch.setattr(local_step, "meta_gradient", spy)
     recomputed = gl.run(experiment, federation=federation, progress=False)
     assert set(asked) == {True}
     for name, tensor in through.params.items():
@@ -223,7 +223,7 @@ def test_stop_is_looked_at_before_every_local_step():
             stop.set()
         return params["w"].sum()
 
-    with pytest.raises(trainer.Stopped):
+    with pytest.raises(engine.Stopped):
         gl.local_update(
             loss_fn, {"w": torch.ones(1)}, [([], k) for k in range(9)], fine_tune_lr=1, meta_lr=1, stop=stop
         )
@@ -255,10 +255,10 @@ def test_every_round_picks_anew_and_every_method_picks_the_same(federation, monk
 )
 def test_a_round_keeps_to_one_device_and_never_waits_for_a_value(digits, monkeypatch, model, gradient, weighting, how):
     """On the meta device tensors have no values: what mixes devices, or looks at a value, raises."""
-    monkeypatch.setattr(trainer, "RECORDED_FROM", 1 if how == "recorded" else 10**9)
+    monkeypatch.setattr(vectorized, "RECORDED_FROM", 1 if how == "recorded" else 10**9)
     if how == "one at a time":
-        monkeypatch.setattr(trainer, "agents_at_once", lambda *_: 1)
-    monkeypatch.setattr(objective, "_check_finite", None)  # which does not look on a device without values
+        monkeypatch.setattr(vectorized, "agents_at_once", lambda *_: 1)
+    monkeypatch.setattr(meta_gradients, "_check_finite", None)  # which does not look on a device without values
     parts = gl.partition(digits.y, gl.Dirichlet(0.5), 8, seed=1)
     federation = gl.Federation.from_partition(digits, parts, seed=1)
     federation.x, federation.y = federation.x.to("meta"), federation.y.to("meta")
@@ -312,7 +312,7 @@ def test_the_result_says_what_computed_it(federation, monkeypatch):
     assert said("auto") == said("vectorized") == at_once + "not recorded, as 5 local steps do not repay it"
     assert said("auto", 30) == at_once + "recorded, as 150 local steps repay it"
     assert said("loop").startswith("loop")
-    monkeypatch.setattr(trainer, "agents_at_once", lambda *_: 4)
+    monkeypatch.setattr(vectorized, "agents_at_once", lambda *_: 4)
     assert said("auto").startswith("vectorized: at most 4 agents at once, which memory is meant for; not recorded, as")
-    monkeypatch.setattr(trainer, "agents_at_once", lambda *_: 1)
+    monkeypatch.setattr(vectorized, "agents_at_once", lambda *_: 1)
     assert said("auto").startswith("vectorized: one agent at a time, as each keeps more numbers than caches hold; ")

@@ -1,1 +1,28 @@
-"""How local updates are computed fast."""
+"""How local updates are computed fast: an agents axis, recordings, threads and memory. `Engine` is to be extended."""
+
+from .agents_axis import agents_at_once, chunks, map_agents
+from .base import Around, Engine
+from .build import build_engine
+from .local_step import LocalStep, Stopped, estimate_settings, look_at, one_step, take_steps
+from .loop import AgentError, Loop
+from .threads_and_memory import prepare_process
+from .vectorized import Vectorized
+
+__all__ = [
+    "AgentError",
+    "Around",
+    "Engine",
+    "LocalStep",
+    "Loop",
+    "Stopped",
+    "Vectorized",
+    "agents_at_once",
+    "build_engine",
+    "chunks",
+    "estimate_settings",
+    "look_at",
+    "map_agents",
+    "one_step",
+    "prepare_process",
+    "take_steps",
+]

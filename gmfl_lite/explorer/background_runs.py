@@ -11,7 +11,7 @@ import pandas as pd
 
 from ..experiment import ExperimentError
 from ..federation import Federation
-from ..runner import Result
+from ..result import Result
 from .display import Clock, Curve, View
 from .knobs import Setting, in_words
 from .latest_wins import LatestWins

@@ -14,9 +14,10 @@ from ..basics import checks
 from ..data import check_here
 from ..experiment import Experiment, build_federation
 from ..federation import Federation
+from ..meta_gradients import METHODS
 from ..models import MODELS, build_model
-from ..objective import METHODS
-from ..runner import Result, run
+from ..result import Result
+from ..runner import run
 
 STEP_SIZES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 SEEDS = tuple(range(10))

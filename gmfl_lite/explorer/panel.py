@@ -17,7 +17,7 @@ import ipywidgets as widgets
 from ..basics import checks
 from ..experiment import Experiment
 from ..plots.picture import Picture
-from ..runner import Result
+from ..result import Result
 from . import display as reading
 from . import widget_rows as controls
 from .background_runs import Runs, in_words_of

@@ -24,13 +24,14 @@ from torch.utils._pytree import tree_map
 
 from ..basics import checks
 from ..data import load_dataset, load_images
+from ..engine import estimate_settings, prepare_process
 from ..evaluation import adaptation_curve
 from ..experiment import Experiment, build_federation, choose_device
 from ..federation import Federation, IndexTable
 from ..models import as_functions, build_model, cross_entropy
 from ..objective import Params
 from ..privacy import clip_and_add_noise
-from ..trainer import estimate_settings, local_update
+from ..trainer import batches_of, local_update
 from .strategy import MetaFedAvg, log, pack, unpack
 
 CLASSROOM = {
@@ -205,15 +206,8 @@ def _received(message: Message, context: Context) -> tuple[Experiment, int, Fede
 def train(message: Message, context: Context) -> Message:
     """Take the round's local meta steps from the server's w; send w_i back, and how many samples it comes from."""
     experiment, number, federation, predict, params = _received(message, context)
-    batches = federation.batches(
-        torch.tensor([number], device=federation.x.device),
-        nu=experiment.nu,
-        local_steps=experiment.local_steps,
-        batch_size=experiment.batch_size,
-        seed=experiment.seed,
-        round=message.content["config"]["round"],
-    )
-    mine = tree_map(lambda tensor: tensor[0], batches)
+    prepare_process()
+    mine = batches_of(number, experiment, federation, message.content["config"]["round"])
     w = params
     params, losses = local_update(cross_entropy(predict), w, mine, **estimate_settings(experiment))
     clip_norm, noise = _protection(experiment, context)

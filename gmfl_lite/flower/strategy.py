@@ -1,6 +1,5 @@
 """What the server of a federation does with Flower: pick, ask, average, log who took part."""
 
-import math
 import time
 from collections.abc import Iterable
 from logging import getLogger
@@ -14,12 +13,12 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, Met
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from ..basics import checks, randomness
+from ..basics import checks
 from ..evaluation import AGENT_COLUMNS, summarise
 from ..experiment import Experiment
 from ..objective import NonFiniteLoss, Params
-from ..runner import EXPLOSION, HISTORY_COLUMNS, Result
-from ..trainer import aggregate
+from ..result import HISTORY_COLUMNS, Result
+from ..server import Memory, aggregate, check_round, loss_limit, pick_agents, server_step
 
 log = getLogger("flwr").info
 
@@ -35,7 +34,8 @@ class MetaFedAvg(Strategy):
 
     def __init__(self, experiment: Experiment, seconds: float, start: Params, classes: int, save: str | Path) -> None:
         self.experiment, self.seconds, self.like, self.path = experiment, seconds, start, save
-        self.arrays, self.sane_loss = pack(start), math.log(classes)
+        self.arrays, self.classes, self.limit = pack(start), classes, loss_limit(classes, 0.0)
+        self.memory: Memory = {}
         self.agents: dict[int, int] = {}
         self.met: dict[int, Message] = {}
         self.renamed: set[int] = set()
@@ -61,7 +61,7 @@ class MetaFedAvg(Strategy):
             time.sleep(2)
         self.aggregate_evaluate(0, [self.met[node] for node in here.values()])
         at_start = self.scores.loc[self.scores["fine_tune_steps"] == 0, "loss"]
-        self.sane_loss = max(self.sane_loss, at_start.mean() if len(at_start) else 0)
+        self.limit = loss_limit(self.classes, at_start.mean() if len(at_start) else 0.0)
 
     def meet(self, nodes: list[int], grid: Grid) -> None:
         """Let newcomers score w, and learn from their answers which agents they are."""
@@ -102,9 +102,8 @@ class MetaFedAvg(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         self.grid, present = grid, self.present(grid)
-        key = randomness.keys(self.experiment.seed, "picks", server_round - 1, torch.zeros((), dtype=torch.int64))
         n_agents = self.experiment.n_agents
-        drawn = randomness.choose(key, torch.tensor(n_agents), n_agents, n_agents).tolist()
+        drawn = pick_agents(n_agents, n_agents, self.experiment.seed, server_round - 1).tolist()
         picked = [agent for agent in drawn if agent in present][: self.experiment.agents_per_round]
         self.asked = [present[agent] for agent in picked]
         content = {"arrays": arrays, "config": ConfigRecord({"round": server_round - 1})}
@@ -127,14 +126,13 @@ class MetaFedAvg(Strategy):
             return None, None
         in_order = [answers[node] for node in self.asked if node in answers]
         loss = float(np.mean([metrics["loss"] for metrics, _ in in_order]))
-        if not loss <= EXPLOSION * self.sane_loss:
-            raise FloatingPointError(f"the meta-loss grew to {loss:.3g}")
         samples = torch.tensor([metrics["samples"] for metrics, _ in in_order])
         updates = {"w": torch.stack([update for _, update in in_order])}
         average = aggregate(updates, samples if self.experiment.weighting == "samples" else None)
-        if not average["w"].isfinite().all():
-            raise FloatingPointError("the averaged parameters are not finite")
-        self.arrays, self.answered = pack(average), self.answered + 1
+        how = {"server": self.experiment.server, "server_lr": self.experiment.server_lr}
+        after, memory = server_step({"w": vector(self.arrays)}, average, self.memory, **how)
+        check_round(loss, after, self.limit)
+        self.arrays, self.memory, self.answered = pack(after), memory, self.answered + 1
         return self.arrays, MetricRecord({"loss": loss, "agents": len(in_order)})
 
     def configure_evaluate(

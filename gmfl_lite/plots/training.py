@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 from ..basics import checks
 from ..federation import Federation
-from ..runner import Result
+from ..result import Result
 from .picture import AXES, GROUPS, Picture, colours_of, steps_in_words
 
 MOST_BANDS = 4

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..basics import checks
-from ..objective import factors_kept
+from ..meta_gradients import METHODS, factors_kept, methods_with
 
 Value = float | np.ndarray
 Function = TypeVar("Function", bound=Callable)
@@ -300,7 +300,12 @@ def meta_gradient_cost(
     """Return the cost of one meta-gradient on one agent, in gradient evaluations (C2).
 
     ν + 1 gradients, and for each of the m factors kept one Hessian-vector product, of `hvp_cost` gradients, or two
-    gradients with "hessian_free". Methods and `backprop_steps` as in `gmfl_lite.meta_gradient`.
+    gradients with "hessian_free"; ν gradients with "reptile". Methods and `backprop_steps` as in
+    `gmfl_lite.meta_gradient`.
+
+    Raises
+    ------
+    ValueError : a method whose cost is not known.
 
     Examples
     --------
@@ -310,7 +315,10 @@ def meta_gradient_cost(
     nu, hvp_cost = checks.integers("nu", nu, 0), checks.numbers("hvp_cost", hvp_cost, 0)
     m = None if backprop_steps is None else checks.integers("backprop_steps", backprop_steps, 0)
     kept = np.frompyfunc(lambda m, nu: factors_kept(method, m, nu), 2, 1)(m, nu)
-    return nu + 1 + kept * (2.0 if method == "hessian_free" else hvp_cost)
+    cost = METHODS[method].cost
+    if cost == "none":
+        raise checks.refusal("method", method, f"one whose cost is known: {methods_with('cost')}")
+    return cost(nu, kept, hvp_cost)
 
 
 def _truncated_smoothness(

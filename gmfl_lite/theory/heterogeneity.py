@@ -6,14 +6,14 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import nn
 from torch.func import grad, vmap
 
 from ..basics import checks
 from ..federation import Batch, Federation
 from ..models import as_functions, cross_entropy
-from ..objective import LossFn, Params, exact_product, norm
+from ..objective import LossFn, Params, exact_product
+from .spectrum import spectral_norms
 
 
 def label_heterogeneity(federation: Federation) -> pd.DataFrame:
@@ -51,7 +51,7 @@ class ModelHeterogeneity(NamedTuple):
 
 
 def model_heterogeneity(
-    federation: Federation, model: nn.Module, params: Params | None = None, *, iterations: int = 50
+    federation: Federation, model: nn.Module, params: Params | None = None, *, iterations: int = 30
 ) -> ModelHeterogeneity:
     """Measure how far apart the gradients and Hessians of the agents that train are at a point w.
 
@@ -63,8 +63,8 @@ def model_heterogeneity(
     ----------
     federation, model : the agents and the model.
     params : w, for example a Result's params; by default the model's own.
-    iterations : of the power method, which approaches each spectral norm from below. Each costs as many
-        Hessian-vector products on all samples as there are agents.
+    iterations : of Lanczos, which approach each spectral norm from below. Each costs as many Hessian-vector products
+        on all samples as there are agents.
 
     Raises
     ------
@@ -96,15 +96,8 @@ def model_heterogeneity(
 
     gradients = vmap(grad(loss_fn), in_dims=(None, 0))(params, batches)
     product = hessian_differences(loss_fn, params, batches)
-    draws = torch.Generator().manual_seed(0)
-    vectors = {
-        name: torch.randn(len(agents), *tensor.shape, generator=draws).to(tensor) for name, tensor in params.items()
-    }
-    for _ in range(iterations):
-        sizes = vmap(norm)(vectors).clamp(min=torch.finfo(torch.float32).tiny)
-        vectors = {name: v / sizes.reshape(-1, *[1] * (v.ndim - 1)) for name, v in vectors.items()}
-        vectors = product(vectors)
-    return ModelHeterogeneity(root_mean_square_spread(gradients), vmap(norm)(vectors).square().mean().sqrt().item())
+    norms = spectral_norms(product, gradients, iterations)
+    return ModelHeterogeneity(root_mean_square_spread(gradients), norms.square().mean().sqrt().item())
 
 
 def root_mean_square_spread(vectors: Params) -> float:

@@ -1,6 +1,5 @@
 """The theory's constants measured on a real model, and what step sizes and how many rounds they ask for."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,13 +7,15 @@ import torch
 from torch import nn
 from torch.func import grad, vmap
 
-from ..basics import checks, randomness
+from ..basics import checks
 from ..engine.agents_axis import agents_at_once, chunks
 from ..federation import Federation
+from ..meta_gradients import meta_gradient
 from ..models import as_functions, cross_entropy
-from ..objective import LossFn, Params, exact_product, fine_tune, meta_gradient, meta_loss, norm
+from ..objective import LossFn, Params, exact_product, fine_tune, meta_loss, norm
 from . import bounds, constants
 from .heterogeneity import hessian_differences, root_mean_square_spread
+from .spectrum import curvatures, spectral_norms, spectrum_ends
 
 
 @dataclass(frozen=True)
@@ -93,22 +94,19 @@ def estimate_constants(
     def f_nu(w: Params, batch: object) -> torch.Tensor:
         return meta_loss(loss_fn, w, [batch] * nu, batch, fine_tune_lr=fine_tune_lr)
 
-    def ends_of(loss: LossFn, points: Params, batches: object) -> tuple[torch.Tensor, torch.Tensor]:
-        return spectrum_ends(lambda v: vmap(exact_product(loss))(points, batches, v), points, iterations)
-
     lowest, highest, sizes, steepest, gradients, losses = [], [], [], [], [], []
     most = agents_at_once(loss_fn, params, federation.train_sets(agents[:1]), copies=2 * iterations + 3 * nu + 2)
     for some in chunks(agents, max(1, most)):
         batches = federation.train_sets(some)
         start = points = {name: tensor.expand(len(some), *tensor.shape) for name, tensor in params.items()}
         for j in range(nu + 1):
-            low, high = ends_of(loss_fn, points, batches)
+            low, high = spectrum_ends(lambda v: vmap(exact_product(loss_fn))(points, batches, v), points, iterations)  # noqa: B023
             lowest.append(low)
             highest.append(high)
             sizes.append(vmap(lambda w, b: norm(grad(loss_fn)(w, b)))(points, batches))
             if j < nu:
                 points = vmap(lambda w, b: fine_tune(loss_fn, w, [b], fine_tune_lr))(points, batches)
-        steepest.append(torch.stack(ends_of(f_nu, start, batches)).abs().max(0).values)
+        steepest.append(curvatures(f_nu, start, batches, iterations=iterations))
         gradient, loss = vmap(
             lambda w, b: meta_gradient(loss_fn, w, [b] * nu, b, fine_tune_lr=fine_tune_lr)
         )(start, batches)  # fmt: skip
@@ -131,54 +129,6 @@ def estimate_constants(
         meta_loss=torch.cat(losses).mean().item(),
         meta_gradient_norm=norm({name: tensor.mean(0) for name, tensor in gradients.items()}).item(),
     )
-
-
-def spectrum_ends(
-    product: Callable[[Params], Params], like: Params, iterations: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the smallest and the largest eigenvalue of n symmetric maps [n], float64, by Lanczos iterations.
-
-    product : one vector per map, a dict of tensors [n, …] like `like`, to their images.
-
-    >>> diagonal = torch.tensor([[-1.0, 0.5, 3.0]])
-    >>> ends = spectrum_ends(lambda v: {"w": diagonal * v["w"]}, {"w": torch.zeros(1, 3)}, iterations=3)
-    >>> [round(end.item(), 4) for end in ends]
-    [-1.0, 3.0]
-    """
-    names, shapes = list(like), [like[name].shape for name in like]
-    widths = [shape[1:].numel() for shape in shapes]
-    n, d = shapes[0][0], sum(widths)
-
-    def flat_product(v: torch.Tensor) -> torch.Tensor:
-        parts = [part.reshape(shape) for part, shape in zip(v.split(widths, dim=1), shapes, strict=True)]
-        images = product({name: part.to(like[name]) for name, part in zip(names, parts, strict=True)})
-        return torch.cat([images[name].reshape(n, -1).double() for name in names], dim=1)
-
-    iterations = min(iterations, d)
-    draws = randomness.generator(0, "Lanczos").normal(size=d)
-    v = torch.from_numpy(draws / np.linalg.norm(draws)).to(like[names[0]].device).expand(n, d)
-    basis, diagonal, off_diagonal = v.new_zeros(iterations, n, d), [], []
-    for j in range(iterations):
-        basis[j] = v
-        image = flat_product(v)
-        diagonal.append((image * v).sum(1))
-        for _ in range(2):  # once leaves rounding errors that grow into copies of eigenvalues
-            image = image - torch.einsum(
-                "jn,jnd->nd", torch.einsum("jnd,nd->jn", basis[: j + 1], image), basis[: j + 1]
-            )
-        size = image.norm(dim=1)
-        scale = torch.stack([*diagonal, *off_diagonal, size]).abs().max(0).values
-        # Where the start holds no further directions, zeros follow; they must not count as eigenvalues.
-        size = torch.where(size > 1e-10 * scale, size, 0)
-        off_diagonal.append(size)
-        v = torch.where(size[:, None] > 0, image / size[:, None].clamp(min=1e-300), 0)
-    ended = torch.stack(off_diagonal).eq(0).cumsum(0)[:-1] > 0
-    rest = torch.stack(diagonal)
-    rest[1:] = torch.where(ended, rest[0], rest[1:])
-    beside = torch.stack(off_diagonal)[:-1].T
-    matrix = torch.diag_embed(rest.T) + torch.diag_embed(beside, 1) + torch.diag_embed(beside, -1)
-    eigenvalues = torch.linalg.eigvalsh(matrix)
-    return eigenvalues[:, 0], eigenvalues[:, -1]
 
 
 @dataclass(frozen=True)
@@ -305,7 +255,7 @@ def _heterogeneity_on_the_way(
     for _ in range(nu + 1):
         gradients = vmap(grad(loss_fn), in_dims=(None, 0))(params, batches)
         gamma_G.append(root_mean_square_spread(gradients))
-        ends = spectrum_ends(hessian_differences(loss_fn, params, batches), gradients, iterations)
-        gamma_H.append(torch.stack(ends).abs().max(0).values.square().mean().sqrt().item())
+        norms = spectral_norms(hessian_differences(loss_fn, params, batches), gradients, iterations)
+        gamma_H.append(norms.square().mean().sqrt().item())
         params = {name: tensor - fine_tune_lr * gradients[name].mean(0) for name, tensor in params.items()}
     return max(gamma_G), max(gamma_H)

@@ -12,10 +12,12 @@ from torch.func import vmap
 from ..basics import checks
 from ..experiment import Experiment, build_federation
 from ..federation import Batch, Federation
+from ..meta_gradients import meta_gradient
 from ..models import as_functions, build_model, cross_entropy
-from ..objective import LossFn, Params, curvature, meta_gradient, meta_loss
+from ..objective import LossFn, Params, meta_loss
 from ..trainer import local_update, train
 from . import bounds
+from .spectrum import curvatures
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +61,9 @@ def observe(
 
     Raises
     ------
-    ValueError : batch_size is not None, weighting is "samples", or an unsuitable model.
+    ValueError : batch_size is not None, weighting is "samples", a server that does not take the average itself, or an
+        unsuitable model.
+    Diverged (a FloatingPointError) : as `gmfl_lite.train`.
 
     Examples
     --------
@@ -74,6 +78,9 @@ def observe(
         raise checks.refusal("batch_size", experiment.batch_size, "None: the bounds are held against full batches")
     if experiment.weighting != "uniform":
         raise checks.refusal("weighting", experiment.weighting, "'uniform': the bounds speak of the agents' plain mean")
+    if (experiment.server, experiment.server_lr) != ("average", 1.0):
+        found = f"{experiment.server!r} with server_lr = {experiment.server_lr:g}"
+        raise ValueError(f"server = {found}: must be 'average' with server_lr = 1: the bounds know no other step")
     federation = build_federation(experiment) if federation is None else federation
     model = build_model(experiment.model, federation, seed=experiment.seed) if model is None else model
     predict, w = as_functions(model, federation.x.device)
@@ -183,7 +190,7 @@ class _Measure:
             return meta_loss(self.loss_fn, p, [batch] * experiment.nu, batch, fine_tune_lr=experiment.fine_tune_lr)
 
         def largest(points: Params) -> float:
-            return vmap(lambda p, batch: curvature(f_nu, p, batch))(points, self.batches).max().item()
+            return curvatures(f_nu, points, self.batches).max().item()
 
         at_w = largest(points)
         for _ in range(experiment.local_steps):

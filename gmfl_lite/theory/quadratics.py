@@ -7,7 +7,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from ..basics import checks, randomness
-from ..objective import factors_kept
+from ..meta_gradients import METHODS, factors_kept, methods_with
 
 
 class Quadratics:
@@ -270,11 +270,14 @@ class Quadratics:
     def _meta_hessians(
         self, nu: int, fine_tune_lr: float, method: str = "exact", backprop_steps: int | None = None
     ) -> np.ndarray:
-        """Return Q_i^(ν + m) [n, d, d], m the number of factors that the method keeps."""
+        """Return Q_i [n, d, d] with g_i(w) = Q_i (w − c_i), by the method's own formula; Q_i^(2ν) of the exact one."""
         nu = checks.integer("nu", nu, 0)
         fine_tune_lr = checks.number("fine_tune_lr", fine_tune_lr, 0)
-        power = nu + factors_kept(method, backprop_steps, nu)
-        return self.A @ np.linalg.matrix_power(np.eye(self.A.shape[1]) - fine_tune_lr * self.A, power)
+        kept = factors_kept(method, backprop_steps, nu)
+        formula = METHODS[method].on_quadratics
+        if formula == "none":
+            raise checks.refusal("method", method, f"one with a formula on quadratics: {methods_with('on_quadratics')}")
+        return formula(self.A, np.eye(self.A.shape[1]) - fine_tune_lr * self.A, nu, kept)
 
 
 def _root_mean_square(vectors: np.ndarray) -> float | np.ndarray:

@@ -1,0 +1,173 @@
+"""What an engine is: it computes the local updates of a round's agents, and remembers what a run needs to go on."""
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .. import server
+from ..objective import Params
+from ..server import Average, Memory, Step
+
+if TYPE_CHECKING:
+    from ..experiment import Experiment
+
+
+class Engine(ABC):
+    """Computes local updates; `update` is all that a new one must have.
+
+    Parameters
+    ----------
+    experiment : what is run; says how the server steps.
+    server_step : takes the server's step instead: (w, average, memory) -> (the next w, the next memory).
+
+    Attributes
+    ----------
+    execution : "vectorized" or "loop": how evaluation computes, too.
+    agents_at_once : how many agents `update` is given at most.
+    own : what agents keep from round to round, a dict of tensors; saved in checkpoints.
+    memory : what the server's step keeps, likewise.
+
+    Examples
+    --------
+    An engine whose agents send their w rounded to two digits:
+
+    >>> import gmfl_lite as gl
+    >>> class Rounded(gl.Vectorized):
+    ...     def update(self, params, batches, agents, stop, own=None):
+    ...         updates, losses = super().update(params, batches, agents, stop, own)
+    ...         return {name: tensor.round(decimals=2) for name, tensor in updates.items()}, losses
+    >>> gl.run(gl.Experiment(model="softmax", rounds=2), engine=Rounded, progress=False).status
+    'completed'
+    """
+
+    execution: str = "loop"
+    agents_at_once: int = 1
+
+    def __init__(self, experiment: "Experiment", *, server_step: Step | None = None) -> None:
+        self.own: Memory = {}
+        self.memory: Memory = {}
+        self.hooks: dict[str, Callable | None] = {"server_step": server_step}
+        plain = partial(server.server_step, server=experiment.server, server_lr=experiment.server_lr)
+        self._step: Step = plain if server_step is None else server_step
+
+    @abstractmethod
+    def update(
+        self, params: Params, batches: Any, agents: torch.Tensor, stop: threading.Event | None
+    ) -> tuple[Params, torch.Tensor]:
+        """Return the agents' w after their local steps, and the meta-losses before each of these.
+
+        Parameters
+        ----------
+        params : the server's w.
+        batches : τ pairs (support, query), tensors with a leading agents axis.
+        agents : their numbers [agents], `agents_at_once` of them at most.
+        stop : to look at before every local step.
+
+        Returns
+        -------
+        (updates, losses) : dict of tensors [agents, …], and [agents, τ].
+
+        Raises
+        ------
+        Stopped : `stop` was set.
+        """
+
+    def server_step(self, w: Params, average: Params) -> Params:
+        """Return the server's next w; what the step remembers is kept in `memory`."""
+        after, self.memory = self._step(w, average, self.memory)
+        return after
+
+    def state(self) -> Memory:
+        """Return all that a run needs to go on, beside w and the number of rounds: a dict of tensors."""
+        parts = {"own": self.own, "memory": self.memory}
+        return {f"{part}/{name}": tensor for part, kept in parts.items() for name, tensor in kept.items()}
+
+    def load_state(self, state: Memory) -> None:
+        """Go on from what `state` returned.
+
+        Raises
+        ------
+        ValueError : not what an engine returns.
+        """
+        for name, tensor in state.items():
+            part, _, rest = name.partition("/")
+            if part not in ("own", "memory"):
+                raise ValueError(f"state: {name!r} is not what an engine keeps")
+            getattr(self, part)[rest] = tensor
+
+    @property
+    def recipe(self) -> str:
+        """What a run owes to this engine and its hooks, in words; "" if it is what the experiment says.
+
+        A checkpoint holds it, and is refused by an engine with another.
+        """
+        return ", ".join([type(self).__qualname__, *self.in_words()])
+
+    def in_words(self) -> list[str]:
+        """Name the hooks that are set."""
+        return [f"{name} {_named(hook)}" for name, hook in self.hooks.items() if hook is not None]
+
+    # How the agents are shared among processes (gmfl_lite.distributed); here one has them all.
+
+    def share(self, agents: torch.Tensor) -> torch.Tensor:
+        """Return those of the agents that this process computes, at least one."""
+        return agents
+
+    def combine(self, average: Average) -> Params:
+        """Return the average over all processes of this one's."""
+        return average.value
+
+    def gather(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return the rows of all agents, of which this process has those of its share."""
+        return rows
+
+    def __str__(self) -> str:
+        return self.recipe
+
+
+class Around(Engine):
+    """An engine around another one, which does all that the outer one does not do itself."""
+
+    def __init__(self, inner: Engine) -> None:
+        self.inner, self.execution, self.agents_at_once = inner, inner.execution, inner.agents_at_once
+
+    def update(
+        self, params: Params, batches: Any, agents: torch.Tensor, stop: threading.Event | None
+    ) -> tuple[Params, torch.Tensor]:
+        return self.inner.update(params, batches, agents, stop)
+
+    def server_step(self, w: Params, average: Params) -> Params:
+        return self.inner.server_step(w, average)
+
+    def state(self) -> Memory:
+        return self.inner.state()
+
+    def load_state(self, state: Memory) -> None:
+        self.inner.load_state(state)
+
+    @property
+    def recipe(self) -> str:
+        return self.inner.recipe
+
+    def share(self, agents: torch.Tensor) -> torch.Tensor:
+        return self.inner.share(agents)
+
+    def combine(self, average: Average) -> Params:
+        return self.inner.combine(average)
+
+    def gather(self, rows: torch.Tensor) -> torch.Tensor:
+        return self.inner.gather(rows)
+
+    def __str__(self) -> str:
+        return str(self.inner)
+
+
+def _named(hook: Any) -> str:
+    if isinstance(hook, partial):
+        given = [*map(_named, hook.args), *(f"{name}={_named(value)}" for name, value in hook.keywords.items())]
+        return f"{_named(hook.func)}({', '.join(given)})"
+    return f"{hook.__module__}.{hook.__qualname__}" if hasattr(hook, "__qualname__") else repr(hook)

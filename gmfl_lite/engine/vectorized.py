@@ -1,0 +1,123 @@
+"""A chunk of agents at once, each local step one batched computation, recorded if it is repeated often."""
+
+import math
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils._pytree import tree_map
+
+from ..federation import Federation
+from ..meta_gradients import factors_kept
+from ..objective import LossFn, Params
+from ..server import Step
+from .agents_axis import agents_at_once
+from .base import Engine
+from .local_step import LocalStep, OneStep, Stopped, estimate_settings, look_at, one_step, take_steps
+from .recording import capture
+from .threads_and_memory import prepare_process
+
+if TYPE_CHECKING:
+    from ..experiment import Experiment
+
+RECORDED_FROM = 150
+"""Local steps of a whole run from which on they are recorded (gmfl_lite.engine.recording)."""
+
+
+class Vectorized(Engine):
+    """As many agents at once as memory and caches are good for.
+
+    Parameters
+    ----------
+    experiment, federation, loss_fn, params : what is run, the agents, f_i as a function of (params, batch), and w.
+    local_step : what an agent does with a meta-gradient, in place of w − β g; see `gmfl_lite.engine.LocalStep`. It is
+        part of the recording.
+    server_step : as in Engine.
+    compiled : hand the recording of the local step on to torch.compile, which takes half a minute or more. On a CPU it
+        halves the time of a small step and leaves a large one as it is; on a GPU it has not been tried.
+    """
+
+    execution = "vectorized"
+
+    def __init__(
+        self,
+        experiment: "Experiment",
+        federation: Federation,
+        loss_fn: LossFn,
+        params: Params,
+        *,
+        local_step: LocalStep | None = None,
+        server_step: Step | None = None,
+        compiled: bool = False,
+    ) -> None:
+        super().__init__(experiment, server_step=server_step)
+        prepare_process()
+        self.hooks["local_step"] = local_step
+        everything = federation.train_sets(torch.zeros(1, dtype=torch.int64, device=federation.x.device))
+        example = tuple(tensor[:, : experiment.batch_size] for tensor in everything)
+        kept = factors_kept(experiment.gradient, experiment.backprop_steps, experiment.nu)
+        most = partial(agents_at_once, loss_fn, params, example)
+        # Differentiating through a step keeps about three sets of an agent's numbers, recomputing it one, which takes
+        # longer (benchmarks/RESULTS.md): only where not even one agent fits otherwise.
+        recompute = most(3 * kept + 2) < 1
+        self.agents_at_once = max(1, most((1 if recompute else 3) * kept + 2))
+        parts = math.ceil(experiment.agents_per_round / self.agents_at_once)
+        one = one_step(loss_fn, local_step, recompute=recompute, check_finite=False, **estimate_settings(experiment))
+        alone = parts == experiment.agents_per_round
+        self.together: OneStep = partial(_alone, one) if alone else torch.func.vmap(one, in_dims=(0, None, 0, 0, 0))
+        # A recording merges what is recomputed to save memory. Whether to record is decided by the whole run's length,
+        # so that a resumed run does what an uninterrupted one does.
+        steps = experiment.rounds * experiment.local_steps * parts
+        self.records, self.compiled = not recompute and steps >= RECORDED_FROM, compiled
+        self.agents_in_words = (
+            "all picked agents at once" if parts == 1
+            else f"at most {self.agents_at_once} agents at once, which memory is meant for" if not alone
+            else "one agent at a time, as each keeps more numbers than caches hold" if not recompute
+            else "one agent at a time and its steps recomputed, as memory is meant for no more"
+        )  # fmt: skip
+        repaid = "repay it" if self.records else "do not repay it"
+        self.recording_in_words = f"{'' if self.records else 'not '}recorded, as {steps} local steps {repaid}"
+        self.recordings: dict[int, Callable[..., tuple[Params, torch.Tensor]]] = {}
+
+    def update(
+        self,
+        params: Params,
+        batches: Any,
+        agents: torch.Tensor,
+        stop: threading.Event | None,
+        own: Params | None = None,
+    ) -> tuple[Params, torch.Tensor]:
+        """Return what Engine.update does; `own` [agents, …] is what `local_step` gets for each of the agents."""
+        own = own or {}
+        # Contiguous, as the parameters will be from the second step on: a recording is made for that layout.
+        w = {name: tensor.expand(len(agents), *tensor.shape).contiguous() for name, tensor in params.items()}
+        if self.records and len(agents) not in self.recordings:
+            self._record(len(agents), stop, w, params, own, *batches[0])
+        return take_steps(self.recordings.get(len(agents), self.together), w, params, own, batches, stop)
+
+    def _record(self, n_agents: int, stop: threading.Event | None, *example: Any) -> None:
+        look_up = partial(look_at, stop)
+        try:
+            self.recordings[n_agents] = capture(self.together, *example, look_up=look_up, compiled=self.compiled)
+        except Stopped:
+            raise
+        except Exception as error:  # whatever it is that cannot be recorded may run all the same
+            self.records = False
+            reason = str(error).strip().partition("\n")[0]
+            self.recording_in_words = f"not recorded, as that failed ({type(error).__name__}: {reason:.100})"
+
+    @property
+    def recipe(self) -> str:
+        return ", ".join(self.in_words()) if type(self) is Vectorized else super().recipe
+
+    def __str__(self) -> str:
+        words = [f"vectorized: {self.agents_in_words}", self.recording_in_words, self.recipe]
+        return "; ".join(filter(None, words)) + "; compiled" * (self.records and self.compiled)
+
+
+def _alone(one: OneStep, w: Params, start: Params, own: Params, support: Any, query: Any) -> Any:
+    """Do what vmap does, for a leading agents axis of length one, where it only costs time."""
+    w, own, support, query = tree_map(lambda tensor: tensor[0], (w, own, support, query))
+    return tree_map(lambda tensor: tensor.unsqueeze(0), one(w, start, own, support, query))

@@ -1,0 +1,227 @@
+"""The server's side of a round: whom it picks, how it averages, the step it takes, what counts as divergence.
+
+gl.train, the torchrun engine, Flower's strategy and theory's observations all go through these functions.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+
+from .basics import checks, randomness
+from .objective import Params
+
+EXPLOSION = 20.0
+"""A mean meta-loss this many times that of guessing (or of the start, if that is larger) counts as diverged."""
+
+Memory = dict[str, torch.Tensor]
+"""What a server remembers from round to round, empty before the first; it is part of a checkpoint."""
+
+Step = Callable[[Params, Params, Memory], tuple[Params, Memory]]
+"""A server's step: (w, the agents' average, memory) -> (the next w, the next memory)."""
+
+
+class Diverged(FloatingPointError):
+    """A round after which there is no sense in going on: an exploded meta-loss, parameters that are not finite."""
+
+
+def pick_agents(
+    n_agents: int, how_many: int, seed: int, round: int, device: torch.device | str = "cpu"
+) -> torch.Tensor:
+    """Return `how_many` agents, drawn for a round uniformly without replacement; more of them begin with fewer.
+
+    >>> few, all_in_order = pick_agents(50, 3, seed=0, round=7), pick_agents(50, 50, seed=0, round=7)
+    >>> few.tolist() == all_in_order[:3].tolist()
+    True
+    """
+    everybody = torch.full((), n_agents, device=device)
+    key = randomness.keys(seed, "picks", round, torch.zeros_like(everybody))
+    return randomness.choose(key, everybody, how_many, n_agents)
+
+
+def aggregate(updates: Params, weights: torch.Tensor | None = None, *, check_weights: bool = True) -> Params:
+    """Average what the agents sent back: Σ_i p_i w_i.
+
+    Parameters
+    ----------
+    updates : dict of tensors [agents, …].
+    weights : non-negative [agents], scaled here to sum to one; None is the uniform average, which is what the
+        objective (1/n) Σ_i F_i asks for.
+    check_weights : whether to look at the weights' values, for which a GPU has to be waited for.
+
+    Raises
+    ------
+    ValueError : no tensors or agents, different numbers of agents, weights of another length, negative, or all zero.
+
+    Examples
+    --------
+    >>> aggregate({"w": torch.tensor([[0.0], [1.0]])}, torch.tensor([1.0, 3.0]))
+    {'w': tensor([0.7500])}
+    """
+    if not isinstance(updates, dict) or not updates:
+        raise checks.refusal("updates", updates, "a non-empty dict of tensors [agents, …]")
+    counts = {name: tensor.shape[:1] for name, tensor in updates.items()}
+    n_agents = next(iter(counts.values()))
+    if set(counts.values()) != {n_agents} or not n_agents or not n_agents[0]:
+        found = {name: list(tensor.shape) for name, tensor in updates.items()}
+        raise ValueError(f"updates: must have one leading axis of at least one agent in common, got shapes {found}")
+    if weights is None:
+        return {name: tensor.mean(0) for name, tensor in updates.items()}
+    weights = torch.as_tensor(weights)
+    if weights.shape != n_agents:
+        raise ValueError(f"weights: must be one for each of the {n_agents[0]} agents, got shape {tuple(weights.shape)}")
+    if check_weights and not (bool((weights >= 0).all()) and 0 < float(weights.sum()) < float("inf")):
+        raise ValueError(f"weights: must be non-negative with a finite sum above 0, got {weights.tolist()}")
+    averages = {}
+    for name, tensor in updates.items():
+        share = weights.to(tensor)
+        averages[name] = torch.tensordot(share / share.sum(), tensor, dims=1)
+    return averages
+
+
+class Average:
+    """The weighted average of updates that come in chunks, so that no more than a chunk of agents is in memory.
+
+    Attributes
+    ----------
+    value : the average so far, a dict of tensors, empty before the first chunk.
+    weight : of all agents so far.
+
+    >>> average = Average()
+    >>> average.add({"w": torch.tensor([[0.0], [3.0]])}, torch.tensor([1, 2]))
+    >>> average.add({"w": torch.tensor([[6.0]])}, torch.tensor([1]))
+    >>> average.value, average.weight
+    ({'w': tensor([3.])}, tensor(4))
+    """
+
+    def __init__(self) -> None:
+        self.value: Params = {}
+        self.weight: torch.Tensor = torch.zeros(())
+
+    def add(self, updates: Params, weights: torch.Tensor) -> None:
+        """Take in more agents: their w [agents, …] and their weights [agents]."""
+        mean, weight = aggregate(updates, weights, check_weights=False), weights.sum()
+        if not self.value:
+            self.value, self.weight = mean, weight
+            return
+        self.weight = self.weight + weight
+        share = {name: (weight / self.weight).to(tensor) for name, tensor in mean.items()}
+        self.value = {name: torch.lerp(self.value[name], mean[name], share[name]) for name in mean}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerStep:
+    """All there is to know of one way for a server to step; `add_server_step` makes it a choice everywhere.
+
+    Attributes
+    ----------
+    name : what Experiment's `server` calls it.
+    help : what it is, in a line.
+    step : (w, average, memory, server_lr) -> (the next w, the next memory).
+    on_quadratics : (w, average, server_lr) -> the next w, as NumPy arrays, where the step is linear and remembers
+        nothing; "none" where theory has no formula for it.
+    """
+
+    name: str
+    help: str
+    step: Callable[[Params, Params, Memory, float], tuple[Params, Memory]]
+    on_quadratics: Callable[[np.ndarray, np.ndarray, float], np.ndarray] | Literal["none"]
+
+    def __post_init__(self) -> None:
+        for name in ("step", "on_quadratics"):
+            value = getattr(self, name)
+            if not callable(value) and (name == "step" or value != "none"):
+                known = "" if name == "step" else ", or 'none' where no formula is known"
+                raise checks.refusal(f"{name} of server step {self.name!r}", value, f"a function{known}")
+
+
+SERVER_STEPS: dict[str, ServerStep] = {}
+"""Every way for a server to step, by name."""
+
+
+def add_server_step(step: ServerStep) -> ServerStep:
+    """Make a way for a server to step a choice everywhere: in Experiment, every engine, Flower and the panel.
+
+    Raises
+    ------
+    ValueError : the name is taken.
+    """
+    if step.name in SERVER_STEPS:
+        allowed = f"another than {', '.join(SERVER_STEPS)}, which are taken"
+        raise checks.refusal("name of a server step", step.name, allowed)
+    SERVER_STEPS[step.name] = step
+    return step
+
+
+def server_step(
+    w: Params, average: Params, memory: Memory | None = None, *, server: str = "average", server_lr: float = 1.0
+) -> tuple[Params, Memory]:
+    """Return the server's next w, and what it remembers, from its w and the average of what the agents sent back.
+
+    Parameters
+    ----------
+    w, average : dicts of tensors.
+    memory : what the last step returned; None or {} before the first.
+    server : "average" goes the part server_lr of the way from w to the average: all of it (1.0) is FedAvg's, less of it
+        is Reptile's outer step.
+    server_lr : the server's step size, above 0.
+
+    Raises
+    ------
+    ValueError : an unknown name or a wrong step size.
+
+    References
+    ----------
+    Reddi et al.: Adaptive federated optimization, ICLR 2021, for servers that take −Δ = w − average for a gradient.
+
+    Examples
+    --------
+    >>> server_step({"w": torch.zeros(1)}, {"w": torch.ones(1)}, server_lr=0.25)
+    ({'w': tensor([0.2500])}, {})
+    """
+    checks.choice("server", server, SERVER_STEPS)
+    server_lr = checks.number("server_lr", server_lr, 0, above=True)
+    return SERVER_STEPS[server].step(w, average, memory or {}, server_lr)
+
+
+def _towards_the_average(w: Params, average: Params, memory: Memory, server_lr: float) -> tuple[Params, Memory]:
+    if server_lr == 1:  # to the bit
+        return average, memory
+    return {name: torch.lerp(tensor, average[name], server_lr) for name, tensor in w.items()}, memory
+
+
+add_server_step(
+    ServerStep(
+        name="average",
+        help="go the part server_lr of the way to the agents' average",
+        step=_towards_the_average,
+        on_quadratics=lambda w, average, server_lr: w + server_lr * (average - w),
+    )
+)
+
+
+def loss_limit(n_classes: int, loss_at_start: float) -> float:
+    """Return the largest mean meta-loss that is no divergence: `EXPLOSION` times that of guessing, or of the start."""
+    return EXPLOSION * max(math.log(n_classes), loss_at_start)
+
+
+def check_round(loss: float, params: Params, limit: float) -> None:
+    """Look whether a round has diverged.
+
+    Parameters
+    ----------
+    loss : the mean meta-loss that the round's agents met on their way.
+    params : the server's next w.
+    limit : of `loss_limit`.
+
+    Raises
+    ------
+    Diverged : it has.
+    """
+    if not loss <= limit:
+        raise Diverged(f"the meta-loss grew to {loss:.3g}")
+    if not all(tensor.isfinite().all() for tensor in params.values()):
+        raise Diverged("the averaged parameters are not finite")
