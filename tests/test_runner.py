@@ -232,6 +232,12 @@ def test_a_forged_file_is_no_result(tmp_path):
             gl.load_result(path)
 
 
+def test_what_only_pickle_could_hold_is_not_written(tmp_path):
+    with pytest.raises(ValueError, match="allow_pickle=False"):
+        storage.write(tmp_path / "result", {}, {"words": np.array(["w", None], dtype=object)})
+    assert not list(tmp_path.iterdir())
+
+
 def test_results_come_back_bit_by_bit(tmp_path):
     result = gl.run(SMALL, progress=False)
     result.save(tmp_path / "result")

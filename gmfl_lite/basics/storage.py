@@ -18,11 +18,8 @@ def write(path: str | Path, record: dict[str, Any], arrays: dict[str, np.ndarray
     """Write a JSON-able record and arrays to `path`, beside it first, so that a crash leaves the old file in place."""
     path = Path(path)
     body = io.BytesIO()
-    np.savez(
-        body,
-        **{f"array/{name}": array for name, array in arrays.items()},
-        record=np.frombuffer(_json(record), np.uint8),
-    )
+    named = {f"array/{name}": array for name, array in arrays.items()}
+    np.savez(body, allow_pickle=False, **named, record=np.frombuffer(_json(record), np.uint8))
     content = body.getvalue()
     header = {"format": FORMAT, "sha256": hashlib.sha256(content).hexdigest()}
     aside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
