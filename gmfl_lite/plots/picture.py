@@ -24,7 +24,9 @@ class Picture(Figure):
 
     alt = ""
 
-    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> tuple[dict, dict]:
+    def _repr_mimebundle_(
+        self, include: object = None, exclude: object = None
+    ) -> tuple[dict[str, bytes | str], dict[str, dict[str, str]]]:
         full, png = io.BytesIO(), io.BytesIO()
         self.savefig(full, format="png", dpi=100)
         # A third of the size, for the eye the same: a stored notebook holds many.
@@ -32,7 +34,7 @@ class Picture(Figure):
         return {"image/png": png.getvalue(), "text/plain": self.alt}, {"image/png": {"alt": self.alt}}
 
 
-def colours_of(labels: Iterable[str]) -> dict[str, tuple]:
+def colours_of(labels: Iterable[str]) -> dict[str, tuple[float, float, float]]:
     """Give every label a colour; a label that begins with FedAvg has the first one in every figure."""
     ordered = sorted(labels, key=lambda label: not label.startswith("FedAvg"))
     return dict(zip(ordered, sns.color_palette("colorblind", len(ordered)), strict=True))

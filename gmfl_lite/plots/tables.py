@@ -1,6 +1,7 @@
 """Tables as figures: lines, means over seeds with intervals, heat maps, stacked bars."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import matplotlib.ticker
 import numpy as np
@@ -132,7 +133,7 @@ def sweep(
     words = [] if pd.api.types.is_numeric_dtype(data[x]) else list(data[x].unique())
     named = data[x]
     data[x] = named.map({word: place for place, word in enumerate(words)}) if words else named
-    style = {"marker": "o"}
+    style: dict[str, Any] = {"marker": "o"}
     if words and hue is not None:  # beside each other, so that no interval hides another
         hues = list(data[hue].unique())
         data[x] += data[hue].map({value: 0.5 * (i + 0.5) / len(hues) - 0.25 for i, value in enumerate(hues)})
@@ -144,8 +145,10 @@ def sweep(
         figure = Picture(figsize=(1.6 + 4.2 * len(groups), 3.6), layout="constrained")
         for axes, group in zip(figure.subplots(1, len(groups), sharey=True, squeeze=False)[0], groups, strict=True):
             shown = data[data["group"] == group]
-            interval = {"errorbar": ("ci", 95), "seed": 0, "err_style": "bars", "err_kws": {"capsize": 3}}
-            sns.lineplot(shown, ax=axes, x=x, y=y, **style, **interval)
+            sns.lineplot(
+                shown, ax=axes, x=x, y=y, legend="auto" if group == groups[-1] else False,
+                errorbar=("ci", 95), seed=0, err_style="bars", err_kws={"capsize": 3}, **style,
+            )  # fmt: skip
             if words:
                 axes.set_xticks(range(len(words)), words, rotation=25, ha="right", rotation_mode="anchor")
                 for line in axes.get_lines():
@@ -153,8 +156,6 @@ def sweep(
             axes.set(title=GROUPS[group], ylabel=f"{y.replace('_', ' ')}{after}{percent}")
             if log:
                 axes.set_xscale("log")
-    for axes in figure.axes[:-1] if hue is not None else ():
-        axes.get_legend().remove()
     if hue is not None:
         sns.move_legend(figure.axes[-1], "center left", bbox_to_anchor=(1.02, 0.5))
     if left_out:
@@ -231,8 +232,10 @@ def bound_terms(table: pd.DataFrame) -> Picture:
     start = np.zeros(len(table))
     hatches = {"transient": "", "drift": "//", "sampling": "..", "noise": "xx", "bias": "\\\\"}
     for name, colour in zip(terms, sns.color_palette("colorblind", len(terms)), strict=True):
-        style = {"color": colour, "hatch": hatches[name], "edgecolor": "white", "linewidth": 0.5}
-        axes.barh(table.index, table[name], left=start, label=name, **style)
+        axes.barh(
+            table.index, table[name], left=start, label=name, color=colour, hatch=hatches[name], edgecolor="white",
+            linewidth=0.5,
+        )  # fmt: skip
         start = start + table[name].to_numpy()
     axes.plot(table["measured"], table.index, "D", color="black", markersize=6, label="measured")
     axes.invert_yaxis()
@@ -266,7 +269,9 @@ def _comparable(
         raise ValueError("frame: holds no completed run to draw")
     cell = list(dict.fromkeys([*across, "group", "fine_tune_steps"]))
     free = {*cell, "seed", "status", "message", "loss", "accuracy", "worst_decile_accuracy"}
-    varying = [name for name in data if name not in free and (data.groupby(cell)[name].nunique(dropna=False) > 1).any()]
+    varying = [
+        name for name in data.columns if name not in free and (data.groupby(cell)[name].nunique(dropna=False) > 1).any()
+    ]
     if varying:
         raise checks.refusal("x and hue", across, f"such that beside them only the seed varies, not {varying}")
     bad = frame[frame["status"] != "completed"]

@@ -1,6 +1,7 @@
 """Figures of how training goes and what fine-tuning gains: accuracy against rounds and against steps."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import matplotlib.ticker
 import pandas as pd
@@ -60,10 +61,12 @@ def accuracy_against_steps(results: Mapping[str, Result]) -> Picture:
         label: result.history[result.history["round"] == result.history["round"].max()]
         for label, result in _checked(results).items()
     }
-    figure = _accuracy_lines(frames, "fine_tune_steps", "fine-tuning steps on own data", "accuracy (%)")
+    bands = len(results) <= MOST_BANDS
+    title = "line: mean over agents\nband: middle 80 % of them" if bands else None
+    figure = _accuracy_lines(frames, "fine_tune_steps", "fine-tuning steps on own data", "accuracy (%)", title)
     for axes in figure.axes:
         axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
-    if len(results) <= MOST_BANDS:
+    if bands:
         _draw_bands(figure, results)
     return figure
 
@@ -165,18 +168,18 @@ def _checked(results: Mapping[str, Result]) -> Mapping[str, Result]:
     return results
 
 
-def _accuracy_lines(frames: Mapping[str, pd.DataFrame], x: str, xlabel: str, ylabel: str) -> Picture:
+def _accuracy_lines(
+    frames: Mapping[str, pd.DataFrame], x: str, xlabel: str, ylabel: str, legend_title: str | None = None
+) -> Picture:
     data = pd.concat([frame.assign(method=label) for label, frame in frames.items()], ignore_index=True)
     data["accuracy"] *= 100
     groups = [group for group in GROUPS if (data["group"] == group).any()]
     with sns.axes_style("white", AXES):
         figure = Picture(figsize=(1.6 + 4.2 * len(groups), 3.6), layout="constrained")
         for axes, group in zip(figure.subplots(1, len(groups), sharey=True, squeeze=False)[0], groups, strict=True):
-            _draw_lines(axes, data[data["group"] == group], x)
+            _draw_lines(axes, data[data["group"] == group], x, legend=group == groups[-1])
             axes.set(title=GROUPS[group], xlabel=xlabel, ylabel=ylabel)
-    for axes in figure.axes[:-1]:
-        axes.get_legend().remove()
-    sns.move_legend(figure.axes[-1], "center left", bbox_to_anchor=(1.02, 0.5), title=None)
+    sns.move_legend(figure.axes[-1], "center left", bbox_to_anchor=(1.02, 0.5), title=legend_title)
     last = data[data["group"] == groups[-1]].groupby("method", sort=False).last()
     ends = ", ".join(f"{label} {row.accuracy:.0f} % at {row[x]:g}" for label, row in last.iterrows())
     figure.alt = f"Lines of {ylabel} against {xlabel}; {GROUPS[groups[-1]]}: {ends}."
@@ -188,14 +191,13 @@ def _draw_bands(figure: Picture, results: Mapping[str, Result]) -> None:
     for axes in figure.axes:
         for label, result in results.items():
             group = result.agents[result.agents["group"].map(GROUPS) == axes.get_title()]
-            band = 100 * group.groupby("fine_tune_steps")["accuracy"].quantile([0.1, 0.9]).unstack()
-            style = {"color": colours[label], "alpha": 0.15, "linewidth": 0, "zorder": 0.5}
-            axes.fill_between(band.index, band[0.1], band[0.9], **style)
-    figure.axes[-1].get_legend().set_title("line: mean over agents\nband: middle 80 % of them")
+            accuracy = group.groupby("fine_tune_steps")["accuracy"]
+            low, high = (100 * accuracy.quantile(share) for share in (0.1, 0.9))
+            axes.fill_between(low.index, low, high, color=colours[label], alpha=0.15, linewidth=0, zorder=0.5)
     figure.alt += " Bands hold the middle 80 % of the agents."
 
 
-def _draw_lines(axes: Axes, data: pd.DataFrame, x: str) -> None:
+def _draw_lines(axes: Axes, data: pd.DataFrame, x: str, *, legend: bool) -> None:
     sns.lineplot(
         data,
         ax=axes,
@@ -206,11 +208,12 @@ def _draw_lines(axes: Axes, data: pd.DataFrame, x: str) -> None:
         markers=True,
         dashes=True,
         palette=colours_of(data["method"].unique()),
+        legend="auto" if legend else False,
         errorbar=None,
     )
 
 
-def _styles(labels: Mapping[str, object], reference: str | None) -> list[dict]:
+def _styles(labels: Mapping[str, object], reference: str | None) -> list[dict[str, Any]]:
     colours = sns.color_palette("colorblind", max(1, len(labels)))
     lines, markers = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1))), "osD^vXPp"
     styles = []
