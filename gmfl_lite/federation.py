@@ -201,11 +201,11 @@ class Federation:
         keys = randomness.spawn(randomness.spawn(keys, steps[:, None]), numbers)
         sizes = self._train.sizes[agents][:, None, None]
         drawn = self._gather(self._train, agents, randomness.choose(keys, sizes, batch_size, width))
-        steps = []
+        dealt: list[tuple[list[Batch], Batch]] = []
         for step in zip(*(tensor.unbind(1) for tensor in drawn), strict=True):
             query, *support = zip(*(tensor.unbind(1) for tensor in step), strict=True)
-            steps.append((support, query))
-        return steps
+            dealt.append((support, query))
+        return dealt
 
     def _gather(self, table: IndexTable, agents: torch.Tensor, positions: torch.Tensor) -> Batch:
         """Return the batch of shape positions.shape = [agents, …]."""

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -17,19 +17,19 @@ Predict = Callable[[Params, torch.Tensor], torch.Tensor]
 """Logits [samples, classes] of images [samples, C, H, W]."""
 
 
-def softmax_regression(shape: tuple[int, int, int], n_classes: int) -> nn.Module:
+def softmax_regression(shape: Sequence[int], n_classes: int) -> nn.Module:
     """Return a linear map of the pixels: the convex model of the theory."""
     return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), n_classes))
 
 
-def mlp(shape: tuple[int, int, int], n_classes: int) -> nn.Module:
+def mlp(shape: Sequence[int], n_classes: int) -> nn.Module:
     """Return two hidden layers of 80 and 60 ELU units, as in the Per-FedAvg experiments."""
     return nn.Sequential(
         nn.Flatten(), nn.Linear(math.prod(shape), 80), nn.ELU(), nn.Linear(80, 60), nn.ELU(), nn.Linear(60, n_classes)
     )
 
 
-def cnn(shape: tuple[int, int, int], n_classes: int) -> nn.Module:
+def cnn(shape: Sequence[int], n_classes: int) -> nn.Module:
     """Return two 3×3 convolutions (16 and 32 channels, GroupNorm, ELU, 2×2 mean pooling) and a linear layer."""
     channels, height, width = shape
     return nn.Sequential(
@@ -77,7 +77,7 @@ def build_model(name: str, dataset: Dataset | Federation, *, seed: int = 0) -> n
             setattr(layer, parameter_name, nn.Parameter(torch.empty(parameter.shape)))
         if isinstance(layer, (nn.Linear, nn.Conv2d)):
             bound = 1 / math.sqrt(layer.weight[0].numel())
-            for parameter in (layer.weight, layer.bias):
+            for parameter in layer.parameters(recurse=False):
                 nn.init.uniform_(parameter, -bound, bound, generator=draws)
         elif isinstance(layer, nn.GroupNorm):
             layer.reset_parameters()

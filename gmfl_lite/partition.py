@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from .basics import checks
 from .basics.randomness import generator
@@ -192,7 +193,7 @@ class PerFedAvgSplit:
 
 
 def partition(
-    labels: np.ndarray, scheme: Scheme, n_agents: int, *, seed: int, min_samples: int = 10
+    labels: ArrayLike, scheme: Scheme, n_agents: int, *, seed: int, min_samples: int = 10
 ) -> list[np.ndarray]:
     """Deal samples out to agents: return each agent's sorted indices into `labels`.
 
@@ -216,18 +217,18 @@ def partition(
     >>> partition([0, 0, 1, 1], Shards(1), 2, seed=0, min_samples=1)
     [array([2, 3]), array([0, 1])]
     """
-    labels = checks.labels("labels", labels)
+    y = checks.labels("labels", labels)
     n_agents = checks.integer("n_agents", n_agents, 1)
     min_samples = checks.integer("min_samples", min_samples, 1)
     seed = checks.integer("seed", seed, 0)
     if not callable(getattr(scheme, "counts", None)) or isinstance(scheme, type):
         allowed = "IID(), Dirichlet(alpha), Shards(classes_per_agent) or PerFedAvgSplit(a)"
         raise checks.refusal("scheme", scheme, allowed)
-    if n_agents * min_samples > len(labels):
-        allowed = f"at most {len(labels) // min_samples} for {len(labels)} samples with min_samples={min_samples}"
+    if n_agents * min_samples > len(y):
+        allowed = f"at most {len(y) // min_samples} for {len(y)} samples with min_samples={min_samples}"
         raise checks.refusal("n_agents", n_agents, allowed)
     rng = generator(seed, "partition")
-    _, class_of, available = np.unique(labels, return_inverse=True, return_counts=True)
+    _, class_of, available = np.unique(y, return_inverse=True, return_counts=True)
     counts = scheme.counts(available, n_agents, min_samples, rng)
     pieces = []
     for c, column in enumerate(counts.T):
@@ -295,7 +296,7 @@ def _before(values: np.ndarray) -> np.ndarray:
 def _raise_poorest(counts: np.ndarray, holds: np.ndarray, min_samples: int) -> np.ndarray:
     """Lift every agent to `min_samples` by gifts within classes that both hold, passed on through others if need be."""
     totals = counts.sum(axis=1)
-    for poor in np.flatnonzero(totals < min_samples):
+    for poor in np.flatnonzero(totals < min_samples).tolist():
         while totals[poor] < min_samples:
             chains = (_chain_of_gifts(counts, holds, poor, min_samples, keep) for keep in (1, 0))
             gifts = next(filter(None, chains), None)
@@ -319,8 +320,8 @@ def _chain_of_gifts(
     gift_of: dict[int, tuple[int, int, int]] = {poor: (-1, -1, -1)}
     queue = [poor]
     for taker in queue:
-        for c in np.flatnonzero(holds[taker]):
-            for giver in np.flatnonzero(counts[:, c] > keep):
+        for c in np.flatnonzero(holds[taker]).tolist():
+            for giver in np.flatnonzero(counts[:, c] > keep).tolist():
                 if giver in gift_of:
                     continue
                 gift_of[giver] = (giver, taker, c)
