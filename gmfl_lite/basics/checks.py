@@ -7,6 +7,11 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+"""Arrays, or NumPy's scalars for single numbers: these do what is asked of arrays, but do not have their type."""
 
 
 def refusal(name: str, value: Any, allowed: str) -> ValueError:
@@ -52,7 +57,7 @@ def number(name: str, value: Any, low: float, high: float = math.inf, *, above: 
     return found
 
 
-def numbers(name: str, value: Any, low: float = -math.inf, *, above: bool = False) -> np.ndarray:
+def numbers(name: str, value: Any, low: float = -math.inf, *, above: bool = False) -> Floats:
     """Return `value`, a number or an array of numbers, as finite float64 of at least (or above) `low`.
 
     >>> numbers("fine_tune_lr", [0.1, 1], 0)
@@ -60,7 +65,7 @@ def numbers(name: str, value: Any, low: float = -math.inf, *, above: bool = Fals
     """
     array = _array(value)
     if array.ndim == 0 and low > -math.inf:
-        return np.float64(number(name, array.item() if array.dtype.kind in "fiu" else value, low, above=above))
+        return np.float64(number(name, array.item() if array.dtype.kind in "fiu" else value, low, above=above))  # type: ignore[return-value]
     allowed = np.isfinite(array) if array.dtype.kind in "fiu" else np.zeros(1, bool)
     if not allowed.all() or not (array > low if above else array >= low).all():
         bound = "" if low == -math.inf else f" {'above' if above else 'of at least'} {low:g}"
@@ -68,7 +73,7 @@ def numbers(name: str, value: Any, low: float = -math.inf, *, above: bool = Fals
     return array.astype(np.float64)
 
 
-def integers(name: str, value: Any, low: int) -> np.ndarray:
+def integers(name: str, value: Any, low: int) -> Integers:
     """Return `value`, an integer or an array of integers, as int64 of at least `low`.
 
     >>> integers("nu", range(3), 0)
@@ -76,7 +81,7 @@ def integers(name: str, value: Any, low: int) -> np.ndarray:
     """
     array = _array(value)
     if array.ndim == 0:
-        return np.int64(integer(name, array.item() if array.dtype.kind in "iu" else value, low))
+        return np.int64(integer(name, array.item() if array.dtype.kind in "iu" else value, low))  # type: ignore[return-value]
     if array.dtype.kind not in "iu" or not (array >= low).all():
         raise refusal(name, value, f"integers of at least {low}")
     return array.astype(np.int64)
@@ -108,7 +113,7 @@ def nearest(word: Any, words: Iterable[str]) -> str:
     return f" (did you mean {match[0]!r}?)" if match else ""
 
 
-def labels(name: str, value: Any) -> np.ndarray:
+def labels(name: str, value: Any) -> Integers:
     """Return `value` as a one-dimensional array of non-negative integers, without touching the original."""
     try:
         array = np.asarray(value)

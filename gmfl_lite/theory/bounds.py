@@ -32,7 +32,7 @@ def sampling_factor(n_agents: ArrayLike, agents_per_round: ArrayLike) -> Value:
     """
     n, picked = checks.integers("n_agents", n_agents, 1), checks.integers("agents_per_round", agents_per_round, 1)
     if np.any(picked > n):
-        raise checks.refusal("agents_per_round", agents_per_round, f"at most n_agents = {n_agents}")
+        raise checks.refusal("agents_per_round", agents_per_round, f"at most n_agents = {n}")
     return (n - picked) / (picked * np.maximum(n - 1, 1))
 
 
@@ -165,8 +165,8 @@ def convergence_bound(
         "noise": 2 * c * s**2 / (n * tau),
         "sampling": 1.25 * c * phi * (gamma_F + b + (np.sqrt(upsilon) + 1 / np.sqrt(tau)) * s) ** 2,
     }
-    scaled = [formula(lambda term: term / omega)(term) for term in terms.values()]
-    return ConvergenceBound(*scaled, total=formula(sum)(scaled))
+    scaled = {name: formula(lambda term: term / omega)(term) for name, term in terms.items()}
+    return ConvergenceBound(**scaled, total=formula(lambda: sum(scaled.values()))())
 
 
 @formula
@@ -213,15 +213,16 @@ def covariance_bound(
     }
     for name, value in several.items():
         if value is None and np.any(tau > 1):
-            raise checks.refusal(name, None, f"given for more than one local step (local_steps = {local_steps})")
+            raise checks.refusal(name, None, f"given for more than one local step (local_steps = {tau})")
     p, truncated, gamma_g = (checks.numbers(name, 0 if value is None else value, 0) for name, value in several.items())
     root = np.sqrt(drift(tau, meta_lr, meta_smoothness=truncated))
     psi = np.where(root < 1, root / np.where(root < 1, 1 - root, 1), np.inf)
-    kappa = checks.numbers("dropped_deviation", dropped_deviation, 0) + np.where(root < 1, p * psi, np.inf)
+    deviation = checks.numbers("dropped_deviation", dropped_deviation, 0)
+    kappa = deviation + np.where(root < 1, p * psi, np.inf)
     if np.any(kappa >= 1):
         raise ValueError(
-            f"dropped_deviation = {dropped_deviation}: must be lower, as κ′ = {np.max(kappa):.3g} is not below 1 (with"
-            f" local_steps = {local_steps}): lower fine_tune_lr, meta_lr or local_steps, or keep more factors"
+            f"dropped_deviation = {deviation}: must be lower, as κ′ = {np.max(kappa):.3g} is not below 1 (with"
+            f" local_steps = {tau}): lower fine_tune_lr, meta_lr or local_steps, or keep more factors"
         )
     _condition(tau, meta_lr, meta_smoothness, 1 - kappa)
     floor = (checks.numbers("covariance", covariance, 0) + p * psi * gamma_g) ** 2 / (1 - kappa)
@@ -292,7 +293,7 @@ def prescription(
     tau = checks.integer("local_steps", local_steps, 1)
     gamma_F = checks.number("meta_heterogeneity", meta_heterogeneity, 0)
     b, s = checks.number("meta_bias", meta_bias, 0), checks.number("meta_std", meta_std, 0)
-    L_F, phi = _smoothness(meta_smoothness), sampling_factor(n_agents, agents_per_round)
+    L_F, phi = _smoothness(meta_smoothness), float(sampling_factor(n_agents, agents_per_round))
     several = float(tau > 1)
     if phi == 0 and b == 0 and s == 0:
         factor = 4.6
@@ -309,7 +310,7 @@ def prescription(
     c = min(above / below for above, below in rates if below)
     with np.errstate(all="ignore"):
         rounds = np.asarray(factor * _gap(initial_gap) * L_F) / (c * epsilon**2)
-    return Prescription(float(c / (tau * L_F)), _whole(epsilon, rounds))
+    return Prescription(float(c / (tau * L_F)), int(_whole(epsilon, rounds)))
 
 
 def _local(local_steps: ArrayLike, meta_lr: ArrayLike, meta_smoothness: ArrayLike) -> tuple[np.ndarray, np.ndarray]:

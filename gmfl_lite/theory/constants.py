@@ -8,7 +8,7 @@ which is μ = L), ρ `hessian_lipschitz`, B `gradient_bound`, and γ_G, γ_H are
 
 import functools
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import ParamSpec
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -16,15 +16,15 @@ from numpy.typing import ArrayLike
 from ..basics import checks
 from ..meta_gradients import METHODS, factors_kept, methods_with
 
-Value = float | np.ndarray
-Function = TypeVar("Function", bound=Callable)
+Value = float | checks.Floats
+P = ParamSpec("P")
 
 
-def formula(function: Function) -> Function:
+def formula(function: Callable[P, ArrayLike]) -> Callable[P, Value]:
     """Return numbers as Python's own, and a bound that no float64 holds as infinity, without a warning."""
 
     @functools.wraps(function)
-    def computed(*args: Any, **kwargs: Any) -> Value:
+    def computed(*args: P.args, **kwargs: P.kwargs) -> Value:
         with np.errstate(over="ignore", invalid="ignore"):
             value = np.asarray(function(*args, **kwargs), np.float64)
         value = np.where(np.isnan(value), np.inf, value)  # ∞ · 0 where the zero is one too small for float64
@@ -33,7 +33,7 @@ def formula(function: Function) -> Function:
     return computed
 
 
-def product(*factors: np.ndarray) -> np.ndarray:
+def product(*factors: Value) -> checks.Floats:
     """Return the product, which is zero where a factor is, also beside another one that float64 does not hold."""
     zero = functools.reduce(np.logical_or, [np.equal(factor, 0) for factor in factors])
     return np.where(zero, 0.0, functools.reduce(np.multiply, factors))
@@ -349,7 +349,7 @@ def _curvatures(smoothness: ArrayLike, negative_curvature: ArrayLike | None) -> 
     L = checks.numbers("smoothness", smoothness, 0)
     mu = L if negative_curvature is None else checks.numbers("negative_curvature", negative_curvature)
     if np.any(np.abs(mu) > L):
-        raise checks.refusal("negative_curvature", negative_curvature, f"between ± smoothness = {smoothness}")
+        raise checks.refusal("negative_curvature", negative_curvature, f"between ± smoothness = {L}")
     return L, mu
 
 

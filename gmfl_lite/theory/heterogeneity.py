@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import nn
 from torch.func import grad, vmap
 
@@ -102,7 +103,8 @@ def model_heterogeneity(
 
 def root_mean_square_spread(vectors: Params) -> float:
     """Return ((1/n) Σ_i ‖v_i − v̄‖²)^½ of one vector per agent, a dict of tensors [n, …]."""
-    return sum((tensor - tensor.mean(0)).square().sum() / len(tensor) for tensor in vectors.values()).sqrt().item()
+    squares = ((tensor - tensor.mean(0)).square().sum() / len(tensor) for tensor in vectors.values())
+    return sum(squares, start=torch.zeros(())).sqrt().item()
 
 
 def hessian_differences(loss_fn: LossFn, params: Params, batches: Batch) -> Callable[[Params], Params]:

@@ -112,22 +112,22 @@ def estimate_constants(
         )(start, batches)  # fmt: skip
         gradients.append(gradient)
         losses.append(loss)
-    lowest, highest = torch.cat(lowest).min().item(), torch.cat(highest).max().item()
-    gradients = {name: torch.cat([part[name] for part in gradients]) for name in params}
+    smallest, largest = torch.cat(lowest).min().item(), torch.cat(highest).max().item()
+    of_agents = {name: torch.cat([part[name] for part in gradients]) for name in params}
     gamma_G, gamma_H = _heterogeneity_on_the_way(loss_fn, federation, params, nu, fine_tune_lr, iterations)
     return Constants(
         nu=nu,
         fine_tune_lr=fine_tune_lr,
         n_agents=len(agents),
-        smoothness=max(abs(lowest), abs(highest)),
-        negative_curvature=-lowest,
+        smoothness=max(abs(smallest), abs(largest)),
+        negative_curvature=-smallest,
         gradient_bound=torch.cat(sizes).max().item(),
         gradient_heterogeneity=gamma_G,
         hessian_heterogeneity=gamma_H,
-        meta_heterogeneity=root_mean_square_spread(gradients),
+        meta_heterogeneity=root_mean_square_spread(of_agents),
         meta_smoothness=torch.cat(steepest).max().item(),
         meta_loss=torch.cat(losses).mean().item(),
-        meta_gradient_norm=norm({name: tensor.mean(0) for name, tensor in gradients.items()}).item(),
+        meta_gradient_norm=norm({name: tensor.mean(0) for name, tensor in of_agents.items()}).item(),
     )
 
 
@@ -197,7 +197,7 @@ def advice(
     target = checks.number("target", target, 0, 1, above=True)
     local_steps = checks.integer("local_steps", local_steps, 1)
     L_F, epsilon = measured.meta_smoothness, target * measured.meta_gradient_norm
-    safe = constants.largest_safe_fine_tune_lr(measured.nu, measured.smoothness, measured.negative_curvature)
+    safe = float(constants.largest_safe_fine_tune_lr(measured.nu, measured.smoothness, measured.negative_curvature))
     plan = bounds.prescription(
         epsilon,
         local_steps=local_steps,

@@ -263,9 +263,12 @@ class Quadratics:
             raise ValueError(f"w: must have {self.c.shape[1]} entries along its last axis, got shape {w.shape}")
         return w
 
-    def _gradients(self, w: ArrayLike, *setting: int | float | str | None) -> np.ndarray:
+    def _gradients(
+        self, w: ArrayLike, nu: int, fine_tune_lr: float, method: str = "exact", backprop_steps: int | None = None
+    ) -> np.ndarray:
         """Return every agent's gradient [..., n, d]."""
-        return np.einsum("nij,...nj->...ni", self._meta_hessians(*setting), self._point(w)[..., None, :] - self.c)
+        Q = self._meta_hessians(nu, fine_tune_lr, method, backprop_steps)
+        return np.einsum("nij,...nj->...ni", Q, self._point(w)[..., None, :] - self.c)
 
     def _meta_hessians(
         self, nu: int, fine_tune_lr: float, method: str = "exact", backprop_steps: int | None = None

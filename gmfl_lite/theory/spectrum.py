@@ -35,7 +35,9 @@ def spectrum_ends(
     iterations = min(iterations, d)
     draws = randomness.generator(0, "Lanczos").normal(size=d)
     v = torch.from_numpy(draws / np.linalg.norm(draws)).to(like[names[0]].device).expand(n, d)
-    basis, diagonal, off_diagonal = v.new_zeros(iterations, n, d), [], []
+    basis = v.new_zeros(iterations, n, d)
+    diagonal: list[torch.Tensor] = []
+    off_diagonal: list[torch.Tensor] = []
     for j in range(iterations):
         basis[j] = v
         image = flat_product(v)
