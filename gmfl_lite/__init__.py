@@ -13,6 +13,7 @@ Agents with private data train one shared initial model w so that each does well
 """
 
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from . import theory
 from .by_hand import by_hand
@@ -35,13 +36,17 @@ __version__ = "0.1.0"
 
 _LATE = {"plots": ".plots", "exercises": ".exercises", "Explorer": ".explorer"}
 
+if TYPE_CHECKING:  # for editors and type checkers, which complete these names and refuse misspelled ones
+    from . import exercises, plots
+    from .explorer import Explorer
+else:
 
-def __getattr__(name: str) -> object:
-    """Import what draws when it is first asked for: an agent's or a worker's process need not wait for seaborn."""
-    if name not in _LATE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = import_module(_LATE[name], __name__)
-    return globals().setdefault(name, getattr(module, name, module))
+    def __getattr__(name: str) -> object:
+        """Import what draws when it is first asked for: an agent's or a worker's process need not wait for seaborn."""
+        if name not in _LATE:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        module = import_module(_LATE[name], __name__)
+        return globals().setdefault(name, getattr(module, name, module))
 
 
 def __dir__() -> list[str]:

@@ -30,6 +30,7 @@ def test_wheel_and_sdist_install_and_run(tmp_path):
     names = zipfile.ZipFile(wheel).namelist()
     assert {Path(name).parts[0].split("-")[0] for name in names} == {"gmfl_lite"}, "the wheel holds the package alone"
     assert any(name.endswith("licenses/LICENSE") for name in names)
+    assert "gmfl_lite/py.typed" in names, "editors and type checkers use its types"
     binaries = clean_machine.new_environment(tmp_path)
     variables = clean_machine.empty_home(tmp_path, binaries)
     elsewhere = Path(variables["HOME"])
