@@ -5,10 +5,10 @@ from torch import nn
 from torch.func import grad
 
 from .experiment import Experiment, build_federation
-from .federation import Federation
+from .federation import Batch, Federation
 from .meta_gradients import meta_gradient
 from .models import as_functions, build_model, cross_entropy
-from .objective import Params
+from .objective import Params, step
 from .server import Memory, pick_agents, server_step
 from .trainer import batches_of
 
@@ -22,7 +22,7 @@ def by_hand(experiment: Experiment, federation: Federation | None = None, model:
     Parameters
     ----------
     experiment : ν, α, β, τ, rounds, and all else; λ is `server_lr`.
-    federation, model : replace what the experiment would build.
+    federation, model : replace what the experiment would build; the model's parameters are the start.
 
     Returns
     -------
@@ -41,36 +41,33 @@ def by_hand(experiment: Experiment, federation: Federation | None = None, model:
     True
     """
     federation = federation or build_federation(experiment)
-    predict, w = as_functions(
-        model or build_model(experiment.model, federation, seed=experiment.seed), federation.x.device
-    )
+    model = model or build_model(experiment.model, federation, seed=experiment.seed)
+    predict, w = as_functions(model, federation.x.device)
     f, alpha, beta = cross_entropy(predict), experiment.fine_tune_lr, experiment.meta_lr
 
-    def minus(w, lr, gradient):
-        return {name: w[name] - lr * gradient[name] for name in w}
-
-    def F(w, support, query):  # the loss after ν fine-tuning steps
+    def F(w: Params, support: list[Batch], query: Batch) -> torch.Tensor:  # the loss after ν fine-tuning steps
         for batch in support:
-            w = minus(w, alpha, grad(f)(w, batch))
+            w = step(w, grad(f)(w, batch), alpha)
         return f(w, query)
 
-    def g(w, support, query):  # its gradient, or what is taken for it
+    def g(w: Params, support: list[Batch], query: Batch) -> Params:  # its gradient, or what is taken for it
         if experiment.gradient == "exact":
             return grad(F)(w, support, query)
-        how = {"method": experiment.gradient, "backprop_steps": experiment.backprop_steps}
-        return meta_gradient(f, w, support, query, fine_tune_lr=alpha, check_finite=False, **how)[0]
+        method, m = experiment.gradient, experiment.backprop_steps
+        return meta_gradient(f, w, support, query, fine_tune_lr=alpha, method=method, backprop_steps=m)[0]
 
     memory: Memory = {}
     for round in range(experiment.rounds):
         sent, weights = [], []
-        picked = pick_agents(federation.n_agents, experiment.agents_per_round, experiment.seed, round)
-        for agent in picked.tolist():
+        for agent in pick_agents(federation.n_agents, experiment.agents_per_round, experiment.seed, round).tolist():
             w_i = w
             for support, query in batches_of(agent, experiment, federation, round):  # τ times
-                w_i = minus(w_i, beta, g(w_i, support, query))
+                w_i = step(w_i, g(w_i, support, query), beta)
             sent.append(w_i)
-            weights.append(federation.train_sizes[agent] if experiment.weighting == "samples" else 1)
+            weights.append(int(federation.train_sizes[agent]) if experiment.weighting == "samples" else 1)
         p = torch.tensor(weights) / sum(weights)
-        average = {name: sum(share * w_i[name] for share, w_i in zip(p, sent, strict=True)) for name in w}
+        average = {
+            name: torch.stack([share * w_i[name] for share, w_i in zip(p, sent, strict=True)]).sum(0) for name in w
+        }
         w, memory = server_step(w, average, memory, server=experiment.server, server_lr=experiment.server_lr)
     return w

@@ -6,7 +6,9 @@ Its gradients are in gmfl_lite.meta_gradients.
 """
 
 import math
+import operator
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any
 
 import torch
@@ -79,7 +81,7 @@ def step(params: Params, gradient: Params, lr: float) -> Params:
 
 def norm(params: Params) -> torch.Tensor:
     """Return the Euclidean norm of all tensors together."""
-    return sum((tensor * tensor).sum() for tensor in params.values()).sqrt()
+    return reduce(operator.add, [(tensor * tensor).sum() for tensor in params.values()]).sqrt()
 
 
 def exact_product(loss_fn: LossFn) -> Product:

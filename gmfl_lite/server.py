@@ -108,7 +108,7 @@ class Average:
             self.value, self.weight = mean, weight
             return
         self.weight = self.weight + weight
-        share = {name: (weight / self.weight).to(tensor) for name, tensor in mean.items()}
+        share = {name: weight.to(tensor) / self.weight.to(tensor) for name, tensor in mean.items()}
         self.value = {name: torch.lerp(self.value[name], mean[name], share[name]) for name in mean}
 
 
