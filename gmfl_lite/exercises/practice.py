@@ -4,7 +4,8 @@ from typing import Any
 
 from ..experiment import Experiment
 from . import solutions
-from .exercise import Wrong, compare, exercise, keys, number
+from .exercise import exercise
+from .marking import Wrong, compare, keys, number
 
 
 @exercise(

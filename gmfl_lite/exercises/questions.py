@@ -7,7 +7,8 @@ import torch
 
 from .. import theory
 from . import solutions
-from .exercise import Wrong, call, compare, exercise, keys, number
+from .exercise import exercise
+from .marking import Wrong, call, compare, keys, number
 
 
 @exercise(

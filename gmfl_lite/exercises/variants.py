@@ -10,7 +10,8 @@ from ..experiment import Experiment
 from ..runner import run
 from ..theory.quadratics import Quadratics
 from . import solutions
-from .exercise import Wrong, call, compare, exercise, keys, number, numbers
+from .exercise import exercise
+from .marking import Wrong, call, compare, keys, number, numbers
 
 NOTEBOOK = "08-exercises"
 
