@@ -7,24 +7,16 @@
 **Incorrect.** These are the points w⁽ᵛ⁾. Asked is the loss f at them.
 """
 
-import pandas as pd
-
-from .exercise import REGISTRY, Exercise, Note, Verdict
-from .practice import crowd, fair_comparison, price_of_sending, resumed_sweep, traffic
-from .questions import (
-    effective_classes,
-    enough_agents,
-    first_order_length,
-    jacobian_product,
-    look_ahead,
-    tipping_nu,
-    two_averages,
-    undo_truncation,
-    where_fedavg_ends,
-    which_floor,
-    which_nu,
-)
-from .variants import (
+from .exercise import Exercise, Note, Verdict, every, progress
+from .notebook_00_start_here import look_ahead, which_nu
+from .notebook_01_who_holds_what import effective_classes
+from .notebook_02_one_model_for_all import two_averages, where_fedavg_ends
+from .notebook_03_the_meta_objective_by_hand import first_order_length, jacobian_product
+from .notebook_04_how_it_converges import enough_agents, which_floor
+from .notebook_05_when_nu_helps_and_when_it_hurts import tipping_nu, undo_truncation
+from .notebook_06_train_at_full_size import traffic
+from .notebook_07_explorer import fair_comparison
+from .notebook_08_exercises import (
     CONTEST,
     cost_of_a_step,
     largest_nu,
@@ -33,6 +25,9 @@ from .variants import (
     server_step,
     truncated_gradient,
 )
+from .notebook_09_evidence import price_of_sending
+from .notebook_10_real_federation import crowd
+from .notebook_11_many_machines import resumed_sweep
 
 __all__ = [
     "CONTEST",
@@ -64,27 +59,3 @@ __all__ = [
     "which_floor",
     "which_nu",
 ]
-
-
-def every() -> list[Exercise]:
-    """Return all exercises, in the order of the notebooks.
-
-    >>> len(every())
-    22
-    """
-    return sorted(REGISTRY.values(), key=lambda one: one.notebook)
-
-
-def progress() -> pd.DataFrame:
-    """Return what has been tried and solved in this kernel: a row for each exercise.
-
-    Columns: notebook, status ("correct" once it has been), checks (answers that were not placeholders), and whether the
-    hint and the solution have been looked at. Every kernel starts anew.
-
-    >>> progress().columns.to_list()
-    ['notebook', 'status', 'checks', 'hint', 'solution']
-    """
-    columns = ["notebook", "status", "checks", "hint", "solution"]
-    rows = {one.name: (one.notebook, one.status, one.checks, one.saw_hint, one.saw_solution) for one in every()}
-    table = pd.DataFrame.from_dict(rows, "index", columns=columns)
-    return table.replace({"hint": {True: "seen", False: ""}, "solution": {True: "seen", False: ""}})

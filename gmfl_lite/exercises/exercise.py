@@ -3,10 +3,14 @@
 The question itself stands in a notebook, where a student sees it.
 """
 
+import ast
 import inspect
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+import pandas as pd
 
 from .marking import NotAttempted, Wrong, require_an_answer
 
@@ -49,12 +53,11 @@ class Exercise:
     'correct'
     """
 
-    def __init__(
-        self, mark: Callable[[Any], None], notebook: str, solution: Callable[..., Any], hint: str, why: str
-    ) -> None:
-        self.name, self.notebook, self.solve = mark.__name__, notebook, solution
+    def __init__(self, solve: Callable[..., Any], mark: Callable[[Any], None], hint: str, why: str) -> None:
+        self.name, self.solve = solve.__name__, solve
+        self.notebook = solve.__module__.rpartition(".")[2].removeprefix("notebook_").replace("_", "-")
         self._mark, self._hint, self._why = mark, hint, why
-        self.wants_function = bool(inspect.signature(solution).parameters)
+        self.wants_function = bool(inspect.signature(solve).parameters)
         self.forget()
 
     def __repr__(self) -> str:
@@ -90,7 +93,7 @@ class Exercise:
     def solution(self) -> Note:
         """Return the source of a function that solves the exercise; `answer` runs it."""
         self.saw_solution = True
-        return Note(f"```python\n{inspect.getsource(self.solve)}```")
+        return Note(f"```python\n{_undecorated_source(self.solve)}```")
 
     def answer(self) -> Any:
         """Return the student's answer if it has been found correct, else that of the worked solution."""
@@ -99,12 +102,62 @@ class Exercise:
         return self.solve if self.wants_function else self.solve()
 
 
-def exercise(
-    notebook: str, *, solution: Callable[..., Any], hint: str, why: str
-) -> Callable[[Callable[[Any], None]], Exercise]:
-    """Make an exercise of a marker, and register it."""
+def exercise(*, mark: Callable[[Any], None], hint: str, why: str) -> Callable[[Callable[..., Any]], Exercise]:
+    """Make an exercise of its worked solution, and register it.
 
-    def register(mark: Callable[[Any], None]) -> Exercise:
-        return REGISTRY.setdefault(mark.__name__, Exercise(mark, notebook, solution, hint, why))
+    A solution without parameters returns the answer; one with parameters is the answer. The exercise has the name of
+    the solution, and belongs to the notebook that its module is named after.
+
+    Parameters
+    ----------
+    mark : takes an answer, and raises `Wrong` with what is wrong with *this* answer.
+    hint : a push in the right direction.
+    why : why it matters; said when an answer is correct.
+
+    Raises
+    ------
+    ValueError : the hint or the why is empty, or there is an exercise of this name.
+    """
+
+    def register(solve: Callable[..., Any]) -> Exercise:
+        name = solve.__name__
+        problems = [f"its {what} is empty" for what, text in {"hint": hint, "why": why}.items() if not text.strip()]
+        if name in REGISTRY:
+            problems.append(f"notebook {REGISTRY[name].notebook} has one of this name")
+        if problems:
+            raise ValueError(f"Exercise {name}: {' and '.join(problems)}.")
+        REGISTRY[name] = Exercise(solve, mark, hint, why)
+        return REGISTRY[name]
 
     return register
+
+
+def every() -> list[Exercise]:
+    """Return all exercises, in the order of the notebooks.
+
+    >>> len(every())
+    22
+    """
+    return sorted(REGISTRY.values(), key=lambda one: one.notebook)
+
+
+def progress() -> pd.DataFrame:
+    """Return what has been tried and solved in this kernel: a row for each exercise.
+
+    Columns: notebook, status ("correct" once it has been), checks (answers that were not placeholders), and whether the
+    hint and the solution have been looked at. Every kernel starts anew.
+
+    >>> progress().columns.to_list()
+    ['notebook', 'status', 'checks', 'hint', 'solution']
+    """
+    columns = ["notebook", "status", "checks", "hint", "solution"]
+    rows = {one.name: (one.notebook, one.status, one.checks, one.saw_hint, one.saw_solution) for one in every()}
+    table = pd.DataFrame.from_dict(rows, "index", columns=columns)
+    return table.replace({"hint": {True: "seen", False: ""}, "solution": {True: "seen", False: ""}})
+
+
+def _undecorated_source(function: Callable[..., Any]) -> str:
+    """Return a function's source from its `def` on."""
+    source = textwrap.dedent(inspect.getsource(function))
+    first_line = ast.parse(source).body[0].lineno  # of the `def`, not of the decorators
+    return "".join(source.splitlines(keepends=True)[first_line - 1 :])

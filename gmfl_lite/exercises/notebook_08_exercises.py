@@ -1,36 +1,19 @@
-"""The exercises of notebook 08, build your own variant: what is checked, how mistakes are told, hints, and why."""
+"""Build your own variant: gradients counted and written, a contest, a pull and a stride."""
 
 from typing import Any
 
 import numpy as np
 import torch
 
+import gmfl_lite as gl
+
 from ..basics.checks import nearest
-from ..experiment import Experiment
-from ..runner import run
-from ..theory.quadratics import Quadratics
-from . import solutions
 from .exercise import exercise
 from .marking import Wrong, call, compare, keys, number, numbers
 
-NOTEBOOK = "08-exercises"
 
-
-@exercise(
-    NOTEBOOK,
-    solution=solutions.cost_of_a_step,
-    hint="Walk through one local step: ν fine-tuning steps, then the loss after them. A Hessian-free product is the "
-    "difference of two gradients, one on each side.",
-    why="First-order is only three times cheaper than exact here, not hundreds of times: no Hessian is ever formed. "
-    "`gl.theory.meta_gradient_cost` adds these up, with 2.5 gradients for a product.",
-)
-def cost_of_a_step(answer: Any) -> None:
-    truth = {
-        "exact": (6, 5),
-        "truncated, two factors kept": (6, 2),
-        "first-order": (6, 0),
-        "Hessian-free": (16, 0),
-    }
+def _mark_cost_of_a_step(answer: Any) -> None:
+    truth = {"exact": (6, 5), "truncated, two factors kept": (6, 2), "first-order": (6, 0), "Hessian-free": (16, 0)}
     keys(answer, truth)
     for name, pair in answer.items():
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
@@ -38,27 +21,37 @@ def cost_of_a_step(answer: Any) -> None:
         gradients, products = number(pair[0], f"{name}, gradients"), number(pair[1], f"{name}, products")
         what = f"{name}: the number of gradients"
         forgotten = "is one short: after the steps there is one more gradient, that of the loss at w⁽ᵛ⁾."
-        compare(
-            gradients,
-            truth[name][0],
-            {
-                f"{what} {forgotten}": truth[name][0] - 1,
-                f"{what} misses one of the two sides of the central differences.": 11,
-                f"{what} leaves out those that stand in for the products: two each.": 6,
-                f"{what} counts the differences only, not the walk and its end.": 10,
-            },
-            what=what,
-        )
+        mistakes = {
+            f"{what} {forgotten}": truth[name][0] - 1,
+            f"{what} misses one of the two sides of the central differences.": 11,
+            f"{what} leaves out those that stand in for the products: two each.": 6,
+            f"{what} counts the differences only, not the walk and its end.": 10,
+        }
+        compare(gradients, truth[name][0], mistakes, what=what)
         what = f"{name}: the number of products"
-        compare(
-            products,
-            truth[name][1],
-            {
-                f"{what} is one too many: there is one for each fine-tuning step, none for the loss at the end.": 6,
-                f"{what} should be zero for a gradient that is {name}: nothing is multiplied.": 5,
-            },
-            what=what,
-        )
+        mistakes = {
+            f"{what} is one too many: there is one for each fine-tuning step, none for the loss at the end.": 6,
+            f"{what} should be zero for a gradient that is {name}: nothing is multiplied.": 5,
+        }
+        compare(products, truth[name][1], mistakes, what=what)
+
+
+@exercise(
+    mark=_mark_cost_of_a_step,
+    hint="Walk through one local step: ν fine-tuning steps, then the loss after them. A Hessian-free product is the "
+    "difference of two gradients, one on each side.",
+    why="First-order is only three times cheaper than exact here, not hundreds of times: no Hessian is ever formed. "
+    "`gl.theory.meta_gradient_cost` adds these up, with 2.5 gradients for a product.",
+)
+def cost_of_a_step():
+    nu, m = 5, 2
+    gradients = nu + 1  # one for each fine-tuning step, and one for the loss after them
+    return {
+        "exact": (gradients, nu),
+        "truncated, two factors kept": (gradients, m),
+        "first-order": (gradients, 0),
+        "Hessian-free": (gradients + 2 * nu, 0),  # two gradients in place of each product
+    }
 
 
 def _neuron(w: torch.Tensor, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
@@ -66,24 +59,11 @@ def _neuron(w: torch.Tensor, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.
     return ((w[0] * torch.tanh(w[1] * x) - y) ** 2).mean()
 
 
-@exercise(
-    NOTEBOOK,
-    solution=solutions.truncated_gradient,
-    hint="Two loops. Forwards: take the steps and keep every point you pass. Backwards: start with the gradient at "
-    "the last point, and let `keep` factors act on it, the one of the last step first. Step j uses the batch "
-    "`support[j]` both times.",
-    why="This is the m-step meta-gradient taken at w⁽ᵛ⁻ᵐ⁾: truncation forgets how the first steps depend on w. What "
-    "you have written is what `method='truncated'` does, there without ever forming a Hessian.",
-)
-def truncated_gradient(answer: Any) -> None:
+def _mark_truncated_gradient(answer: Any) -> None:
     alpha, draws = 0.3, np.random.default_rng(0)
     kind = {"dtype": torch.get_default_dtype()}
-    w = np.array([0.8, 0.9])
-    x = draws.uniform(-3, 3, size=(4, 12))
-    exact = [
-        (torch.tensor(one), torch.tensor(bend * np.tanh(one)))
-        for one, bend in zip(x, (1.6, 1.2, 1.8, 1.4), strict=True)
-    ]
+    w, x, bends = np.array([0.8, 0.9]), draws.uniform(-3, 3, size=(4, 12)), (1.6, 1.2, 1.8, 1.4)
+    exact = [(torch.tensor(one), torch.tensor(bend * np.tanh(one))) for one, bend in zip(x, bends, strict=True)]
     given = [tuple(tensor.to(**kind) for tensor in batch) for batch in exact]
     for nu, keep in ((3, 0), (3, 1), (3, 3), (3, 2), (1, 1)):
         start = torch.tensor(w, **kind)
@@ -107,13 +87,14 @@ def _truncations(
     for batch in support:
         points.append(points[-1] - alpha * gradient(points[-1], batch))
 
+    kept = slice(len(support) - keep, None)
+
     def after(point: torch.Tensor) -> float:
-        for batch in support[len(support) - keep :]:
+        for batch in support[kept]:
             point = point - alpha * gradient(point, batch)
         return _neuron(point, query).item()
 
-    nudges = 1e-5 * torch.eye(2, dtype=w.dtype)
-    base = points[len(support) - keep]
+    base, nudges = points[kept][0], 1e-5 * torch.eye(2, dtype=w.dtype)
     truth = np.array([(after(base + nudge) - after(base - nudge)) / 2e-5 for nudge in nudges])
 
     eye, last = torch.eye(2, dtype=w.dtype), gradient(points[-1], query)
@@ -125,7 +106,6 @@ def _truncations(
             v = matrix @ v
         return v.numpy()
 
-    kept = slice(len(support) - keep, None)
     later = [eye - alpha * hessian(point, batch) for point, batch in zip(points[1:], support, strict=True)]
     mistakes = {
         "You kept the factors of the *first* steps. Keep the last ones, next to the gradient.": chain(factors[:keep]),
@@ -149,18 +129,28 @@ def _truncations(
 
 
 @exercise(
-    NOTEBOOK,
-    solution=solutions.largest_nu,
-    hint="With one local step and all agents, training is gradient descent on the average meta-loss, and that is "
-    "quadratic here. When does gradient descent on ½ h w² converge? `agents.meta_smoothness(nu, fine_tune_lr)` is "
-    "the curvature h.",
-    why="Where α times the largest curvature exceeds 2, fine-tuning itself walks away in the steepest direction, by "
-    "a fixed factor in every step, and the meta-loss becomes steeper with every ν. A smaller fine_tune_lr helps; a "
-    "smaller meta_lr only buys a few more steps.",
+    mark=_mark_truncated_gradient,
+    hint="Two loops. Forwards: take the steps and keep every point you pass. Backwards: start with the gradient at "
+    "the last point, and let `keep` factors act on it, the one of the last step first. Step j uses the batch "
+    "`support[j]` both times.",
+    why="This is the m-step meta-gradient taken at w⁽ᵛ⁻ᵐ⁾: truncation forgets how the first steps depend on w. What "
+    "you have written is what `method='truncated'` does, there without ever forming a Hessian.",
 )
-def largest_nu(answer: Any) -> None:
+def truncated_gradient(loss_fn, w, support, query, fine_tune_lr, keep):
+    gradient = torch.func.grad(loss_fn)
+    points = [w]
+    for batch in support:
+        points.append(points[-1] - fine_tune_lr * gradient(points[-1], batch))
+    v = gradient(points[-1], query)
+    for j in reversed(range(len(support) - keep, len(support))):  # the last `keep` steps, backwards
+        hessian = torch.func.jacrev(gradient)(points[j], support[j])
+        v = v - fine_tune_lr * hessian @ v
+    return v
+
+
+def _mark_largest_nu(answer: Any) -> None:
     for seed, beta in ((0, 1.0), (1, 1.0), (4, 1.6)):
-        agents, alpha = Quadratics.random(6, 3, lowest=0.3, highest=2.3, seed=seed), 1.0
+        agents, alpha = gl.theory.Quadratics.random(6, 3, lowest=0.3, highest=2.3, seed=seed), 1.0
         nus = range(9)
         converging = [nu for nu in nus if _converges(agents, nu, alpha, beta)]
         truth = max(converging)
@@ -184,16 +174,31 @@ def largest_nu(answer: Any) -> None:
         compare(value, truth, {message: nu for nu, message in mistakes.items() if value == nu}, what=shown)
 
 
-def _converges(agents: Quadratics, nu: int, alpha: float, beta: float) -> bool:
+def _converges(agents: gl.theory.Quadratics, nu: int, alpha: float, beta: float) -> bool:
     """Run the rounds and look whether they come nearer to the minimiser."""
     goal = agents.minimiser(nu, alpha)
     visited = agents.train(goal + 1, nu, alpha, beta, 1, rounds=60)[:, 0]
     return bool(np.linalg.norm(visited[-1] - goal) < np.linalg.norm(visited[0] - goal))
 
 
-HOLDINGS = ("partition", "dirichlet_alpha", "size_spread", "classes_per_agent", "per_fedavg_a")
-HOLDINGS += ("permuted_classes", "max_rotation")
-CONTEST = Experiment(
+@exercise(
+    mark=_mark_largest_nu,
+    hint="With one local step and all agents, training is gradient descent on the average meta-loss, and that is "
+    "quadratic here. When does gradient descent on ½ h w² converge? `agents.meta_smoothness(nu, fine_tune_lr)` is "
+    "the curvature h.",
+    why="Where α times the largest curvature exceeds 2, fine-tuning itself walks away in the steepest direction, by "
+    "a fixed factor in every step, and the meta-loss becomes steeper with every ν. A smaller fine_tune_lr helps; a "
+    "smaller meta_lr only buys a few more steps.",
+)
+def largest_nu(agents, fine_tune_lr, meta_lr):
+    # One local step, all agents: gradient descent on the average meta-loss, which converges while β times its largest
+    # curvature is below 2. The curvature may fall before it rises, so look at every ν.
+    return max(nu for nu in range(30) if meta_lr * agents.meta_smoothness(nu, fine_tune_lr) < 2)
+
+
+HOLDINGS = ("partition", "dirichlet_alpha", "size_spread", "classes_per_agent", "per_fedavg_a",
+            "permuted_classes", "max_rotation")  # fmt: skip
+CONTEST = gl.Experiment(
     model="softmax",
     n_agents=12,
     n_new_agents=8,
@@ -211,17 +216,7 @@ CONTEST = Experiment(
 LEAD = 5.0
 
 
-@exercise(
-    NOTEBOOK,
-    solution=solutions.one_beats_ten,
-    hint="Where one model is right for nobody (permuted names), looking far ahead pays; where it is right for all, "
-    "both do well. Look in between: mixes of classes that differ, but not too much. Then ask what else can differ "
-    "between agents besides their mixes: `gl.Experiment?` lists the settings.",
-    why="ν = 10 was scored after the very ten steps that it was trained for, and lost. That says little against its "
-    "goal: with the same small meta_lr on a flatter landscape, thirty rounds do not get it there. The table below "
-    "tries a larger one.",
-)
-def one_beats_ten(answer: Any) -> None:
+def _mark_one_beats_ten(answer: Any) -> None:
     if not isinstance(answer, dict):
         raise Wrong("Give a dict of settings, such as {'partition': 'shards', 'classes_per_agent': 2}.")
     others = [name for name in answer if name not in HOLDINGS]
@@ -234,7 +229,7 @@ def one_beats_ten(answer: Any) -> None:
     for seed in range(3):
         try:
             experiments = [CONTEST.replace(nu=nu, seed=seed, **answer) for nu in (1, 10)]
-            one, ten = (run(experiment, progress=False).table().loc["new", 10] for experiment in experiments)
+            one, ten = (gl.run(experiment, progress=False).table().loc["new", 10] for experiment in experiments)
         except ValueError as error:
             raise Wrong(f"Nothing can be dealt like this: {error}") from error
         leads.append(100 * (one - ten))
@@ -245,20 +240,25 @@ def one_beats_ten(answer: Any) -> None:
         )
 
 
+@exercise(
+    mark=_mark_one_beats_ten,
+    hint="Where one model is right for nobody (permuted names), looking far ahead pays; where it is right for all, "
+    "both do well. Look in between: mixes of classes that differ, but not too much. Then ask what else can differ "
+    "between agents besides their mixes: `gl.Experiment?` lists the settings.",
+    why="ν = 10 was scored after the very ten steps that it was trained for, and lost. That says little against its "
+    "goal: with the same small meta_lr on a flatter landscape, thirty rounds do not get it there. The table below "
+    "tries a larger one.",
+)
+def one_beats_ten():
+    return {"partition": "dirichlet", "dirichlet_alpha": 1.0, "size_spread": 1.0}  # mixed classes, unequal sizes
+
+
 def _quadratic(params: dict[str, torch.Tensor], batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
     a, c = batch
     return 0.5 * (a * (params["w"] - c) ** 2).sum()
 
 
-@exercise(
-    NOTEBOOK,
-    solution=solutions.proximal_update,
-    hint="Begin with what `gl.local_update` does: for each (support, query), a meta-gradient and a step. Then add "
-    "the gradient of ½ · pull · ‖w − w_server‖². Which w stays the same during all steps?",
-    why="With pull = 0 this is the library's own local update; with a large one the agents stay close to the "
-    "server, drift less and learn less. The idea is FedProx (Li et al., 2020), here with any ν.",
-)
-def proximal_update(answer: Any) -> None:
+def _mark_proximal_update(answer: Any) -> None:
     kind = {"dtype": torch.get_default_dtype()}
     a, c, w0 = np.array([1.0, 0.3]), np.array([1.0, -2.0]), np.array([0.5, 1.0])
     batch = (torch.tensor(a, **kind), torch.tensor(c, **kind))
@@ -280,34 +280,37 @@ def proximal_update(answer: Any) -> None:
                 w = w - beta * (a * (1 - alpha * a) ** (2 * nu) * (w - c) + pull * (w - centre))
             return w
 
-        compare(
-            found["w"],
-            steps(pull),
-            {
-                "The pull does nothing. Is it towards the current w? That difference is zero. Keep the w that the "
-                "server sent.": steps(0),
-                "The pull pushes away from the server: check its sign.": steps(-pull),
-                "The pull is twice too strong: the gradient of ½ · pull · ‖w − w_server‖² has no 2.": steps(2 * pull),
-                "The pull is half as strong as it should be: its ½ cancels in the gradient.": steps(pull / 2),
-                "The pull has to be multiplied by meta_lr, too: it is part of the gradient.": steps(pull / beta),
-                "The pull is towards zero instead of towards the server's parameters.": steps(pull, centre=0),
-                "Only one local step is taken. There is one for each (support, query).": steps(pull, tau=1),
-                "This does not look ahead: it is the gradient at w, not the meta-gradient.": steps(pull, nu=0),
-                "meta_lr and fine_tune_lr are mixed up.": steps(pull, alpha=beta, beta=alpha),
-            },
-            what=f"your result {given}",
-        )  # fmt: skip
+        mistakes = {
+            "The pull does nothing. Is it towards the current w? That difference is zero. Keep the w that the "
+            "server sent.": steps(0),
+            "The pull pushes away from the server: check its sign.": steps(-pull),
+            "The pull is twice too strong: the gradient of ½ · pull · ‖w − w_server‖² has no 2.": steps(2 * pull),
+            "The pull is half as strong as it should be: its ½ cancels in the gradient.": steps(pull / 2),
+            "The pull has to be multiplied by meta_lr, too: it is part of the gradient.": steps(pull / beta),
+            "The pull is towards zero instead of towards the server's parameters.": steps(pull, centre=0),
+            "Only one local step is taken. There is one for each (support, query).": steps(pull, tau=1),
+            "This does not look ahead: it is the gradient at w, not the meta-gradient.": steps(pull, nu=0),
+            "meta_lr and fine_tune_lr are mixed up.": steps(pull, alpha=beta, beta=alpha),
+        }
+        compare(found["w"], steps(pull), mistakes, what=f"your result {given}")
 
 
 @exercise(
-    NOTEBOOK,
-    solution=solutions.server_step,
-    hint="`gl.aggregate(updates)` is where the agents are on average. Go from where the server is, `params`, a part "
-    "server_lr of the way there.",
-    why="With server_lr = 1 this is FedAvg's average; below 1 it is Reptile's outer step (Nichol et al., 2018). "
-    "FedAvg with several local steps and Reptile are the same walk, with another stride.",
+    mark=_mark_proximal_update,
+    hint="Begin with what `gl.local_update` does: for each (support, query), a meta-gradient and a step. Then add "
+    "the gradient of ½ · pull · ‖w − w_server‖². Which w stays the same during all steps?",
+    why="With pull = 0 this is the library's own local update; with a large one the agents stay close to the "
+    "server, drift less and learn less. The idea is FedProx (Li et al., 2020), here with any ν.",
 )
-def server_step(answer: Any) -> None:
+def proximal_update(loss_fn, params, batches, fine_tune_lr, meta_lr, pull):
+    w = params
+    for support, query in batches:
+        gradient, _ = gl.meta_gradient(loss_fn, w, support, query, fine_tune_lr=fine_tune_lr)
+        w = {name: w[name] - meta_lr * (gradient[name] + pull * (w[name] - params[name])) for name in w}
+    return w
+
+
+def _mark_server_step(answer: Any) -> None:
     kind = {"dtype": torch.get_default_dtype()}
     w = {"weight": np.array([[1.0, -2.0]]), "bias": np.array([0.5])}
     sent = {"weight": np.array([[[2.0, 0.0]], [[4.0, 1.0]], [[0.0, 1.0]]]), "bias": np.array([[1.0], [2.0], [3.0]])}
@@ -316,21 +319,29 @@ def server_step(answer: Any) -> None:
         found = call(answer, params, updates, lr, given=f"with server_lr = {lr:g}")
         keys(found, w)
         for name, value in found.items():
-            mean = sent[name].mean(axis=0)
-            compare(
-                numbers(value, name),
-                w[name] + lr * (mean - w[name]),
-                {
-                    "server_lr is ignored: this is the plain average.": mean,
-                    "The two are the other way round: server_lr = 1 must give the average, server_lr = 0 the "
-                    "server's own.": (mean + lr * (w[name] - mean)),
-                    "The sum is used where the average is needed.": w[name] + lr * (sent[name].sum(axis=0) - w[name]),
-                    "This goes away from the agents: check the sign.": w[name] - lr * (mean - w[name]),
-                    "This starts from zero instead of from the server's parameters.": lr * mean,
-                    "The difference to the server's parameters is missing: move by a part of (average − params).": w[
-                        name
-                    ]
-                    + lr * mean,
-                },
-                what=f"{name!r} with server_lr = {lr:g}",
-            )
+            here, mean = w[name], sent[name].mean(axis=0)
+            mistakes = {
+                "server_lr is ignored: this is the plain average.": mean,
+                "The two are the other way round: server_lr = 1 must give the average, server_lr = 0 the server's "
+                "own.": mean + lr * (here - mean),
+                "The sum is used where the average is needed.": here + lr * (sent[name].sum(axis=0) - here),
+                "This goes away from the agents: check the sign.": here - lr * (mean - here),
+                "This starts from zero instead of from the server's parameters.": lr * mean,
+                "The difference to the server's parameters is missing: move by a part of (average − params).": (
+                    here + lr * mean
+                ),
+            }
+            truth = here + lr * (mean - here)
+            compare(numbers(value, name), truth, mistakes, what=f"{name!r} with server_lr = {lr:g}")
+
+
+@exercise(
+    mark=_mark_server_step,
+    hint="`gl.aggregate(updates)` is where the agents are on average. Go from where the server is, `params`, a part "
+    "server_lr of the way there.",
+    why="With server_lr = 1 this is FedAvg's average; below 1 it is Reptile's outer step (Nichol et al., 2018). "
+    "FedAvg with several local steps and Reptile are the same walk, with another stride.",
+)
+def server_step(params, updates, server_lr):
+    average = gl.aggregate(updates)
+    return {name: params[name] + server_lr * (average[name] - params[name]) for name in params}

@@ -1,0 +1,82 @@
+"""Two ways to average, and where FedAvg ends."""
+
+from typing import Any
+
+import numpy as np
+
+from .exercise import exercise
+from .marking import Wrong, call, compare, keys, number
+
+
+def _mark_two_averages(answer: Any) -> None:
+    truth = {"uniform": 3.0, "samples": 4.3}
+    keys(answer, truth)
+    given = {name: number(value, f"the average {name!r}") for name, value in answer.items()}
+    if np.allclose([given["uniform"], given["samples"]], [4.3, 3.0], rtol=5e-3):
+        raise Wrong("The two are the other way round: uniform means one vote for every agent.")
+    messages = {
+        "uniform": {"This is the sum; divide by the number of agents.": 9, "This is the median.": 2},
+        "samples": {
+            "Divide by the number of all images: the weights have to sum to one.": 430,
+            "Divide by the sum of the weights, not by the number of agents.": 430 / 3,
+            "The agent with the *most* images gets the most weight, not the least.": (1 / 10 + 2 / 30 + 6 / 60)
+            / (1 / 10 + 1 / 30 + 1 / 60),
+        },
+    }
+    for name, value in given.items():
+        compare(value, truth[name], messages[name], what=f"the average {name!r}", rtol=5e-3)
+
+
+@exercise(
+    mark=_mark_two_averages,
+    hint="Uniform: every agent has one vote. By samples: every *image* has one vote, so agent i has n_i / Σn of them.",
+    why="The two averages belong to two different goals: that all *agents* are served well, or all *images*. The "
+    "library minimises the mean over agents and so takes `weighting='uniform'`, unless you ask for `'samples'`.",
+)
+def two_averages():
+    w, samples = np.array([1.0, 2.0, 6.0]), np.array([10, 30, 60])
+    return {"uniform": w.mean(), "samples": (samples * w).sum() / samples.sum()}
+
+
+def _mark_where_fedavg_ends(answer: Any) -> None:
+    for a, c, beta, tau in (
+        ([1.0, 0.1], [1.0, -1.0], 0.5, 4),
+        ([1.0, 0.4, 0.2], [0.0, 2.0, -3.0], 0.3, 6),
+        ([0.8, 0.3], [1.0, 5.0], 0.2, 1),
+    ):
+        a, c, w = np.array(a), np.array(c), 0.0
+        for _ in range(2000):  # FedAvg itself, no formula
+            walks = np.full_like(c, w)
+            for _ in range(tau):
+                walks = walks - beta * a * (walks - c)
+            w = walks.mean()
+        shrunk = (1 - beta * a) ** tau
+        given = f"for a = {a.tolist()}, c = {c.tolist()}, β = {beta}, τ = {tau}"
+        shown = f"your result {given}"
+        compare(
+            number(call(answer, a, c, beta, tau, given=given), shown),
+            w,
+            {
+                "This is the minimiser of the average loss. FedAvg ends there with τ = 1 only.": (a * c).sum()
+                / a.sum(),
+                "This is the mean of the optima: where FedAvg ends when τ goes to infinity.": c.mean(),
+                "You weighted with (1 − βa)^τ, the part of the way that is *left* after τ steps. What pulls at w is "
+                "the part that an agent has *gone*.": (shrunk * c).sum() / shrunk.sum(),
+                "This is where one round from w = 0 leads. Asked is where the rounds end.": (c - shrunk * c).mean(),
+            },
+            what=shown,
+        )
+
+
+@exercise(
+    mark=_mark_where_fedavg_ends,
+    hint="One local step takes agent i from w to c_i + (1 − βa_i)(w − c_i). Do that τ times. FedAvg has ended where "
+    "a whole round, walks and average, brings w back to w: solve that for w.",
+    why="With τ = 1 this is the minimiser of the average loss; with τ → ∞ it is the plain mean of the optima, "
+    "whatever the curvatures. More rounds do not repair this: the drift is in *where* FedAvg ends.",
+)
+def where_fedavg_ends(a, c, meta_lr, local_steps):
+    # After τ steps agent i is at c_i + (1 − βa_i)^τ (w − c_i). The average of these is w again where
+    # Σ_i s_i (w − c_i) = 0, with s_i the share of its way home that agent i goes in a round:
+    share = 1 - (1 - meta_lr * a) ** local_steps
+    return (share * c).sum() / share.sum()
