@@ -7,7 +7,8 @@
 **Incorrect.** These are the points w⁽ᵛ⁾. Asked is the loss f at them.
 """
 
-from .exercise import Exercise, Note, Verdict, every, progress
+from ..basics.checks import nearest
+from .exercise import REGISTRY, Exercise, Note, Verdict, every, progress
 from .notebook_00_start_here import look_ahead, which_nu
 from .notebook_01_who_holds_what import effective_classes
 from .notebook_02_one_model_for_all import two_averages, where_fedavg_ends
@@ -59,3 +60,14 @@ __all__ = [
     "which_floor",
     "which_nu",
 ]
+
+
+def __getattr__(name: str) -> Exercise:
+    """Return an exercise that is none of the library's own."""
+    if name not in REGISTRY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{nearest(name, __dir__())}")
+    return REGISTRY[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *REGISTRY})

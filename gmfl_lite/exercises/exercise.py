@@ -5,6 +5,7 @@ The question itself stands in a notebook, where a student sees it.
 
 import ast
 import inspect
+import sys
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -40,7 +41,14 @@ class Verdict(Note):
 
 
 class Exercise:
-    """One exercise: `check` an answer, get a `hint`, see the `solution`.
+    """One exercise: `check` an answer, get a `hint`, see the `solution`. `exercise` makes one of its solution.
+
+    Attributes
+    ----------
+    name, notebook : what it is called, and where the question stands.
+    status : "not attempted", "incorrect", or "correct" once it has been.
+    checks : how many answers have been checked.
+    saw_hint, saw_solution : whether they have been looked at.
 
     Examples
     --------
@@ -110,22 +118,33 @@ def exercise(*, mark: Callable[[Any], None], hint: str, why: str) -> Callable[[C
 
     Parameters
     ----------
-    mark : takes an answer, and raises `Wrong` with what is wrong with *this* answer.
+    mark : takes an answer, and raises `Wrong` with what is wrong with it.
     hint : a push in the right direction.
     why : why it matters; said when an answer is correct.
 
     Raises
     ------
-    ValueError : the hint or the why is empty, or there is an exercise of this name.
+    ValueError : the marker, the hint or the why is missing, or the name is taken in `gl.exercises`.
+
+    Examples
+    --------
+    >>> from gmfl_lite.exercises.marking import compare
+    >>> @exercise(mark=lambda answer: compare(answer, 9, {"Twice three is 6.": 6}), hint="3 · 3", why="3² = 9.")
+    ... def three_squared():
+    ...     return 3**2
+    >>> three_squared.check(6)
+    **Incorrect.** Twice three is 6.
+    >>> del REGISTRY["three_squared"]  # only an example
     """
 
     def register(solve: Callable[..., Any]) -> Exercise:
         name = solve.__name__
-        problems = [f"its {what} is empty" for what, text in {"hint": hint, "why": why}.items() if not text.strip()]
-        if name in REGISTRY:
-            problems.append(f"notebook {REGISTRY[name].notebook} has one of this name")
+        has = {"marker": callable(mark), "hint": bool(hint), "why": bool(why)}
+        problems = [f"it has no {what}" for what, there in has.items() if not there]
+        if name in REGISTRY or hasattr(sys.modules[__package__], name):
+            problems.append(f"gl.exercises.{name} is there already, choose another name")
         if problems:
-            raise ValueError(f"Exercise {name}: {' and '.join(problems)}.")
+            raise ValueError(f"Exercise {name}: {'; '.join(problems)}.")
         REGISTRY[name] = Exercise(solve, mark, hint, why)
         return REGISTRY[name]
 
@@ -135,8 +154,8 @@ def exercise(*, mark: Callable[[Any], None], hint: str, why: str) -> Callable[[C
 def every() -> list[Exercise]:
     """Return all exercises, in the order of the notebooks.
 
-    >>> len(every())
-    22
+    >>> [one.name for one in every()][:3]
+    ['look_ahead', 'which_nu', 'effective_classes']
     """
     return sorted(REGISTRY.values(), key=lambda one: one.notebook)
 

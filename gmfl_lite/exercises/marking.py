@@ -1,4 +1,4 @@
-"""What markers are made of: a marker takes an answer, and raises `Wrong` with what is wrong with *this* answer."""
+"""What markers are made of: a marker takes an answer, and raises `Wrong` with what is wrong with it."""
 
 import dis
 import inspect
@@ -106,8 +106,18 @@ def compare(
 ) -> None:
     """Raise Wrong unless `value` is the truth.
 
+    Parameters
+    ----------
     mistakes : what to say -> the value that would come of it.
+    what : what the value is called in messages.
     entries : names for the entries of a list whose parts are answers of their own.
+    rtol : how far off a value may be, as a share of the truth's length.
+
+    Examples
+    --------
+    >>> compare(6, 9, {"Squared, not doubled.": 6})
+    Traceback (most recent call last):
+    gmfl_lite.exercises.marking.Wrong: Squared, not doubled.
     """
     truth, value = np.asarray(truth, float), numbers(value, what)
     if value.size == truth.size == 1:  # a tensor of shape [1] is a number, too
