@@ -1,0 +1,89 @@
+"""What every exercise does: check whatever it is given, count, keep what is solved, show what solves it."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from all_exercises import EXERCISES, SLOW, each
+from torch.linalg import multi_dot
+
+import gmfl_lite as gl
+
+
+@pytest.mark.parametrize("exercise", [one for one in EXERCISES if one.wants_function], ids=lambda one: one.name)
+def test_functions_that_stop_or_return_nothing(exercise):
+    def forgets(*_):
+        value = 1  # noqa: F841
+
+    def stops(*_):
+        missing = {}
+        return missing["w"]
+
+    assert "return" in exercise.check(forgets).text
+    assert re.search("in its line 3 (for|with) .*: `KeyError: 'w'`", exercise.check(stops).text)
+    assert "without calling it" in exercise.check(3.0).text
+    for verdict in (exercise.check(forgets), exercise.check(stops), exercise.check(3.0)):
+        assert verdict.status == "incorrect"
+    assert exercise.check(lambda *_: ...).status == "not attempted"
+
+
+@each
+def test_no_answer_however_odd_breaks_the_check(exercise):
+    odd = [0, "", "x", [], (), [[]], {"w": 1}, [1, "a"], np.nan, np.zeros((2, 2)), object(), str, len, True]
+    for answer in odd if exercise.name in SLOW else [*odd, {}]:  # {} is a partition that loses
+        assert exercise.check(answer).status == "incorrect", answer
+    assert exercise.check(lambda *_: object()).status == exercise.check(lambda *_: {}).status == "incorrect"
+
+
+def test_progress_counts_attempts_and_keeps_what_is_solved():
+    one = gl.exercises.first_order_length
+    one.check(...)
+    one.check(64)
+    assert gl.exercises.progress().loc[one.name].tolist() == [one.notebook, "incorrect", 1, "", ""]
+    one.hint()
+    one.check(8)
+    one.check(4)
+    assert gl.exercises.progress().loc[one.name].tolist() == [one.notebook, "correct", 3, "seen", ""]
+    assert one.answer() == 8
+    assert list(gl.exercises.progress().index) == [one.name for one in EXERCISES]
+    assert not gl.exercises.progress().drop(one.name)["checks"].any()
+
+
+def test_the_answer_in_use_is_the_students_once_it_is_right():
+    def mine(params, updates, server_lr):
+        average = gl.aggregate(updates)
+        return {name: (1 - server_lr) * params[name] + server_lr * average[name] for name in params}
+
+    exercise = gl.exercises.server_step
+    assert exercise.answer() is exercise.solve
+    exercise.check(lambda params, updates, server_lr: params)
+    assert exercise.answer() is exercise.solve
+    assert exercise.check(mine).status == "correct"
+    assert exercise.answer() is mine
+
+
+def test_answers_in_either_precision():
+    """Notebook 03 computes in float64, the others in float32; checks go by what the notebook does."""
+    names = ("jacobian_product", "truncated_gradient", "proximal_update", "server_step")
+    try:
+        torch.set_default_dtype(torch.float64)
+        for name in names:
+            one = getattr(gl.exercises, name)
+            assert one.check(one.solve).status == "correct"
+        multiplied = gl.exercises.jacobian_product.check(lambda factors, g: multi_dot([torch.eye(2)] * 2 + factors) @ g)
+        assert multiplied.status == "correct"  # torch.eye is in float64 here
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_partly_filled_in_answers_say_what_is_left():
+    verdict = gl.exercises.two_averages.check({"uniform": 3.0, "samples": ...})
+    assert (verdict.status, verdict.text) == ("not attempted", "**Not attempted yet.** Still to be filled in: samples.")
+    assert gl.exercises.cost_of_a_step.check({"exact": (6, ...)}).status == "not attempted"
+
+
+def test_verdicts_read_well_in_a_notebook_and_in_a_terminal():
+    verdict = gl.exercises.first_order_length.check(64)
+    assert repr(verdict) == verdict._repr_markdown_() == verdict.text
+    assert repr(gl.exercises.first_order_length).startswith("Exercise first_order_length of notebook 03-")
