@@ -1,6 +1,8 @@
 """What every exercise does: check whatever it is given, count, keep what is solved, show what solves it."""
 
+import multiprocessing
 import re
+from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import pytest
@@ -87,3 +89,18 @@ def test_verdicts_read_well_in_a_notebook_and_in_a_terminal():
     verdict = gl.exercises.first_order_length.check(64)
     assert repr(verdict) == verdict._repr_markdown_() == verdict.text
     assert repr(gl.exercises.first_order_length).startswith("Exercise first_order_length of notebook 03-")
+
+
+def test_the_face_names_every_exercise():
+    machinery = {"CONTEST", "Exercise", "Note", "Verdict", "every", "progress"}
+    assert set(gl.exercises.__all__) == {one.name for one in EXERCISES} | machinery
+    assert all(vars(gl.exercises)[one.name] is one for one in EXERCISES), "an editor completes what is imported there"
+
+
+def test_workers_register_none():
+    small = gl.Experiment(model="softmax", n_agents=2, n_new_agents=1, agents_per_round=2, rounds=1)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as executor:
+        assert set(gl.sweep([small], executor=executor, progress=False)["status"]) == {"completed"}
+        loaded = executor.submit(eval, "sorted(__import__('sys').modules)").result()
+    assert "gmfl_lite.runner" in loaded
+    assert not [name for name in loaded if name.startswith("gmfl_lite.exercises")]

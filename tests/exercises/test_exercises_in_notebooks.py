@@ -14,6 +14,7 @@ import gmfl_lite as gl
 
 ROOT = Path(__file__).parent.parent.parent
 NOTEBOOKS = ROOT / "notebooks"
+ONES = ("", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
 def cells(stem: str) -> list[nbformat.NotebookNode]:
@@ -68,6 +69,30 @@ def test_every_exercise_stands_in_a_notebook_in_rising_order():
     for path in NOTEBOOKS.glob("*.ipynb"):
         mentioned = re.findall(r"gl\.exercises\.(\w+)\.check\(", path.read_text(encoding="utf-8"))
         assert mentioned == [one.name for one in EXERCISES if one.notebook == path.stem]
+
+
+def test_every_notebook_has_its_module():
+    modules = (ROOT / "gmfl_lite" / "exercises").glob("notebook_*.py")
+    stems = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
+    assert sorted(path.stem for path in modules) == ["notebook_" + stem.replace("-", "_") for stem in stems]
+    assert sorted({one.notebook for one in EXERCISES}) == stems
+
+
+def test_pages_say_how_many_there_are():
+    tens, ones = divmod(len(EXERCISES), 10)
+    number = ("Twenty", "Thirty", "Forty")[tens - 2] + f"-{ONES[ones]}" * (ones > 0)
+    readme, changes = ((ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "CHANGELOG.md"))
+    stated = re.compile(r"^- (\S+) exercises ", re.MULTILINE)
+    assert stated.findall(readme) == [number]
+    newest = changes.split("\n## ")[1]  # what an older version had stays written
+    assert stated.findall(newest) in ([], [number])
+
+
+def test_the_teachers_table_is_that_of_the_exercises():
+    page = (NOTEBOOKS / "for-teachers.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \| (\d\d) \|", page, re.MULTILINE)
+    listed = [(name, notebook) for names, notebook in rows for name in re.findall(r"\w+", names)]
+    assert listed == [(one.name, one.notebook[:2]) for one in EXERCISES]
 
 
 def test_the_teachers_page_knows_every_exercise_and_every_predict_question():
