@@ -63,7 +63,7 @@ class Exercise:
 
     def __init__(self, solve: Callable[..., Any], mark: Callable[[Any], None], hint: str, why: str) -> None:
         self.name, self.solve = solve.__name__, solve
-        self.notebook = solve.__module__.rpartition(".")[2].removeprefix("notebook_").replace("_", "-")
+        self.notebook = solve.__module__.rpartition(".")[2].removeprefix("notebook_").strip("_").replace("_", "-")
         self._mark, self._hint, self._why = mark, hint, why
         self.wants_function = bool(inspect.signature(solve).parameters)
         self.forget()
