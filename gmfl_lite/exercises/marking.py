@@ -36,7 +36,7 @@ def _is_open(part: Any) -> bool:
     return part is None or part is ... or (isinstance(part, (list, tuple)) and any(map(_is_open, part)))
 
 
-def _is_empty(function: Callable) -> bool:
+def _is_empty(function: Callable[..., Any]) -> bool:
     """Say whether a function does nothing but return None or `...`."""
     does = [step for step in dis.get_instructions(function) if step.opname not in ("RESUME", "NOP", "COPY_FREE_VARS")]
     return all(step.opname.startswith(("LOAD_CONST", "RETURN")) for step in does) and all(

@@ -14,7 +14,7 @@ def _mark_two_averages(answer: Any) -> None:
     given = {name: number(value, f"the average {name!r}") for name, value in answer.items()}
     if np.allclose([given["uniform"], given["samples"]], [4.3, 3.0], rtol=5e-3):
         raise Wrong("The two are the other way round: uniform means one vote for every agent.")
-    messages = {
+    messages: dict[str, dict[str, float]] = {
         "uniform": {"This is the sum; divide by the number of agents.": 9, "This is the median.": 2},
         "samples": {
             "Divide by the number of all images: the weights have to sum to one.": 430,
@@ -39,12 +39,12 @@ def two_averages():
 
 
 def _mark_where_fedavg_ends(answer: Any) -> None:
-    for a, c, beta, tau in (
+    for curvatures, optima, beta, tau in (
         ([1.0, 0.1], [1.0, -1.0], 0.5, 4),
         ([1.0, 0.4, 0.2], [0.0, 2.0, -3.0], 0.3, 6),
         ([0.8, 0.3], [1.0, 5.0], 0.2, 1),
     ):
-        a, c, w = np.array(a), np.array(c), 0.0
+        a, c, w = np.array(curvatures), np.array(optima), 0.0
         for _ in range(2000):  # FedAvg itself, no formula
             walks = np.full_like(c, w)
             for _ in range(tau):

@@ -16,10 +16,10 @@ def _mark_jacobian_product(answer: Any) -> None:
         matrices, g = halves + halves.swapaxes(1, 2), draws.normal(size=2)
         chain = np.linalg.multi_dot([np.eye(2), np.eye(2), *matrices])
         elementwise = matrices.prod(axis=0)
-        kind = {"dtype": torch.get_default_dtype()}
+        dtype = torch.get_default_dtype()
         given = f"with {nu or 'no'} factor{'s' * (nu > 1)} (ν = {nu})"
-        tensors = [torch.tensor(matrix, **kind) for matrix in matrices]
-        value = call(answer, tensors, torch.tensor(g, **kind), given=given)
+        tensors = [torch.tensor(matrix, dtype=dtype) for matrix in matrices]
+        value = call(answer, tensors, torch.tensor(g, dtype=dtype), given=given)
         mistakes = {
             "This is the product of the factors alone; the gradient is missing.": chain,
             "The gradient alone: no factor was multiplied.": g,

@@ -61,12 +61,12 @@ def _neuron(w: torch.Tensor, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.
 
 def _mark_truncated_gradient(answer: Any) -> None:
     alpha, draws = 0.3, np.random.default_rng(0)
-    kind = {"dtype": torch.get_default_dtype()}
+    dtype = torch.get_default_dtype()
     w, x, bends = np.array([0.8, 0.9]), draws.uniform(-3, 3, size=(4, 12)), (1.6, 1.2, 1.8, 1.4)
     exact = [(torch.tensor(one), torch.tensor(bend * np.tanh(one))) for one, bend in zip(x, bends, strict=True)]
-    given = [tuple(tensor.to(**kind) for tensor in batch) for batch in exact]
+    given = [tuple(tensor.to(dtype) for tensor in batch) for batch in exact]
     for nu, keep in ((3, 0), (3, 1), (3, 3), (3, 2), (1, 1)):
-        start = torch.tensor(w, **kind)
+        start = torch.tensor(w, dtype=dtype)
         shown = f"with ν = {nu} and keep = {keep}"
         value = call(answer, _neuron, start, given[:nu], given[3], alpha, keep, given=shown)
         if not np.allclose(start.numpy(), w):
@@ -78,7 +78,7 @@ def _mark_truncated_gradient(answer: Any) -> None:
 
 
 def _truncations(
-    w: torch.Tensor, support: list, query: Any, alpha: float, keep: int
+    w: torch.Tensor, support: list[Any], query: Any, alpha: float, keep: int
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Return the truth, by differences of the loss after the last `keep` steps, and what mistakes would give."""
     gradient = torch.func.grad(_neuron)
@@ -158,7 +158,7 @@ def _mark_largest_nu(answer: Any) -> None:
         each = [beta * agents.largest_meta_smoothness(nu, alpha) for nu in nus]
         mistakes = {truth + 1: "This is the first ν that diverges. Asked is the last that converges."}
         for careful in ([h <= 1 for h in average], [h <= 0.5 for h in average], [h < 2 for h in each]):
-            mistakes[max(np.flatnonzero(careful), default=0)] = (
+            mistakes[max(np.flatnonzero(careful).tolist(), default=0)] = (
                 "Too careful. Convergence goes on up to βL = 2, beyond the 1 or ½ that theorems ask for to be safe; "
                 "and the L that counts is that of the *average* meta-loss, as the server averages, not the steepest "
                 "agent's."
@@ -229,9 +229,10 @@ def _mark_one_beats_ten(answer: Any) -> None:
     for seed in range(3):
         try:
             experiments = [CONTEST.replace(nu=nu, seed=seed, **answer) for nu in (1, 10)]
-            one, ten = (gl.run(experiment, progress=False).table().loc["new", 10] for experiment in experiments)
+            runs = [gl.run(experiment, progress=False) for experiment in experiments]
         except ValueError as error:
             raise Wrong(f"Nothing can be dealt like this: {error}") from error
+        one, ten = (number(found.table().loc["new", 10], "an accuracy") for found in runs)
         leads.append(100 * (one - ten))
     if min(leads) <= 0 or np.mean(leads) < LEAD:
         raise Wrong(
@@ -259,11 +260,11 @@ def _quadratic(params: dict[str, torch.Tensor], batch: tuple[torch.Tensor, torch
 
 
 def _mark_proximal_update(answer: Any) -> None:
-    kind = {"dtype": torch.get_default_dtype()}
+    dtype = torch.get_default_dtype()
     a, c, w0 = np.array([1.0, 0.3]), np.array([1.0, -2.0]), np.array([0.5, 1.0])
-    batch = (torch.tensor(a, **kind), torch.tensor(c, **kind))
+    batch = (torch.tensor(a, dtype=dtype), torch.tensor(c, dtype=dtype))
     for nu, tau, alpha, beta, pull in ((1, 3, 0.4, 0.5, 0.0), (2, 4, 0.4, 0.5, 0.8), (0, 1, 0.4, 0.5, 0.8)):
-        params = {"w": torch.tensor(w0, **kind)}
+        params = {"w": torch.tensor(w0, dtype=dtype)}
         given = f"with ν = {nu}, τ = {tau}, pull = {pull:g}"
         found = call(answer, _quadratic, params, [([batch] * nu, batch)] * tau, alpha, beta, pull, given=given)
         if isinstance(found, tuple):
@@ -311,11 +312,11 @@ def proximal_update(loss_fn, params, batches, fine_tune_lr, meta_lr, pull):
 
 
 def _mark_server_step(answer: Any) -> None:
-    kind = {"dtype": torch.get_default_dtype()}
+    dtype = torch.get_default_dtype()
     w = {"weight": np.array([[1.0, -2.0]]), "bias": np.array([0.5])}
     sent = {"weight": np.array([[[2.0, 0.0]], [[4.0, 1.0]], [[0.0, 1.0]]]), "bias": np.array([[1.0], [2.0], [3.0]])}
     for lr in (1.0, 0.25, 0.0):
-        params, updates = ({name: torch.tensor(value, **kind) for name, value in what.items()} for what in (w, sent))
+        params, updates = ({k: torch.tensor(v, dtype=dtype) for k, v in what.items()} for what in (w, sent))
         found = call(answer, params, updates, lr, given=f"with server_lr = {lr:g}")
         keys(found, w)
         for name, value in found.items():
