@@ -1,10 +1,13 @@
 """What several test files share: small real data, small federations, and models in float64."""
 
 import os
+import shutil
+from pathlib import Path
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one thread for each process that runs tests side by side, and for its kernels
     os.environ.update(OMP_NUM_THREADS="1", CPU_LIMIT="1")
 
+import house
 import numpy as np
 import pytest
 import sklearn.datasets  # noqa: F401  its first import draws from Python's global generator, so not in a test
@@ -43,6 +46,20 @@ def untouched_global_generators():
     yield
     after = (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())  # noqa: NPY002
     assert before == after, "a global random generator was used"
+
+
+@pytest.fixture
+def planted(tmp_path):
+    """Plant a line in a module of a copy of the library and return the copy."""
+
+    def plant(module: str, line: str) -> Path:
+        copy = shutil.copytree(house.PACKAGE, tmp_path / "gmfl_lite", ignore=shutil.ignore_patterns("__pycache__"))
+        (copy / module).parent.mkdir(exist_ok=True)
+        with open(copy / module, "a", encoding="utf-8") as file:
+            file.write(f"\n{line}\n")
+        return copy
+
+    return plant
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -1,12 +1,12 @@
 """Binder, conda and pip install the same packages, and Binder builds from what binder/ says."""
 
-import ast
 import re
 import sys
 import tomllib
 from pathlib import Path
 
 import clean_machine
+import house
 import pytest
 import yaml
 from packaging.requirements import Requirement
@@ -74,19 +74,21 @@ def test_what_git_ignores_is_not_copied_into_the_image():
     assert large | {"artefacts", ".git"} <= set(ignored)
 
 
+WIDGETS = {"ipython", "ipywidgets"}
+
+
+def undeclared(folder: Path = house.PACKAGE) -> list[str]:
+    return house.undeclared(folder, PIP.keys() - WIDGETS, {"explorer": WIDGETS, "flower": {"flwr"}})
+
+
 def test_what_is_imported_is_asked_for():
-    """Not only by way of something else that needs it today."""
-    called = {"PIL": "pillow", "IPython": "ipython", "sklearn": "scikit-learn"}
-    optional = {"flwr", "nbformat"}
-    imported = set()
-    for path in (ROOT / "gmfl_lite").glob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
-            imported |= {name.split(".")[0] for name in names}
-    others = {called.get(name, name) for name in imported - set(sys.stdlib_module_names) - optional - {"gmfl_lite"}}
-    assert others <= PIP.keys()
-    assert {"torch", "pillow"} <= others
+    """Not only by way of something else that needs it today; widgets by the explorer alone, Flower by its package."""
+    assert undeclared() == []
+
+
+@pytest.mark.parametrize("package", ["scipy", "ipywidgets", "flwr"])
+def test_a_planted_import_that_nobody_asked_for_is_found(package, planted):
+    assert undeclared(planted("theory/bounds.py", f"import {package}")) == [f"theory.bounds imports {package}"]
 
 
 @pytest.mark.slow

@@ -3,19 +3,18 @@
 python tools/pictures.py      (or: make pictures)
 """
 
-import ast
 import os
 import re
+from collections import Counter
 from graphlib import TopologicalSorter
-from pathlib import Path
 
 import matplotlib
+from house import PLAN, ROOT, imports, places, rooms
 from matplotlib.figure import Figure
 from PIL import Image, PngImagePlugin
 
 import gmfl_lite as gl
 
-ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 PICTURE = ROOT / "docs" / "adaptation.png"
 MODULES = ROOT / "docs" / "modules.svg"
@@ -38,22 +37,6 @@ def make_picture() -> str:
     return alt
 
 
-def imports(package: Path = ROOT / "gmfl_lite") -> dict[str, set[str]]:
-    """Return, for each module, the modules of the package that it imports when it runs (not only for its types)."""
-    modules = {path.stem: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(package.glob("[!_]*.py"))}
-    found = {}
-    for name, tree in modules.items():
-        blocks = [
-            node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
-        ]
-        for_types = {inner for block in blocks for inner in ast.walk(block)}
-        nodes = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level == 1]
-        found[name] = set()
-        for node in set(nodes) - for_types:
-            found[name] |= {node.module} if node.module else {alias.name for alias in node.names}
-    return {name: others & modules.keys() for name, others in found.items()}
-
-
 def essential(graph: dict[str, set[str]]) -> dict[str, set[str]]:
     """Leave out every import that follows from others, so that the picture stays readable."""
     reached: dict[str, set[str]] = {}
@@ -62,40 +45,42 @@ def essential(graph: dict[str, set[str]]) -> dict[str, set[str]]:
     return {name: others - set().union(*(reached[other] for other in others)) for name, others in graph.items()}
 
 
-def storeys(graph: dict[str, set[str]]) -> list[list[str]]:
-    """Return the modules by how many others stand below them, above what they import, near their neighbours."""
-    height: dict[str, int] = {}
-    for name in TopologicalSorter(graph).static_order():
-        height[name] = 1 + max((height[other] for other in graph[name]), default=-1)
-    rows = [[name for name in sorted(graph) if height[name] == level] for level in range(max(height.values()) + 1)]
-    linked = {name: others | {other for other in graph if name in graph[other]} for name, others in graph.items()}
-    for _ in range(20):  # move each module over the mean of those that it is linked with
-        place = {name: (position + 0.5) / len(row) for row in rows for position, name in enumerate(row)}
-        for row in rows:
-            row.sort(key=lambda name: sum(place[other] for other in linked[name]) / max(1, len(linked[name])))
-    return rows
-
-
 def draw_modules(graph: dict[str, set[str]]) -> None:
-    """Draw which module imports which, what follows from others left out; the picture also says it in words."""
-    rows, arrows = storeys(graph), essential(graph)
-    place = {name: ((i + 0.5) / len(row), level) for level, row in enumerate(rows) for i, name in enumerate(row)}
-    figure = Figure(figsize=(9, 0.62 * len(rows)), layout="constrained")
-    axes = figure.add_subplot(xlim=(0, 1), ylim=(-0.5, len(rows) - 0.5))
+    """Draw which room imports which, what follows from others left out; the picture also says it in words."""
+    place, sizes = places(), packages(graph)
+    right, ground = (max(ends) for ends in zip(*place.values(), strict=True))
+    figure = Figure(figsize=(9, 0.55 * (ground + 1)), layout="constrained")
+    axes = figure.add_subplot(xlim=(-7, right + 6), ylim=(ground + 0.6, -0.6))
     axes.set_axis_off()
-    for name, others in arrows.items():
+    top = -0.5
+    for number, (caption, floor) in enumerate(PLAN.items()):
+        bottom = top + len(floor.split("\n")) - 2
+        axes.axhspan(top, bottom, color=("0.97", "0.93")[number % 2], lw=0, zorder=0)
+        axes.text(-6.5, (top + bottom) / 2, caption, va="center", fontsize=9, color="0.4")
+        top = bottom
+    for room, others in essential(rooms(graph)).items():
         for other in sorted(others):
-            axes.plot(*zip(place[name], place[other], strict=True), color="0.6", lw=0.8, zorder=0)
-    for name, (x, level) in place.items():
-        box = {"boxstyle": "round,pad=0.35", "facecolor": "#e6f2f0", "edgecolor": "#009485"}
-        axes.text(x, level, name, ha="center", va="center", fontsize=9, bbox=box)
+            axes.plot(*zip(place[room], place[other], strict=True), color="0.6", lw=0.9, zorder=1)
+    for room, (x, y) in place.items():
+        label = f"{room}\n{sizes[room]} modules" if room in sizes else room
+        box = {
+            "boxstyle": "round,pad=0.35",
+            "facecolor": "#cfe8e4" if room in sizes else "white",
+            "edgecolor": "#009485",
+        }
+        axes.text(x, y, label, ha="center", va="center", fontsize=9, linespacing=1.1, zorder=2, bbox=box)
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "gmfl_lite"}):
         figure.savefig(MODULES, metadata={"Date": None, "Description": in_words(graph)})
 
 
+def packages(graph: dict[str, set[str]]) -> dict[str, int]:
+    """Return how many modules each package holds behind its face."""
+    return Counter(name.split(".")[0] for name in graph if "." in name)
+
+
 def in_words(graph: dict[str, set[str]]) -> str:
     """Return the same as a text."""
-    arrows = {name: sorted(others) for name, others in sorted(essential(graph).items())}
+    arrows = {name: sorted(others) for name, others in sorted(essential(rooms(graph)).items())}
     return "; ".join(f"{name} imports {', '.join(others)}" for name, others in arrows.items() if others)
 
 
