@@ -15,6 +15,7 @@ from guards import Cost
 
 import gmfl_lite as gl
 import notebooks as tools
+from gmfl_lite.engine.threads_and_memory import PORTABLE
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -24,7 +25,7 @@ def compare(folder: Path, *options: str, **environment: str) -> subprocess.Compl
     """Run nbval in its strict form: every committed output must come out again."""
     command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "-q", "-p", "no:cacheprovider"]
     command += ["-W", "default", *options, str(folder)]
-    environment = {**os.environ, **gl.machine.PORTABLE, "TQDM_DISABLE": "1", **environment}
+    environment = {**os.environ, **PORTABLE, "TQDM_DISABLE": "1", **environment}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
