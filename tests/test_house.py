@@ -62,6 +62,12 @@ def test_the_picture_of_the_modules_is_in_step():
     assert pictures.in_words(house.imports()) in drawn, "run `make pictures`"
 
 
+def test_contributing_says_what_each_room_is_for():
+    section = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("## The house")[2].partition("\n## ")[0]
+    listed = re.search(r"```text\n(.*?)```", section, flags=re.DOTALL)[1]
+    assert set(house.rooms(house.imports())) - {"gmfl_lite"} <= set(re.findall(r"\w+", listed))
+
+
 def test_essential_leaves_out_what_follows_and_refuses_circles():
     assert pictures.essential({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == {"a": {"b"}, "b": {"c"}, "c": set()}
     with pytest.raises(CycleError):
