@@ -99,7 +99,7 @@ def test_workflow(path):
             program, target, *rest = command.split()
             assert program == "make"
             assert target in MAKE_TARGETS, target
-            for named in re.findall(r"tests/\w+\.py", " ".join(rest)):
+            for named in re.findall(r"tests/[\w/.]+", " ".join(rest)):
                 assert (ROOT / named).exists(), named
 
 

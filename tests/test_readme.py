@@ -76,7 +76,7 @@ def test_command(command, checkout, variables, tmp_path):
         binaries = clean_machine.new_environment(tmp_path)
         variables = clean_machine.empty_home(tmp_path, binaries)
     if command == "make test":  # which is running already: here on one file
-        variables = variables | {"PYTEST_ARGS": "tests/test_randomness.py", "WORKERS": "0"}
+        variables = variables | {"PYTEST_ARGS": "tests/basics/test_randomness.py", "WORKERS": "0"}
     printed = clean_machine.run(["bash", "-euc", command], checkout, variables)
     if command == "make demo":
         assert "ν" in printed
@@ -85,7 +85,7 @@ def test_command(command, checkout, variables, tmp_path):
 
 def test_commands_tested_elsewhere_are():
     assert set(COMMANDS) >= ELSEWHERE
-    tests = "".join(path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_*.py"))
+    tests = "".join(path.read_text(encoding="utf-8") for path in Path(__file__).parent.rglob("test_*.py"))
     for command in ELSEWHERE:
         assert str(command.split()).replace("'", '"') in tests, command
 

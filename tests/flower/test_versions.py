@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from clean_machine import ROOT
 
-ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 COMMANDS = {
     "flower-superlink": "flwr 10 --insecure --host --port --simulation --disable-runtime-dependency-installation "

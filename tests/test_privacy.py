@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import gmfl_lite as gl
-from gmfl_lite import privacy as leaks
+from gmfl_lite import privacy
 from gmfl_lite.models import as_functions, cross_entropy
 
 
@@ -23,31 +23,31 @@ def one_step(model: str, digits: gl.Dataset, number: int, **estimate):
 @pytest.mark.parametrize("number", [0, 700])
 @pytest.mark.parametrize("how", [{"nu": 0}, {"nu": 3, "method": "first_order"}])
 def test_one_image_comes_back_exactly(digits, model, number, how):
-    found = leaks.invert_first_layer(*one_step(model, digits, number, fine_tune_lr=0.05, meta_lr=0.1, **how))
+    found = privacy.invert_first_layer(*one_step(model, digits, number, fine_tune_lr=0.05, meta_lr=0.1, **how))
     assert torch.allclose(found, digits.x[number].flatten(), atol=1e-3)
 
 
 def test_exact_meta_gradients_mix_images(digits):
-    found = leaks.invert_first_layer(*one_step("mlp", digits, 0, nu=3, fine_tune_lr=0.3, meta_lr=0.1))
+    found = privacy.invert_first_layer(*one_step("mlp", digits, 0, nu=3, fine_tune_lr=0.3, meta_lr=0.1))
     assert (found - digits.x[0].flatten()).abs().max() > 0.02
 
 
 def test_a_convolution_is_refused(digits):
     with pytest.raises(ValueError, match="must be linear"):
-        leaks.invert_first_layer(*one_step("cnn", digits, 0, nu=0, fine_tune_lr=0.05, meta_lr=0.1))
+        privacy.invert_first_layer(*one_step("cnn", digits, 0, nu=0, fine_tune_lr=0.05, meta_lr=0.1))
 
 
 def test_clipping_and_noise_have_the_size_they_say():
     before, after = {"a": torch.zeros(300, 200), "b": torch.zeros(7)}, {"a": torch.ones(300, 200), "b": torch.ones(7)}
     generator = torch.Generator().manual_seed(0)
-    clipped = leaks.clip_and_add_noise(before, after, clip_norm=2.0, noise=0.0, generator=generator)
+    clipped = privacy.clip_and_add_noise(before, after, clip_norm=2.0, noise=0.0, generator=generator)
     everything = torch.cat([tensor.flatten() for tensor in clipped.values()])
     assert everything.norm().item() == pytest.approx(2.0, rel=1e-4)
     assert torch.allclose(everything, everything[0])  # the direction stays
     short = {name: tensor * 1e-3 for name, tensor in after.items()}
-    kept = leaks.clip_and_add_noise(before, short, clip_norm=2.0, noise=0.0, generator=generator)
+    kept = privacy.clip_and_add_noise(before, short, clip_norm=2.0, noise=0.0, generator=generator)
     assert all(torch.equal(kept[name], tensor) for name, tensor in short.items())
-    noisy = leaks.clip_and_add_noise(before, after, clip_norm=2.0, noise=0.5, generator=generator)
+    noisy = privacy.clip_and_add_noise(before, after, clip_norm=2.0, noise=0.5, generator=generator)
     difference = noisy["a"] - clipped["a"]
     assert difference.std().item() == pytest.approx(0.5 * 2.0, rel=0.02)
     assert abs(difference.mean().item()) < 4 / math.sqrt(300 * 200)
@@ -57,7 +57,7 @@ def test_a_run_with_protection_is_repeatable_and_noisier(digits):
     experiment = gl.Experiment(model="softmax", rounds=4, n_agents=8, n_new_agents=0, agents_per_round=4, device="cpu")
     plain = gl.run(experiment, progress=False)
     hardly, once, again, other = (
-        gl.run(run, engine=leaks.protected(*how), progress=False)
+        gl.run(run, engine=privacy.protected(*how), progress=False)
         for run, how in (
             (experiment, (1e6, 0.0)),
             (experiment, (0.5, 0.1)),

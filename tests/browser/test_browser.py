@@ -6,7 +6,6 @@ Screenshots are left in artefacts/, to be looked at.
 import os
 import re
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
@@ -15,19 +14,16 @@ import time
 import urllib.request
 from pathlib import Path
 
+import chromium
 import nbformat
 import pytest
+from chromium import playwright
+from clean_machine import ROOT
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: no test in a browser")
-ROOT = Path(__file__).parent.parent
 ARTEFACTS = ROOT / "artefacts"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 WIDTHS = {"wide": (1280, 800), "narrow": (900, 800)}
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine (apt-get install chromium): no browser"),
-]
+pytestmark = chromium.NEEDED
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +62,7 @@ def lab(tmp_path_factory):
 @pytest.fixture(scope="module")
 def page(lab):
     ARTEFACTS.mkdir(exist_ok=True)
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with chromium.started() as browser:
         context = browser.new_context(viewport=dict(zip(("width", "height"), WIDTHS["wide"], strict=True)))
         context.grant_permissions(["clipboard-read", "clipboard-write"])
         page = context.new_page()
@@ -82,7 +77,6 @@ def page(lab):
         page.wait_for_selector(".gmfl-explorer img")
         page.locator(".gmfl-explorer").scroll_into_view_if_needed()
         yield page
-        browser.close()
 
 
 @pytest.fixture

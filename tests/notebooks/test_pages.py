@@ -1,26 +1,21 @@
 """The notebooks as pages in a real browser: nothing is cut, no warnings, and no long stretch of mere text or code."""
 
+import chromium
 import nbformat
 import pytest
-from test_browser import CHROMIUM, playwright
 from test_notebooks import NOTEBOOKS, tools
 
 WIDTH, HEIGHT = 1280, 800
 LONGEST = 1500
 """Pixels, about two screens, without a picture or a table."""
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine (apt-get install chromium): no browser"),
-]
+pytestmark = chromium.NEEDED
 
 
 @pytest.fixture(scope="module")
 def browser():
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with chromium.started() as browser:
         yield browser
-        browser.close()
 
 
 def faults(browser, page_file) -> list[str]:

@@ -11,13 +11,13 @@ from pathlib import Path
 import guards
 import nbformat
 import pytest
+from clean_machine import ROOT
 from guards import Cost
 
 import gmfl_lite as gl
 import notebooks as tools
 from gmfl_lite.engine.threads_and_memory import PORTABLE
 
-ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
