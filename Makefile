@@ -53,7 +53,7 @@ evidence: .venv/ready  ## make the tables of studies/evidence; an hour or more, 
 	@$(BIN)/python -c 'import pip; $(NEW_ENOUGH)' 2>/dev/null || { rm -rf .venv && \
 		{ $(PYTHON) -c '$(NEW_ENOUGH)' || { echo "$(PYTHON) must be Python 3.11 or later: make PYTHON=python3.12 …"; false; }; } && \
 		$(PYTHON) -m venv .venv; }
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[notebooks]'
 	@touch $@
 
 .venv/ready-to-test: .venv/ready

@@ -45,7 +45,12 @@ else:
         """Import what draws when it is first asked for: an agent's or a worker's process need not wait for seaborn."""
         if name not in _LATE:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        module = import_module(_LATE[name], __name__)
+        try:
+            module = import_module(_LATE[name], __name__)
+        except ModuleNotFoundError as error:
+            if error.name not in ("IPython", "ipywidgets"):
+                raise
+            raise ImportError(f"gl.{name} needs {error.name}: pip install 'gmfl_lite[notebooks]'") from error
         return globals().setdefault(name, getattr(module, name, module))
 
 

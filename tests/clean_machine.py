@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Collection
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -32,8 +33,8 @@ def checkout(folder: Path) -> Path:
     return copy
 
 
-def new_environment(folder: Path) -> Path:
-    """Make a virtual environment that has every package of this one except gmfl_lite; return its bin folder.
+def new_environment(folder: Path, without: Collection[str] = ()) -> Path:
+    """Make a virtual environment that has every package of this one but gmfl_lite and some; return its bin folder.
 
     The packages are links: to copy torch would take minutes.
     """
@@ -41,7 +42,7 @@ def new_environment(folder: Path) -> Path:
     packages = folder / "packages"
     packages.mkdir()
     for entry in Path(sysconfig.get_path("purelib")).iterdir():
-        if "gmfl_lite" not in entry.name and entry.suffix != ".pth" and entry.name != "__pycache__":
+        if "gmfl_lite" not in entry.name and entry.name not in {"__pycache__", *without} and entry.suffix != ".pth":
             (packages / entry.name).symlink_to(entry)
     paths = {"base": str(folder / "env"), "platbase": str(folder / "env")}
     Path(sysconfig.get_path("purelib", vars=paths), "linked.pth").write_text(f"{packages}\n")

@@ -19,6 +19,10 @@ CONDA_NAMES = {"pytorch": "torch", "pytorch-cpu": "torch"}
 """What conda-forge calls differently from PyPI."""
 
 
+def pip_packages(lines: list[str]) -> dict[str, Requirement]:
+    return {canonicalize_name(package.name): package for package in map(Requirement, lines)}
+
+
 def conda_packages(path: Path) -> dict[str, Requirement]:
     environment = yaml.safe_load(path.read_text(encoding="utf-8"))
     assert environment["channels"] == ["conda-forge"]
@@ -26,7 +30,8 @@ def conda_packages(path: Path) -> dict[str, Requirement]:
     return {canonicalize_name(CONDA_NAMES.get(package.name, package.name)): package for package in found}
 
 
-PIP = {canonicalize_name(Requirement(line).name): Requirement(line) for line in PROJECT["dependencies"]}
+CORE, EXTRAS = pip_packages(PROJECT["dependencies"]), PROJECT["optional-dependencies"]
+PIP = CORE | pip_packages(EXTRAS["notebooks"])
 CONDA = conda_packages(ROOT / "environment.yml")
 BINDER = conda_packages(ROOT / "binder" / "environment.yml")
 
@@ -74,11 +79,10 @@ def test_what_git_ignores_is_not_copied_into_the_image():
     assert large | {"artefacts", ".git"} <= set(ignored)
 
 
-WIDGETS = {"ipython", "ipywidgets"}
-
-
 def undeclared(folder: Path = house.PACKAGE) -> list[str]:
-    return house.undeclared(folder, PIP.keys() - WIDGETS, {"explorer": WIDGETS, "flower": {"flwr"}})
+    of_rooms = {"explorer": EXTRAS["notebooks"], "flower": EXTRAS["flower"]}
+    extras = {room: set(pip_packages(lines)) for room, lines in of_rooms.items()}
+    return house.undeclared(folder, set(CORE), extras)
 
 
 def test_what_is_imported_is_asked_for():

@@ -152,7 +152,7 @@ def test_a_virtual_environment_that_cannot_be_used_is_made_anew(found, made, tmp
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
     asked = (tmp_path / "log").read_text()
     assert ("-m venv .venv" in asked) == made
-    assert asked.rstrip().endswith("-m pip install --quiet --disable-pip-version-check -e .")
+    assert asked.rstrip().endswith("-m pip install --quiet --disable-pip-version-check -e .[notebooks]")
     shutil.rmtree(tmp_path / ".venv")
     refused = subprocess.run(
         [*command[:-1], f"PYTHON={bad}"], cwd=tmp_path, capture_output=True, text=True, check=False

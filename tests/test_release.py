@@ -1,4 +1,4 @@
-"""What a release would hold: sdist and wheel are built, and the wheel runs in an environment of its own."""
+"""What a release would hold: sdist and wheel are built, and the wheel runs in an environment without notebooks."""
 
 import re
 import zipfile
@@ -8,6 +8,9 @@ import clean_machine
 import pytest
 
 import gmfl_lite as gl
+
+NOTEBOOKS = ("IPython", "ipywidgets", "jupyterlab", "papermill", "nbval")
+"""What the quickstart must do without."""
 
 INSTALLED = """
 assert "site-packages" in gl.__file__, gl.__file__
@@ -31,7 +34,7 @@ def test_wheel_and_sdist_install_and_run(tmp_path):
     assert {Path(name).parts[0].split("-")[0] for name in names} == {"gmfl_lite"}, "the wheel holds the package alone"
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert "gmfl_lite/py.typed" in names, "editors and type checkers use its types"
-    binaries = clean_machine.new_environment(tmp_path)
+    binaries = clean_machine.new_environment(tmp_path, without=NOTEBOOKS)
     variables = clean_machine.empty_home(tmp_path, binaries)
     elsewhere = Path(variables["HOME"])
     for built in (source, wheel):  # pip builds a wheel from the source, too
