@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from memory import peak_memory
 from torch import nn
 from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -329,7 +330,5 @@ def our_width(width: int) -> Call:
 
 def our_growth(agents: int, nu: int) -> float:
     """Return by how many MB the process grows in the first two rounds."""
-    from meta_gradient import peak_memory
-
     call = our_many_agents(agents, nu, batch_size=2)
     return peak_memory(lambda: (call(), call()))

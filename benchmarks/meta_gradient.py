@@ -4,16 +4,16 @@ python benchmarks/meta_gradient.py [--quick]     prints the table and writes it 
 """
 
 import argparse
-import ctypes
 import statistics
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import pandas as pd
 import torch
+from contenders import batches_of, federation_of
 from harness import write_section
+from memory import peak_memory
 
 import gmfl_lite as gl
 from gmfl_lite.models import as_functions, cross_entropy
@@ -31,17 +31,12 @@ WAYS = {
 
 def problem(agents: int) -> tuple[Callable, dict, Callable]:
     """The 784-80-60-10 MLP with batches of 20 random images an agent."""
-    draws = torch.Generator().manual_seed(0)
-    images = torch.rand(agents * 40, 1, 28, 28, generator=draws)
-    labels = torch.randint(10, (agents * 40,), generator=draws)
-    dataset = gl.Dataset("random", images, labels, tuple("0123456789"))
-    parts = torch.arange(agents * 40).reshape(agents, 40).numpy()
-    federation = gl.Federation.from_partition(dataset, parts)
-    predict, params = as_functions(gl.build_model("mlp", dataset), torch.device("cpu"))
+    federation = federation_of(agents)
+    predict, params = as_functions(gl.build_model("mlp", federation), torch.device("cpu"))
     params = {name: tensor.expand(agents, *tensor.shape).clone() for name, tensor in params.items()}
 
     def batches(nu: int) -> tuple:
-        return federation.batches(torch.arange(agents), nu=nu, local_steps=1, batch_size=20, seed=0, round=0)[0]
+        return batches_of(federation, nu)[0]
 
     return cross_entropy(predict), params, batches
 
@@ -55,22 +50,6 @@ def meta_gradient_of_all(
     else:
         first = torch.utils._pytree.tree_map(lambda tensor: tensor[0], (params, support, query))
         function(*first)
-
-
-def peak_memory(function: Callable[[], None]) -> float:
-    """Return by how many MB the process grows at most while `function` runs (Linux), or nothing elsewhere."""
-    if not Path("/proc/self/clear_refs").exists():
-        return float("nan")
-    ctypes.CDLL("libc.so.6").malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
-    before = _status("VmRSS")
-    function()
-    return (_status("VmHWM") - before) / 1024
-
-
-def _status(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
 def measure(agents: int, repeats: int) -> pd.DataFrame:

@@ -3,13 +3,17 @@
 import importlib
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
+import house
 import numpy as np
 import pytest
 import torch
+from clean_machine import ROOT
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+BENCHMARKS = ROOT / "benchmarks"
+MODULES = sorted(path.stem for path in BENCHMARKS.glob("*.py"))
 
 
 @pytest.mark.slow
@@ -19,7 +23,8 @@ def test_recomputation_needs_less_memory_that_grows_by_about_one_copy_of_the_par
     # In a process of its own, where nothing else has left free memory behind.
     code = """
 from functools import partial
-from meta_gradient import meta_gradient_of_all, peak_memory, problem
+from memory import peak_memory
+from meta_gradient import meta_gradient_of_all, problem
 loss_fn, params, batches = problem(50)
 copy = sum(tensor.nbytes for tensor in params.values()) / 2**20
 for recompute in (False, True):
@@ -40,8 +45,16 @@ def benchmarks(monkeypatch):
     drawn = np.random.get_state()  # noqa: NPY002
     yield importlib.import_module
     np.random.set_state(drawn)  # noqa: NPY002  JAX draws when it is imported
-    for name in ("harness", "contenders", "meta_gradient", "speed"):
+    for name in MODULES:
         sys.modules.pop(name, None)
+
+
+def test_scripts_are_found_and_none_needs_the_one_that_needs_it(benchmarks):
+    for name in MODULES:
+        assert benchmarks(name)
+    graph = {name: others & {*MODULES} for name, others in house.foreign(BENCHMARKS).items()}
+    graph["harness"].add("contenders")  # which it imports by its name
+    TopologicalSorter(graph).prepare()  # CycleError where there is a circle
 
 
 @pytest.mark.slow

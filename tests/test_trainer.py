@@ -286,7 +286,7 @@ def test_ten_thousand_agents_need_no_more_memory_than_one_chunk_of_them():
     code = """
 import sys, torch, gmfl_lite as gl
 from gmfl_lite.models import as_functions, cross_entropy
-from meta_gradient import peak_memory
+from memory import peak_memory
 images = torch.rand(20_000, 1, 28, 28, generator=torch.Generator().manual_seed(0))
 dataset = gl.Dataset("random", images, torch.arange(20_000) % 10, tuple("0123456789"))
 federation = gl.Federation.from_partition(dataset, list(torch.arange(20_000).reshape(10_000, 2).numpy()))
