@@ -1,4 +1,4 @@
-"""Figures of who holds what, how training goes, what fine-tuning gains, and of tables.
+"""Figures of who holds what, how training goes, what fine-tuning gains, of landscapes and of tables.
 
 Everything is reachable from here, as `gl.plots.<name>`. Every function returns a Picture: a matplotlib Figure that no
 global state knows of, so that it can be made in any thread, with a text that says what is to be seen, for those who
@@ -6,11 +6,13 @@ cannot see it.
 """
 
 from .holdings import examples, images, label_counts, label_distances, rotations
+from .landscape import Landscape, landscapes
 from .picture import Picture
 from .tables import bound_terms, curves, mismatch, sweep
 from .training import accuracy_against_rounds, accuracy_against_steps, exploration
 
 __all__ = [
+    "Landscape",
     "Picture",
     "accuracy_against_rounds",
     "accuracy_against_steps",
@@ -21,6 +23,7 @@ __all__ = [
     "images",
     "label_counts",
     "label_distances",
+    "landscapes",
     "mismatch",
     "rotations",
     "sweep",

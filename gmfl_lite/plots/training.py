@@ -29,6 +29,12 @@ def accuracy_against_rounds(results: Mapping[str, Result], *, fine_tune_steps: i
     Raises
     ------
     ValueError : no results, or a number of steps that some result did not evaluate.
+
+    Examples
+    --------
+    >>> import gmfl_lite as gl
+    >>> result = gl.run(gl.Experiment(rounds=2, eval_every=1), progress=False)
+    >>> figure = accuracy_against_rounds({"ν = 3": result})
     """
     evaluated = {label: set(result.history["fine_tune_steps"]) for label, result in _checked(results).items()}
     own = {label: result.experiment.nu for label, result in results.items()}
@@ -56,6 +62,12 @@ def accuracy_against_steps(results: Mapping[str, Result]) -> Picture:
     Raises
     ------
     ValueError : no results, or one without any evaluation.
+
+    Examples
+    --------
+    >>> import gmfl_lite as gl
+    >>> result = gl.run(gl.Experiment(rounds=2), progress=False)
+    >>> figure = accuracy_against_steps({"ν = 3": result})
     """
     frames = {
         label: result.history[result.history["round"] == result.history["round"].max()]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from gmfl_lite.plots.landscapes import Landscape, landscapes
+from gmfl_lite.plots import Landscape, landscapes
 
 
 def bowl(w: torch.Tensor) -> torch.Tensor:
