@@ -57,6 +57,17 @@ def test_scripts_are_found_and_none_needs_the_one_that_needs_it(benchmarks):
     TopologicalSorter(graph).prepare()  # CycleError where there is a circle
 
 
+def test_the_time_of_an_import_is_written_down(benchmarks, monkeypatch, tmp_path):
+    module, harness = benchmarks("import_time"), benchmarks("harness")
+    results = tmp_path / "RESULTS.md"
+    results.write_text(harness.RESULTS.read_text(encoding="utf-8"), encoding="utf-8")
+    monkeypatch.setattr(harness, "RESULTS", results)
+    monkeypatch.setattr(module, "seconds", lambda repeats: {"torch": 2.0, "gmfl_lite": 2.25})
+    monkeypatch.setattr("sys.argv", ["import_time.py"])
+    module.main()
+    assert "| median | 2.00 | 2.25 | 0.25 |\n<!-- end -->" in results.read_text(encoding="utf-8")
+
+
 @pytest.mark.slow
 def test_the_table_is_made(benchmarks, monkeypatch):
     module = benchmarks("meta_gradient")
