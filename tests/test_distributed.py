@@ -49,7 +49,16 @@ def torchrun(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("experiment", [gl.Experiment(**settings()), EXPERIMENT], ids=["notebook", "weighted"])
+@pytest.mark.parametrize(
+    "experiment",
+    [
+        gl.Experiment(**settings()),
+        EXPERIMENT,
+        EXPERIMENT.replace(server_lr=0.5),
+        EXPERIMENT.replace(gradient="reptile", nu=2, server_lr=0.5, local_steps=2),
+    ],
+    ids=["notebook", "weighted", "half a server step", "reptile"],
+)
 def test_two_processes_give_the_model_of_one(experiment, tmp_path, record_property):
     here = gl.run(experiment, progress=False)
     setting = ["--experiment", json.dumps(experiment.to_dict()), "--save", str(tmp_path / "two.result")]

@@ -128,7 +128,7 @@ def test_the_simulation_gives_the_model_of_gl_run(in_process, tmp_path, record_p
     pytest.importorskip("ray", reason="needs Flower's simulation: pip install 'gmfl_lite[flower]'")
     with Classroom(tmp_path) as classroom:
         classroom.superlink(block("flower-superlink", "--simulation"))
-        prepare = block("gmfl_lite.flower.app classroom").split("flwr run")[0]
+        prepare = block("gmfl_lite.flower_app classroom").split("flwr run")[0]
         run = classroom.terminal("teacher", prepare + block("num-supernodes=3"))
         run.wait_for("saved as", 240)
         assert run.popen.wait(60) == 0
@@ -151,7 +151,7 @@ def test_the_notebooks_commands_give_the_model_of_gl_run_and_send_no_images(in_p
         classroom.callback(wire.close)
         for number in range(3):
             classroom.student(number, port=wire.port if number == 1 else None)
-        teacher = classroom.terminal("teacher", block("gmfl_lite.flower.app classroom"))
+        teacher = classroom.terminal("teacher", block("gmfl_lite.flower_app classroom"))
         teacher.wait_for("saved as", 400)
         assert teacher.popen.wait(60) == 0
         sent, requests = wire.sent, wire.requests()
@@ -197,7 +197,7 @@ def test_with_all_headers_an_ordinary_models_update_is_its_parameters_and_a_tent
         wire = Wire(classroom.port)
         classroom.callback(wire.close)
         classroom.student(0, port=wire.port)
-        teacher = classroom.terminal("teacher", block("gmfl_lite.flower.app classroom").split("\n", 1)[1])
+        teacher = classroom.terminal("teacher", block("gmfl_lite.flower_app classroom").split("\n", 1)[1])
         teacher.wait_for("saved as", 240)
         sent, requests = wire.sent, wire.requests()
     parameters, updates = sizes_of_updates(gl.load_result(saved), requests)
@@ -284,7 +284,7 @@ def test_one_leaves_another_comes_and_training_ends(patience, tmp_path):
     with Classroom(tmp_path) as classroom:
         classroom.superlink(block("flower-superlink --insecure --host"))
         students = [classroom.student(number) for number in range(3)]
-        start = block("gmfl_lite.flower.app classroom").split("\n", 1)[1]
+        start = block("gmfl_lite.flower_app classroom").split("\n", 1)[1]
         teacher = classroom.terminal("teacher", start)
         students[1].wait_for("(?s)Receiving: train.*Receiving: train", 10 * seconds)
         students[1].kill()

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import gmfl_lite as gl
+from gmfl_lite.server import SERVER_STEPS, ServerStep, add_server_step
 
 pytest.importorskip("flwr", reason="needs the extra: pip install 'gmfl_lite[flower]'")
 
@@ -118,10 +119,33 @@ def federate(post: Post) -> gl.Result:
     return gl.load_result(f"{post.folder}/post.result")
 
 
-@pytest.mark.parametrize("weighting", ["uniform", "samples"])
-def test_it_is_gl_run(post, weighting):
+@pytest.fixture
+def heavy_ball():
+    """A server step that remembers, from outside the library."""
+
+    def step(w, average, memory, server_lr):
+        v = {name: 0.5 * memory.get(name, 0) + average[name] - w[name] for name in w}
+        return {name: w[name] + server_lr * v[name] for name in w}, v
+
+    add_server_step(ServerStep(name="heavy_ball", help="momentum", step=step, on_quadratics="none"))
+    yield
+    del SERVER_STEPS["heavy_ball"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"weighting": "uniform"},
+        {"weighting": "samples"},
+        {"server_lr": 0.5},
+        {"gradient": "reptile", "nu": 2, "server_lr": 0.5},
+        {"server": "heavy_ball", "server_lr": 0.5},
+    ],
+    ids=str,
+)
+def test_it_is_gl_run(post, changes, heavy_ball):
     """Two of four agents in a round, and one that is only scored."""
-    experiment = EXPERIMENT.replace(weighting=weighting, size_spread=1.0)
+    experiment = EXPERIMENT.replace(size_spread=1.0, **changes)
     office = post(experiment)
     found, expected = federate(office), gl.run(experiment, progress=False)
     for name, tensor in expected.params.items():
