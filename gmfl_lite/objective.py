@@ -88,7 +88,7 @@ def exact_product(loss_fn: LossFn) -> Product:
     """Return (w, batch, v) ↦ ∇²f(w) v, by differentiating the gradient; the Hessian is symmetric."""
 
     def product(w: Params, batch: Any, v: Params) -> Params:
-        _, pull_back = vjp(lambda point: grad(loss_fn)(point, batch), w)
+        pull_back = vjp(lambda point: grad(loss_fn)(point, batch), w)[1]
         return pull_back(v)[0]
 
     return product

@@ -113,19 +113,19 @@ def _check_arguments(
     experiment: Experiment,
     federation: Federation | None,
     model: nn.Module | None,
-    on_round: Callable | None,
+    on_round: Callable[..., None] | None,
     stop: threading.Event | None,
     checkpoint: str | Path | None,
 ) -> None:
-    for name, value, kind in (
-        ("experiment", experiment, Experiment),
-        ("federation", federation, Federation | None),
-        ("model", model, nn.Module | None),
-        ("on_round", on_round, Callable | None),
-        ("checkpoint", checkpoint, str | Path | None),
+    for name, fits, value, allowed in (
+        ("experiment", isinstance(experiment, Experiment), experiment, "an Experiment"),
+        ("federation", isinstance(federation, Federation | None), federation, "a Federation or None"),
+        ("model", isinstance(model, nn.Module | None), model, "a torch.nn.Module or None"),
+        ("on_round", on_round is None or callable(on_round), on_round, "a function or None"),
+        ("checkpoint", isinstance(checkpoint, str | Path | None), checkpoint, "a path or None"),
     ):
-        if not isinstance(value, kind):
-            raise checks.refusal(name, value, f"a {kind.__name__}" if isinstance(kind, type) else f"a {kind}")
+        if not fits:
+            raise checks.refusal(name, value, allowed)
     if stop is not None and not callable(getattr(stop, "is_set", None)):
         raise checks.refusal("stop", stop, "a threading.Event")
     if federation is not None and federation.n_agents < experiment.agents_per_round:

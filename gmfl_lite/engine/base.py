@@ -50,7 +50,7 @@ class Engine(ABC):
     def __init__(self, experiment: "Experiment", *, server_step: Step | None = None) -> None:
         self.own: Memory = {}
         self.memory: Memory = {}
-        self.hooks: dict[str, Callable | None] = {"server_step": server_step}
+        self.hooks: dict[str, Callable[..., Any] | None] = {"server_step": server_step}
         plain = partial(server.server_step, server=experiment.server, server_lr=experiment.server_lr)
         self._step: Step = plain if server_step is None else server_step
 

@@ -14,6 +14,7 @@ A recording holds for tensors of the shapes it was made with.
 """
 
 import math
+import operator
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -73,10 +74,10 @@ def capture(
 
 class _BeforeEveryOperation(TorchDispatchMode):
     def __init__(self, act: Callable[[], None]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._act = act
 
-    def __torch_dispatch__(self, operation: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def __torch_dispatch__(self, operation: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         self._act()
         return operation(*args, **(kwargs or {}))
 
@@ -94,13 +95,13 @@ def _without_autograd(recording: GraphModule, compiled: bool) -> Callable[..., A
 def _do_once(done: dict[Any, Node], node: Node) -> None:
     if node.op == "call_function" and torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
         # As text: 1, 1.0 and True are equal, and so are 0.0 and -0.0, but not the same.
-        first = done.setdefault((node.target, repr(node.args), repr(node.kwargs)), node)
+        first = done.setdefault((node.target, repr(_args(node)), repr(node.kwargs)), node)
         if first is not node:
             node.replace_all_uses_with(first)
 
 
 def _drop_what_changes_nothing(node: Node) -> None:
-    source = node.args[0] if node.args else None
+    source = _args(node)[0] if _args(node) else None
     if not isinstance(source, Node):
         return
     if (node.target in _VIEWS and _shape(node) == _shape(source)) or _scale(node) == 1:
@@ -108,7 +109,7 @@ def _drop_what_changes_nothing(node: Node) -> None:
     elif node.target is aten.view.default:
         node.target = aten.reshape.default  # real strides need not be the predicted ones
     elif _transposed(node) and _transposed(source) and _axes(node) == _axes(source):
-        node.replace_all_uses_with(source.args[0])
+        node.replace_all_uses_with(_args(source)[0])
 
 
 def _multiply_the_smaller(node: Node) -> None:
@@ -121,8 +122,8 @@ def _multiply_the_smaller(node: Node) -> None:
         with node.graph.inserting_after(product):
             scaled = node.graph.call_function(aten.mul.Scalar, (product, _scale(node)))
         scaled.meta = product.meta
-        product.replace_all_uses_with(scaled, delete_user_cb=lambda user, scaled=scaled: user is not scaled)
-    node.replace_all_uses_with(node.args[0])
+        product.replace_all_uses_with(scaled, delete_user_cb=partial(operator.is_not, scaled))
+    node.replace_all_uses_with(_args(node)[0])
 
 
 def _fuse_products_with_sums(node: Node) -> None:
@@ -130,16 +131,16 @@ def _fuse_products_with_sums(node: Node) -> None:
     if not _is(node, aten.add.Tensor):
         return
     scale = node.kwargs.get("alpha", 1)
-    first, second = node.args
+    first, second = _args(node)
     for term, product in ((first, second), (second, first)) if scale == 1 else ((first, second),):
         if not (isinstance(product, Node) and isinstance(term, Node) and _kind(term) == _kind(product) == _kind(node)):
             continue
         turned = _transposed(product) and _axes(product) == {1, 2} and len(product.users) == 1
-        product = product.args[0] if turned else product
+        product = _args(product)[0] if turned else product
         if not _is(product, aten.bmm.default) or len(product.users) != 1:
             continue
         with node.graph.inserting_before(node):
-            factors = product.args
+            factors = list(_args(product))
             if turned:  # (A B)ᵀ = Bᵀ Aᵀ
                 factors = [node.graph.call_function(aten.transpose.int, (factor, 1, 2)) for factor in factors[::-1]]
             fused = node.graph.call_function(aten.baddbmm.default, (term, *factors), {"alpha": scale})
@@ -153,11 +154,11 @@ def _write_over_what_is_used_up(nodes: list[Node]) -> None:
     position = {node: i for i, node in enumerate(nodes)}
     fresh = {node for node in nodes if node.op == "call_function" and not _shares_memory(node)}
     for node in nodes:
-        if not _is(node, aten.baddbmm.default) or node.args[0] not in fresh:
+        if not _is(node, aten.baddbmm.default) or _args(node)[0] not in fresh:
             continue
-        views = _views(node.args[0])
+        views = _views(_args(node)[0])
         last = max(position[user] for view in views for user in view.users)
-        if last == position[node] and views.isdisjoint(node.args[1:]):
+        if last == position[node] and views.isdisjoint(_args(node)[1:]):
             node.target = aten.baddbmm_.default
 
 
@@ -188,14 +189,19 @@ def _changes_in_place(node: Node) -> bool:
     return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
 
 
+def _args(node: Node) -> tuple[Any, ...]:
+    """Return an operation's arguments; torch's own type of them is a union of twenty, which no rewrite could narrow."""
+    return node.args
+
+
 def _is(node: Node, operation: Any) -> bool:
     return node.op == "call_function" and node.target is operation
 
 
 def _scale(node: Node) -> float | None:
     """Return s of a node s A, None of any other."""
-    scaling = _is(node, aten.mul.Scalar) or (_is(node, aten.mul.Tensor) and not isinstance(node.args[1], Node))
-    return node.args[1] if scaling and _kind(node) == _kind(node.args[0]) else None
+    scaling = _is(node, aten.mul.Scalar) or (_is(node, aten.mul.Tensor) and not isinstance(_args(node)[1], Node))
+    return _args(node)[1] if scaling and _kind(node) == _kind(_args(node)[0]) else None
 
 
 def _transposed(node: Node) -> bool:
@@ -203,7 +209,7 @@ def _transposed(node: Node) -> bool:
 
 
 def _axes(node: Node) -> set[int]:
-    return {axis % len(_shape(node)) for axis in node.args[1:]}
+    return {axis % len(_shape(node)) for axis in _args(node)[1:]}
 
 
 def _shape(node: Node) -> tuple[int, ...]:

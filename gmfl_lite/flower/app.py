@@ -207,7 +207,8 @@ def train(message: Message, context: Context) -> Message:
     """Take the round's local meta steps from the server's w; send w_i back, and how many samples it comes from."""
     experiment, number, federation, predict, params = _received(message, context)
     prepare_process()
-    mine = batches_of(number, experiment, federation, message.content["config"]["round"])
+    round = checks.integer("round", message.content["config"]["round"], 0)
+    mine = batches_of(number, experiment, federation, round)
     w = params
     params, losses = local_update(cross_entropy(predict), w, mine, **estimate_settings(experiment))
     clip_norm, noise = _protection(experiment, context)
@@ -223,13 +224,12 @@ def train(message: Message, context: Context) -> Message:
 
 def one_answer(experiment: Experiment, node_config: Mapping[str, Any], **classroom: Any) -> Message:
     """Return what an agent sends in the first round: the very message, made here, without a network."""
-    _, params = as_functions(
-        build_model(experiment.model, load_dataset(experiment.dataset), seed=experiment.seed), "cpu"
-    )
+    model = build_model(experiment.model, load_dataset(experiment.dataset), seed=experiment.seed)
+    _, params = as_functions(model, torch.device("cpu"))
     content = RecordDict({"arrays": pack(params), "config": ConfigRecord({"round": 0})})
     # As it would reach the node; Message's other arguments ask for a run that is under way.
     address = Metadata(0, "", 0, 1, "", "", time.time(), 60.0, "train")
-    message = Message(content, metadata=address)
+    message = Message(content, metadata=address)  # type: ignore[call-overload]
     context = Context(0, 1, dict(node_config), RecordDict(), to_config(experiment, **classroom))
     return agent(message, context)
 

@@ -129,8 +129,8 @@ class MetaFedAvg(Strategy):
         samples = torch.tensor([metrics["samples"] for metrics, _ in in_order])
         updates = {"w": torch.stack([update for _, update in in_order])}
         average = aggregate(updates, samples if self.experiment.weighting == "samples" else None)
-        how = {"server": self.experiment.server, "server_lr": self.experiment.server_lr}
-        after, memory = server_step({"w": vector(self.arrays)}, average, self.memory, **how)
+        w, server, server_lr = {"w": vector(self.arrays)}, self.experiment.server, self.experiment.server_lr
+        after, memory = server_step(w, average, self.memory, server=server, server_lr=server_lr)
         check_round(loss, after, self.limit)
         self.arrays, self.memory, self.answered = pack(after), memory, self.answered + 1
         return self.arrays, MetricRecord({"loss": loss, "agents": len(in_order)})
@@ -178,7 +178,7 @@ class MetaFedAvg(Strategy):
                 not_finite = str(error) if isinstance(error, FloatingPointError) else not_finite
         return found, not_finite
 
-    def rows_of(self, metrics: dict[str, Any]) -> list[tuple]:
+    def rows_of(self, metrics: dict[str, Any]) -> list[tuple[Any, ...]]:
         """Return the scores in an answer, a row for each number of fine-tuning steps."""
         group = "trained" if metrics["agent"] < self.experiment.n_agents else "new"
         curve = zip(self.experiment.eval_steps, metrics["loss"], metrics["accuracy"], strict=True)
@@ -213,12 +213,12 @@ def pack(params: Params) -> ArrayRecord:
     return ArrayRecord({"w": Array(flat.numpy())})
 
 
-def vector(arrays: ArrayRecord) -> torch.Tensor:
-    """Return the vector that was sent."""
+def vector(arrays: Any) -> torch.Tensor:
+    """Return the vector in what should be an ArrayRecord: whoever sent it may have sent something else."""
     return torch.from_numpy(arrays["w"].numpy().copy())
 
 
-def unpack(arrays: ArrayRecord, like: Params) -> Params:
+def unpack(arrays: Any, like: Params) -> Params:
     """Return the parameters that were sent, with the names, shapes and device of others."""
     parts = vector(arrays).split([tensor.numel() for tensor in like.values()])
     return {name: part.reshape(like[name].shape).to(like[name]) for name, part in zip(like, parts, strict=True)}
@@ -233,8 +233,8 @@ def read_answer(reply: Message, experiment: Experiment, length: int = 0) -> tupl
     FloatingPointError : numbers that are not finite.
     """
     if reply.has_error():
-        kind = FloatingPointError if NonFiniteLoss.__name__ in reply.error.reason else ValueError
-        raise kind(reply.error.reason)
+        reason = reply.error.reason or "an error without a reason"
+        raise FloatingPointError(reason) if NonFiniteLoss.__name__ in reason else ValueError(reason)
     names, steps = (("loss",), ()) if length else (("loss", "accuracy"), (len(experiment.eval_steps),))
     try:
         metrics = {name: reply.content["metrics"][name] for name in ("agent", "samples", *names)}
