@@ -80,8 +80,11 @@ def packages(graph: dict[str, set[str]]) -> dict[str, int]:
 
 def in_words(graph: dict[str, set[str]]) -> str:
     """Return the same as a text."""
-    arrows = {name: sorted(others) for name, others in sorted(essential(rooms(graph)).items())}
-    return "; ".join(f"{name} imports {', '.join(others)}" for name, others in arrows.items() if others)
+    arrows, sizes = essential(rooms(graph)), packages(graph)
+    named = {room: f"{room} ({sizes[room]} modules)" if room in sizes else room for room in sorted(arrows)}
+    return "; ".join(
+        f"{name} imports {', '.join(sorted(arrows[room]))}" for room, name in named.items() if arrows[room]
+    )
 
 
 def replaced(text: str, name: str, content: str) -> str:
