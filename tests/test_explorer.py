@@ -26,10 +26,11 @@ import torch
 
 import gmfl_lite as gl
 from gmfl_lite.explorer import display as reading
-from gmfl_lite.explorer import knobs as settings
 from gmfl_lite.explorer.display import Curve
-from gmfl_lite.explorer.knobs import KNOBS, PRESETS, Setting, as_papermill, as_python, labels
+from gmfl_lite.explorer.knobs import KNOBS, PRESETS
 from gmfl_lite.explorer.latest_wins import LatestWins
+from gmfl_lite.explorer.take_away import NOTEBOOK, as_papermill, as_python
+from gmfl_lite.explorer.what_if import WhatIf, labels
 
 QUICK = gl.Experiment(
     model="softmax", n_agents=12, n_new_agents=4, rounds=10, local_steps=1, batch_size=10, device="cpu"
@@ -193,7 +194,7 @@ def test_run_without_moving_a_knob_runs_the_base_itself(panel, callback):
     explorer = panel(base, weights_seed=3)
     callback(press, explorer, "Run")
     assert explorer.wait(60).experiment == base
-    assert explorer._runs.view.curves[-1].setting == Setting(base, 3)
+    assert explorer._runs.view.curves[-1].what_if == WhatIf(base, 3)
 
 
 def test_200_changes_in_two_seconds_leave_the_last_one(panel, callback, monkeypatch):
@@ -212,9 +213,9 @@ def test_200_changes_in_two_seconds_leave_the_last_one(panel, callback, monkeypa
     callback(move, explorer, "gradient", "exact")
     callback(move, explorer, "rounds", 10)
     result = explorer.wait(60)
-    expected = Setting.from_values(explorer._base, {name: row.value for name, row in explorer._rows.items()})
+    expected = WhatIf.from_values(explorer._base, {name: row.value for name, row in explorer._rows.items()})
     assert same(result, expected.run())
-    assert [curve.setting for curve in explorer._runs.view.curves] == [expected]
+    assert [curve.what_if for curve in explorer._runs.view.curves] == [expected]
     assert "nu" in explorer._take_away.value
     assert not failures
     assert not threads()
@@ -242,7 +243,7 @@ def test_going_back_is_instant(panel, callback, monkeypatch):
     first = explorer.wait(60)
     callback(move, explorer, "nu", 0)
     explorer.wait(60)
-    monkeypatch.setattr(Setting, "run", lambda *_, **__: pytest.fail("it is known already"))
+    monkeypatch.setattr(WhatIf, "run", lambda *_, **__: pytest.fail("it is known already"))
     callback(move, explorer, "nu", 1)
     assert explorer.wait(60) is first
     assert explorer._problem.value == ""
@@ -253,7 +254,7 @@ def test_presets_change_what_they_say_and_only_that(panel, name):
     explorer = panel(QUICK.replace(max_rotation=15.0))
     press(explorer, name)
     explorer.wait(60)
-    now = explorer._runs.view.curves[-1].setting
+    now = explorer._runs.view.curves[-1].what_if
     assert {knob: now.value(knob) for knob in PRESETS[name]} == PRESETS[name]
     others = set(KNOBS) - set(PRESETS[name])
     assert all(now.value(knob) == explorer._base.value(knob) for knob in others)
@@ -304,7 +305,7 @@ def test_agents_that_cannot_be_dealt_are_said_in_words(panel):
 def test_an_exception_in_the_worker_is_shown(panel, callback, monkeypatch):
     explorer = panel()
     explorer.wait(60)
-    monkeypatch.setattr(Setting, "run", lambda *_, **__: {}["lost"])
+    monkeypatch.setattr(WhatIf, "run", lambda *_, **__: {}["lost"])
     callback(press, explorer, "Run")
     explorer.wait(60)
     assert "KeyError: 'lost'" in words(explorer)
@@ -331,12 +332,12 @@ def test_sweep_draws_its_family(panel, callback):
     callback(setattr, row._button, "value", True)
     explorer.wait(120)
     curves = explorer._runs.view.curves
-    assert [curve.setting.experiment.nu for curve in curves] == [0, 1, 2, 3, 5, 10]
+    assert [curve.what_if.experiment.nu for curve in curves] == [0, 1, 2, 3, 5, 10]
     assert all(curve.status == "completed" for curve in curves)
     assert re.match(r"After 3 fine-tuning steps, ν = \d+ gives \d+ % and ν = \d+ \d+ %\.", words(explorer))
     callback(setattr, row._many, "index", (0, 2))
     explorer.wait(60)
-    assert [curve.setting.experiment.nu for curve in explorer._runs.view.curves] == [0, 1, 2]
+    assert [curve.what_if.experiment.nu for curve in explorer._runs.view.curves] == [0, 1, 2]
     callback(setattr, explorer._rows["gradient"]._button, "value", True)  # only one knob is swept at a time
     assert row._button.value is False
     assert row.box.children[0] is row._one
@@ -355,7 +356,7 @@ def test_a_sweep_goes_on_after_points_that_fail(panel):
     assert "agents_per_round = 20: 1 problem" in said
     assert "agents_per_round = 50: 1 problem" in said
     assert "After 3 fine-tuning steps, agents_per_round = " in said
-    assert [curve.setting.experiment.agents_per_round for curve in explorer._runs.view.curves] == [1, 2, 5, 10]
+    assert [curve.what_if.experiment.agents_per_round for curve in explorer._runs.view.curves] == [1, 2, 5, 10]
 
 
 def test_a_sweep_goes_on_after_agents_that_cannot_be_dealt(panel):
@@ -364,7 +365,7 @@ def test_a_sweep_goes_on_after_agents_that_cannot_be_dealt(panel):
     explorer.sweep("per_fedavg_a")
     explorer.wait(120)
     assert "per_fedavg_a = 128: digits cannot be dealt out" in words(explorer)
-    assert [curve.setting.experiment.per_fedavg_a for curve in explorer._runs.view.curves] == [2, 4, 8, 16]
+    assert [curve.what_if.experiment.per_fedavg_a for curve in explorer._runs.view.curves] == [2, 4, 8, 16]
 
 
 def test_every_knob_can_be_swept(panel):
@@ -408,13 +409,13 @@ def test_redraw_weights_and_data_apart(panel, callback):
     explorer = panel()
     callback(press, explorer, "Redraw weights")
     weights = explorer.wait(60)
-    assert explorer._runs.view.curves[-1].setting == Setting(QUICK.replace(eval_every=1), 1)
+    assert explorer._runs.view.curves[-1].what_if == WhatIf(QUICK.replace(eval_every=1), 1)
     federation = gl.build_federation(QUICK)
     model = gl.build_model("softmax", federation, seed=1)
     assert same(weights, gl.run(QUICK.replace(eval_every=1), model=model, progress=False))
     callback(press, explorer, "Redraw data")
     explorer.wait(60)
-    assert explorer._runs.view.curves[-1].setting == Setting(QUICK.replace(eval_every=1, seed=1), 1)
+    assert explorer._runs.view.curves[-1].what_if == WhatIf(QUICK.replace(eval_every=1, seed=1), 1)
 
 
 def test_the_steps_shown_are_a_matter_of_looking(panel):
@@ -549,7 +550,7 @@ def test_timing_through_the_panel(panel, record_property):
 
 
 def test_stop_and_a_knob_are_heeded_while_the_local_step_is_recorded(panel, record_property):
-    """Recording it takes seconds at ν = 10, before the first round of every new setting."""
+    """Recording it takes seconds at ν = 10, before the first round of every new what-if."""
     explorer = panel(gl.Experiment(device="cpu"))
     explorer.wait(60)
     took = []
@@ -567,10 +568,10 @@ def test_stop_and_a_knob_are_heeded_while_the_local_step_is_recorded(panel, reco
     took.clear()
     for lr in (0.01, 0.03, 0.1):
         explorer.set(nu=10, fine_tune_lr=lr)
-        until(lambda: explorer._runs.view.curves[-1].setting.experiment.nu == 10)
+        until(lambda: explorer._runs.view.curves[-1].what_if.experiment.nu == 10)
         started = time.monotonic()
         move(explorer, "nu", 5)
-        until(lambda: explorer._runs.view.curves[-1].setting.experiment.nu == 5)
+        until(lambda: explorer._runs.view.curves[-1].what_if.experiment.nu == 5)
         took.append(time.monotonic() - started)
     record_property("explorer: a knob while recording", ", ".join(f"{seconds:.2f} s" for seconds in took))
     assert statistics.median(took) < 1
@@ -597,7 +598,7 @@ def test_data_that_are_not_here_are_not_waited_for(panel, monkeypatch, tmp_path,
     [{"partition": "per_fedavg", "per_fedavg_a": 128}, {"agents_per_round": 50}],
     ids=["cannot be dealt out", "contradiction"],
 )
-def test_nothing_old_is_shown_under_a_setting_that_fails(panel, impossible):
+def test_nothing_old_is_shown_under_a_what_if_that_fails(panel, impossible):
     explorer = panel()
     explorer.set(nu=1)
     explorer.wait(60)
@@ -822,7 +823,7 @@ def test_fedavg_is_taken_away_with_the_rest(panel, monkeypatch):
     python, commands = re.findall("<pre.*?>(.*?)</pre>", explorer._take_away.value, re.DOTALL)
     namespace = {}
     exec(html.unescape(python), namespace)  # our own text
-    fedavg = explorer._runs.result(explorer._runs.view.fedavg.setting)
+    fedavg = explorer._runs.result(explorer._runs.view.fedavg.what_if)
     for taken, shown in zip(namespace["results"], (result, fedavg), strict=True):
         assert same(taken, shown)
     assert commands.count("papermill ") == 1
@@ -840,7 +841,7 @@ def test_the_papermill_command_gives_what_the_panel_shows(panel, tmp_path):
     outputs = [out for cell in nbformat.read(tmp_path / "out.ipynb", 4).cells for out in cell.get("outputs", ())]
     tables = [out.data["text/html"] for out in outputs if "<table" in out.get("data", {}).get("text/html", "")]
     numbers = [int(number) for number in re.findall(r"<td>(\d+)</td>", tables[0])]
-    fedavg = explorer._runs.result(explorer._runs.view.fedavg.setting)
+    fedavg = explorer._runs.result(explorer._runs.view.fedavg.what_if)
     shown = pd.concat([result.table(), fedavg.table()])
     assert numbers == (100 * shown).round().astype(int).to_numpy().flatten().tolist()
 
@@ -871,7 +872,7 @@ def test_run_gives_what_gl_run_gives_and_shows_itself(panel):
 def test_run_and_panel_share_what_is_done(panel):
     explorer = panel()
     explored = explorer.run(QUICK, progress=False)
-    assert explorer._runs.result(Setting(QUICK, 0)).history.equals(explored.history)
+    assert explorer._runs.result(WhatIf(QUICK, 0)).history.equals(explored.history)
     assert len(explorer._runs._results) == 2
 
 
@@ -904,32 +905,32 @@ def test_unknown_knobs_are_refused(panel):
 # To take away
 
 
-def settings_to_take_away() -> dict[str, list[Setting]]:
+def what_ifs_to_take_away() -> dict[str, list[WhatIf]]:
     other = QUICK.replace(partition="iid", permuted_classes=5, eval_every=2, nu=1)
     return {
-        "as it is": [Setting(QUICK, 0)],
-        "other weights": [Setting(other, 3)],
-        "a family": [Setting(QUICK.replace(nu=nu, rounds=5 * nu + 5), 0) for nu in (0, 1, 2)],
-        "a family of weights": [Setting(other.replace(seed=2), seed) for seed in (1, 2)],
+        "as it is": [WhatIf(QUICK, 0)],
+        "other weights": [WhatIf(other, 3)],
+        "a family": [WhatIf(QUICK.replace(nu=nu, rounds=5 * nu + 5), 0) for nu in (0, 1, 2)],
+        "a family of weights": [WhatIf(other.replace(seed=2), seed) for seed in (1, 2)],
     }
 
 
-@pytest.mark.parametrize("kind", settings_to_take_away())
+@pytest.mark.parametrize("kind", what_ifs_to_take_away())
 def test_python_to_take_away_gives_the_same_bit_for_bit(kind, monkeypatch):
     monkeypatch.setenv("TQDM_DISABLE", "1")
-    taken = settings_to_take_away()[kind]
+    taken = what_ifs_to_take_away()[kind]
     namespace = {}
     exec(as_python(taken), namespace)  # our own text
     assert len(namespace["results"]) == len(taken)
-    for setting, result in zip(taken, namespace["results"], strict=True):
-        assert same(result, setting.run())
+    for what_if, result in zip(taken, namespace["results"], strict=True):
+        assert same(result, what_if.run())
 
 
 def test_papermill_to_take_away_is_understood_by_the_notebook():
-    path = Path(__file__).parent.parent / "notebooks" / settings.NOTEBOOK
+    path = Path(__file__).parent.parent / "notebooks" / NOTEBOOK
     known = papermill.inspect_notebook(str(path))
-    setting = Setting(QUICK.replace(gradient="truncated", backprop_steps=1, batch_size=None, test_fraction=0.5), 4)
-    folder, command, remark = as_papermill([setting]).splitlines()
+    what_if = WhatIf(QUICK.replace(gradient="truncated", backprop_steps=1, batch_size=None, test_fraction=0.5), 4)
+    folder, command, remark = as_papermill([what_if]).splitlines()
     assert folder == "cd notebooks"
     words = shlex.split(command)
     given = {name: value for flag, name, value in zip(words, words[1:], words[2:], strict=False) if flag == "-p"}
@@ -938,7 +939,7 @@ def test_papermill_to_take_away_is_understood_by_the_notebook():
 
     assert given.pop("eval_steps") == "0 1 3 5 10"
     assert {name: _resolve_type(value) for name, value in given.items()} == {
-        name: setting.value(name) for name in given
+        name: what_if.value(name) for name in given
     }
     assert remark == "# but test_fraction = 0.5, which the notebook has no parameter for"
 
@@ -969,7 +970,7 @@ def test_take_away_offers_the_table_and_escapes(panel):
 def test_reading_in_words(nu, reference, expected):
     def curve(accuracy: float, nu: int) -> Curve:
         columns = {"round": 100, "group": ["trained", "new"], "fine_tune_steps": 1, "accuracy": [0.1, accuracy]}
-        return Curve(Setting(gl.Experiment(nu=nu), 0), pd.DataFrame(columns), "completed")
+        return Curve(WhatIf(gl.Experiment(nu=nu), 0), pd.DataFrame(columns), "completed")
 
     assert reading.reading(curve(0.6, nu), None if reference is None else curve(reference, 0), 1) == expected
 
@@ -989,9 +990,9 @@ def test_knobs_offer_what_an_experiment_takes():
 def test_labels_name_what_differs():
     base = gl.Experiment()
     assert labels([]) == []
-    assert labels([Setting(base, 0)]) == ["ν = 3"]
-    assert labels([Setting(base, 0), Setting(base, 1)]) == ["weights_seed = 0", "weights_seed = 1"]
-    several = [Setting(base, 0), Setting(base.replace(nu=1, fine_tune_lr=0.1, rounds=10, eval_every=1), 0)]
+    assert labels([WhatIf(base, 0)]) == ["ν = 3"]
+    assert labels([WhatIf(base, 0), WhatIf(base, 1)]) == ["weights_seed = 0", "weights_seed = 1"]
+    several = [WhatIf(base, 0), WhatIf(base.replace(nu=1, fine_tune_lr=0.1, rounds=10, eval_every=1), 0)]
     assert labels(several) == ["ν = 3, α = 0.05, rounds = 100", "ν = 1, α = 0.1, rounds = 10"]
 
 

@@ -15,16 +15,17 @@ from ..experiment import Experiment
 from ..federation import Federation
 from ..plots.picture import Picture, steps_in_words
 from ..plots.training import exploration
-from .knobs import Setting, as_papermill, as_python, in_words, labels
+from .take_away import as_papermill, as_python
+from .what_if import WhatIf, in_words, labels
 
 FEDAVG = "FedAvg (ν = 0)"
 
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """What is known of one setting so far; status is "untrained", "running" or that of a Result."""
+    """What is known of one what-if so far; status is "untrained", "running" or that of a Result."""
 
-    setting: Setting
+    what_if: WhatIf
     history: pd.DataFrame
     status: str
 
@@ -46,8 +47,8 @@ class View:
 class Clock:
     """How far several runs are, in words, and how long the rest will take."""
 
-    def __init__(self, todo: Sequence[Setting], what: str = "") -> None:
-        self._rounds = sum(setting.experiment.rounds for setting in todo)
+    def __init__(self, todo: Sequence[WhatIf], what: str = "") -> None:
+        self._rounds = sum(what_if.experiment.rounds for what_if in todo)
         self._runs, self._finished = len(todo), 0
         self._what, self._done, self._started = what, 0, None
 
@@ -75,17 +76,17 @@ def steps_to_show(experiment: Experiment) -> int:
 
 
 def together(pins: Sequence[Curve], curves: Sequence[Curve]) -> list[Curve]:
-    """Return the pinned curves and then the others, each setting once."""
-    now = {curve.setting for curve in curves}
-    return [*(pin for pin in pins if pin.setting not in now), *curves]
+    """Return the pinned curves and then the others, each what-if once."""
+    now = {curve.what_if for curve in curves}
+    return [*(pin for pin in pins if pin.what_if not in now), *curves]
 
 
 def brought_up_to_date(pins: Sequence[Curve], view: View) -> tuple[Curve, ...]:
-    """Return each pin as the newer curve of its setting, where that is no shorter, or as stopped if it does not run."""
-    now = {curve.setting: curve for curve in (*view.curves, view.fedavg) if curve is not None}
+    """Return each pin as the newer curve of its what-if, where that is no shorter, or as stopped if it does not run."""
+    now = {curve.what_if: curve for curve in (*view.curves, view.fedavg) if curve is not None}
     newer = []
     for pin in pins:
-        curve = now.get(pin.setting)
+        curve = now.get(pin.what_if)
         if curve is not None and len(curve.history) >= len(pin.history):
             pin = curve
         elif curve is None and pin.status == "running":
@@ -97,8 +98,8 @@ def brought_up_to_date(pins: Sequence[Curve], view: View) -> tuple[Curve, ...]:
 def shown(pins: Sequence[Curve], curves: Sequence[Curve], fedavg: Curve | None) -> dict[str, Curve]:
     """Return all that is to be seen, by name: pinned curves, the others, and FedAvg unless it is one of them."""
     every = together(pins, curves)
-    named = dict(zip(labels([curve.setting for curve in every]), every, strict=True))
-    if fedavg is not None and fedavg.setting not in {curve.setting for curve in every}:
+    named = dict(zip(labels([curve.what_if for curve in every]), every, strict=True))
+    if fedavg is not None and fedavg.what_if not in {curve.what_if for curve in every}:
         named[FEDAVG] = fedavg
     return named
 
@@ -108,13 +109,13 @@ def reading(curve: Curve, fedavg: Curve | None, steps: int) -> str:
     reached = _last(curve, steps)
     if reached is None:
         return ""
-    who = "new agents" if curve.setting.experiment.n_new_agents else "agents trained on"
+    who = "new agents" if curve.what_if.experiment.n_new_agents else "agents trained on"
     words = f"after {steps_in_words(steps)} {who} reach {reached:.0f} %"
     if curve.status != "completed":
         rounds = curve.history["round"].iloc[-1]
         return f"In round {rounds}, {words}." if rounds else f"Before training, {words}."
     words = words.capitalize()
-    if curve.setting == curve.setting.fedavg:
+    if curve.what_if == curve.what_if.fedavg:
         return f"{words}: this is FedAvg."
     if fedavg is None or fedavg.status != "completed":
         return f"{words}."
@@ -127,7 +128,7 @@ def reading(curve: Curve, fedavg: Curve | None, steps: int) -> str:
 
 def reading_of_sweep(name: str, curves: Sequence[Curve], steps: int) -> str:
     """Say which value of the swept knob did best and which worst, of those that are complete."""
-    scored = [(_last(curve, steps), curve.setting.value(name)) for curve in curves if curve.status == "completed"]
+    scored = [(_last(curve, steps), curve.what_if.value(name)) for curve in curves if curve.status == "completed"]
     if not scored:
         return ""
     (high, best), (low, worst) = (choose(scored, key=lambda score: score[0]) for choose in (max, min))
@@ -140,13 +141,13 @@ def picture(
 ) -> Picture:
     """Draw all curves, FedAvg's in grey unless it is one of them, and who holds what in the last of `curves`."""
     named = shown(pins, curves, fedavg)
-    held = list(dict.fromkeys(Setting(curve.setting.data, 0) for curve in (*named.values(), *curves[-1:])))
-    last = held.index(Setting(curves[-1].setting.data, 0)) if curves else 0
+    held = list(dict.fromkeys(WhatIf(curve.what_if.data, 0) for curve in (*named.values(), *curves[-1:])))
+    last = held.index(WhatIf(curves[-1].what_if.data, 0)) if curves else 0
     return exploration(
         {name: curve.history for name, curve in named.items()},
         federation,
         fine_tune_steps=steps,
-        rounds=max((curve.setting.experiment.rounds for curve in named.values()), default=None),
+        rounds=max((curve.what_if.experiment.rounds for curve in named.values()), default=None),
         reference=FEDAVG if FEDAVG in named else None,
         holder=labels(held)[last] if len(held) > 1 else None,
     )
@@ -199,11 +200,11 @@ def progress_bar(view: View) -> str:
 
 def runs(named: dict[str, Curve], pins: Sequence[Curve], steps: int, best_first: bool) -> pd.DataFrame:
     """Return one row a run: its name, how it ended, and the accuracy (%) of new agents after 0, 1, … steps."""
-    pinned, rows = {pin.setting for pin in pins}, []
+    pinned, rows = {pin.what_if for pin in pins}, []
     for name, curve in named.items():
-        row = {"run": name, "pinned": "yes" if curve.setting in pinned else "", "status": curve.status}
+        row = {"run": name, "pinned": "yes" if curve.what_if in pinned else "", "status": curve.status}
         row["rounds"] = curve.history["round"].max() if len(curve.history) else 0
-        rows.append(row | {f"after {s}": _last(curve, s) for s in curve.setting.experiment.eval_steps})
+        rows.append(row | {f"after {s}": _last(curve, s) for s in curve.what_if.experiment.eval_steps})
     if best_first:
         final = f"after {steps}"
         rows.sort(key=lambda row: -1 if row[final] is None else row[final], reverse=True)
@@ -234,10 +235,10 @@ def take_away(named: dict[str, Curve], frame: pd.DataFrame) -> str:
     """Return code to copy, and the figure and the table to save."""
     if not named:
         return "Nothing has run yet."
-    settings = [curve.setting for curve in named.values()]
-    noted = [curve.setting for name, curve in named.items() if name != FEDAVG]  # the notebook runs FedAvg by itself
+    what_ifs = [curve.what_if for curve in named.values()]
+    noted = [curve.what_if for name, curve in named.items() if name != FEDAVG]  # the notebook runs FedAvg by itself
     csv = quote(frame.to_csv(index=False, float_format="%.2f"))
-    codes = {"Copy as Python": as_python(settings), "Copy as papermill command": as_papermill(noted)}
+    codes = {"Copy as Python": as_python(what_ifs), "Copy as papermill command": as_papermill(noted)}
     blocks = [
         f'<p><a href="#" download="explored.png" onclick="{_FIGURE}">Save the figure</a> · '
         f'<a href="data:text/csv;charset=utf-8,{csv}" download="explored.csv">Save the table</a></p>'

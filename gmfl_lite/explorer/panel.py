@@ -22,8 +22,9 @@ from . import display as reading
 from . import widget_rows as controls
 from .background_runs import Runs, in_words_of
 from .display import Curve, View
-from .knobs import FIRST_LOOK, KNOBS, MORE, PRESETS, Setting, in_words, readable
+from .knobs import FIRST_LOOK, KNOBS, MORE, PRESETS, readable
 from .latest_wins import LatestWins
+from .what_if import WhatIf, in_words
 from .widget_rows import button, line
 
 FRAME = 0.1
@@ -74,7 +75,7 @@ class Explorer:
     """
 
     def __init__(self, base: Experiment = Experiment(), *, weights_seed: int | None = None) -> None:  # noqa: B008
-        self._base = _setting("base", base, weights_seed)
+        self._base = _what_if("base", base, weights_seed)
         self._pins: tuple[Curve, ...] = ()
         self._swept: str | None = None
         self._quiet = False
@@ -107,18 +108,18 @@ class Explorer:
         ('completed', 0)
         >>> explorer.close()
         """
-        setting, fedavg = _setting("experiment", experiment, weights_seed), None
-        result = self._runs.result(setting, progress=progress)
-        if result.status == "completed" and setting != setting.fedavg:
-            fedavg = self._runs.result(setting.fedavg, progress=progress)
+        what_if, fedavg = _what_if("experiment", experiment, weights_seed), None
+        result = self._runs.result(what_if, progress=progress)
+        if result.status == "completed" and what_if != what_if.fedavg:
+            fedavg = self._runs.result(what_if.fedavg, progress=progress)
         steps = reading.steps_to_show(experiment)
-        curve = Curve(setting, result.history, result.status)
-        beside = fedavg and Curve(setting.fedavg, fedavg.history, fedavg.status)
+        curve = Curve(what_if, result.history, result.status)
+        beside = fedavg and Curve(what_if.fedavg, fedavg.history, fedavg.status)
         return Exploration(
             **vars(result),
             fedavg=fedavg,
             words=result.message if result.status == "diverged" else reading.reading(curve, beside, steps),
-            picture=reading.picture([], [curve], beside, setting.federation, steps),
+            picture=reading.picture([], [curve], beside, what_if.federation, steps),
         )
 
     def set(self, **values: Any) -> None:
@@ -358,8 +359,8 @@ class Explorer:
         self.set(**change)
 
 
-def _setting(name: str, experiment: Experiment, weights_seed: int | None) -> Setting:
+def _what_if(name: str, experiment: Experiment, weights_seed: int | None) -> WhatIf:
     if not isinstance(experiment, Experiment):
         raise checks.refusal(name, experiment, "an Experiment")
     seed = experiment.seed if weights_seed is None else checks.integer("weights_seed", weights_seed, 0)
-    return Setting(experiment, seed)
+    return WhatIf(experiment, seed)

@@ -1,0 +1,76 @@
+"""What-ifs as code to take away: a Python program, and papermill commands for the playground notebook."""
+
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+from ..experiment import Experiment
+from .knobs import KNOBS
+from .what_if import WhatIf
+
+
+def as_python(what_ifs: Sequence[WhatIf]) -> str:
+    """Return a program that leaves in `results` what the explorer shows, bit for bit.
+
+    >>> print(as_python([WhatIf(Experiment(nu=1), 0)]))
+    import gmfl_lite as gl
+    <BLANKLINE>
+    experiment = gl.Experiment(nu=1)
+    results = [gl.run(experiment)]
+    """
+    first = what_ifs[0].experiment
+    program = f"import gmfl_lite as gl\n\nexperiment = gl.Experiment({_arguments(_differences(first, Experiment()))})\n"
+    call = "gl.run({})"
+    if any(what_if.weights_seed != what_if.experiment.seed for what_if in what_ifs):
+        program += _RUN_FROM_WEIGHTS
+        call = "run({}, weights_seed={})"
+    calls = []
+    for what_if in what_ifs:
+        changes = _arguments(_differences(what_if.experiment, first))
+        calls.append(call.format(f"experiment.replace({changes})" if changes else "experiment", what_if.weights_seed))
+    return program + "results = [" + (calls[0] if len(calls) == 1 else "\n    " + ",\n    ".join(calls) + ",\n") + "]"
+
+
+_RUN_FROM_WEIGHTS = """
+
+def run(experiment, weights_seed):
+    dataset = gl.load_dataset(experiment.dataset)
+    return gl.run(experiment, model=gl.build_model(experiment.model, dataset, seed=weights_seed))
+
+
+"""
+
+NOTEBOOK = "07-explorer.ipynb"
+PARAMETERS = (
+    *(name for name in KNOBS if name != "weights_seed"),
+    "n_agents",
+    "n_new_agents",
+    "batch_size",
+    "eval_every",
+    "eval_steps",
+    "device",
+    "weights_seed",
+)
+"""What the playground notebook can be given."""
+
+
+def as_papermill(what_ifs: Sequence[WhatIf]) -> str:
+    """Return shell commands that run the playground notebook at each what-if, and FedAvg beside it."""
+    lines = ["cd notebooks"]
+    for number, what_if in enumerate(what_ifs, 1):
+        values = {name: what_if.value(name) for name in PARAMETERS}
+        values["eval_steps"] = " ".join(map(str, values["eval_steps"]))
+        given = " ".join(f"-p {name} {shlex.quote(str(value))}" for name, value in values.items())
+        lines.append(f"papermill {NOTEBOOK} explored-{number}.ipynb {given}")
+        for name, value in _differences(what_if.experiment, Experiment()).items():
+            if name not in PARAMETERS:
+                lines.append(f"# but {name} = {value!r}, which the notebook has no parameter for")
+    return "\n".join(lines)
+
+
+def _differences(experiment: Experiment, other: Experiment) -> dict[str, Any]:
+    return {name: value for name, value in vars(experiment).items() if value != getattr(other, name)}
+
+
+def _arguments(changes: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in changes.items())

@@ -1,0 +1,113 @@
+"""One what-if of the explorer: an experiment with a seed of its own for the initial weights; run it, name it."""
+
+import dataclasses
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import pandas as pd
+
+from ..data import check_here
+from ..experiment import Experiment, build_federation
+from ..federation import Federation
+from ..models import build_model
+from ..result import Result
+from ..runner import run
+from .knobs import KNOBS, readable
+
+_DATA = (
+    *("dataset", "partition", "dirichlet_alpha", "size_spread", "classes_per_agent", "per_fedavg_a"),
+    *("permuted_classes", "max_rotation", "n_agents", "n_new_agents", "test_fraction", "device", "seed"),
+)
+_LOOKS_ONLY = ("eval_every", "eval_steps", "execution", "device")
+"""Settings that do not change what is trained."""
+
+
+@lru_cache(maxsize=1)  # a large dataset with turned images is copied: more would fill a small machine
+def _federation(data: Experiment) -> Federation:
+    check_here(data.dataset)  # nobody can stop a download
+    return build_federation(data)
+
+
+@dataclass(frozen=True)
+class WhatIf:
+    """An experiment and a seed of its own for the initial weights, so that data and weights can be redrawn apart."""
+
+    experiment: Experiment
+    weights_seed: int
+
+    @classmethod
+    def from_values(cls, base: "WhatIf", values: Mapping[str, Any]) -> "WhatIf":
+        """Change `base` to the knobs' values; a knob that needs another setting counts only with that.
+
+        Raises
+        ------
+        ExperimentError : values that contradict each other.
+
+        Examples
+        --------
+        >>> values = {"partition": "iid", "per_fedavg_a": 4, "rounds": 20, "weights_seed": 1}
+        >>> what_if = WhatIf.from_values(WhatIf(Experiment(), 0), values)
+        >>> what_if.experiment.per_fedavg_a, what_if.experiment.eval_every, what_if.weights_seed
+        (None, 2, 1)
+        """
+        changes = {name: value for name, value in values.items() if name != "weights_seed"}
+        for name in ("per_fedavg_a", "backprop_steps"):  # the two that an experiment must not have without need
+            other, needed = KNOBS[name].needs
+            chosen = changes.get(other, base.value(other))
+            if chosen != needed:
+                changes[name] = base.value(name) if chosen == base.value(other) else None
+        rounds = changes.get("rounds", base.experiment.rounds)
+        changes["eval_every"] = min(base.experiment.eval_every, max(1, rounds // 10))  # at least ten points
+        return cls(base.experiment.replace(**changes), values.get("weights_seed", base.weights_seed))
+
+    @property
+    def fedavg(self) -> "WhatIf":
+        """The same data, weights, picks and step sizes with ν = 0."""
+        return dataclasses.replace(
+            self, experiment=self.experiment.replace(nu=0, gradient="exact", backprop_steps=None)
+        )
+
+    @property
+    def data(self) -> Experiment:
+        """An experiment that says who holds what, and nothing else."""
+        return Experiment(**{name: getattr(self.experiment, name) for name in _DATA}, agents_per_round=1)
+
+    @property
+    def federation(self) -> Federation:
+        return _federation(self.data)
+
+    def run(
+        self,
+        *,
+        stop: threading.Event | None = None,
+        on_round: Callable[[int, pd.DataFrame], None] | None = None,
+        progress: bool = False,
+    ) -> Result:
+        """Run the experiment from the weights of `weights_seed`, as `gmfl_lite.run` does."""
+        federation = self.federation
+        model = build_model(self.experiment.model, federation, seed=self.weights_seed)
+        return run(self.experiment, federation=federation, model=model, stop=stop, on_round=on_round, progress=progress)
+
+    def value(self, name: str) -> Any:
+        return self.weights_seed if name == "weights_seed" else getattr(self.experiment, name)
+
+
+def labels(what_ifs: Sequence[WhatIf]) -> list[str]:
+    """Name what-ifs by what differs between them, in the paper's symbols.
+
+    >>> base = Experiment(nu=3)
+    >>> labels([WhatIf(base, 0), WhatIf(base.replace(nu=1), 0)])
+    ['ν = 3', 'ν = 1']
+    """
+    names = [spec.name for spec in dataclasses.fields(Experiment) if spec.name not in _LOOKS_ONLY] + ["weights_seed"]
+    varying = [name for name in names if len({what_if.value(name) for what_if in what_ifs}) > 1] or ["nu"]
+    return [", ".join(in_words(name, what_if.value(name)) for name in varying) for what_if in what_ifs]
+
+
+def in_words(name: str, value: Any) -> str:
+    """Return "ν = 3" for nu=3."""
+    symbol = KNOBS[name].symbol if name in KNOBS else name
+    return f"{symbol} = {readable(value)}"
