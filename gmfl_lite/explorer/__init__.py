@@ -1,5 +1,5 @@
 """The panel of widgets behind which the what-ifs live: `gl.Explorer`."""
 
-from .panel import Exploration, Explorer
+from .explorer import Exploration, Explorer
 
 __all__ = ["Exploration", "Explorer"]

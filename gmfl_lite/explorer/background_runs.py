@@ -1,7 +1,7 @@
-"""The runs that an explorer starts: one background worker, results that are kept, and what is to be seen of them."""
+"""The runs that an explorer starts: one background worker, and results that are kept."""
 
-import dataclasses
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -12,13 +12,17 @@ import pandas as pd
 from ..experiment import ExperimentError
 from ..federation import Federation
 from ..result import Result
-from .display import Clock, Curve, View
+from .curves import Curve
 from .latest_wins import LatestWins
+from .sentences import of_an_error
 from .what_if import WhatIf, in_words
 
 RESULTS_KEPT = 64
 
-_NOTHING = {"curves": (), "fedavg": None, "federation": None}
+Sweep = tuple[str, Sequence[Any]]
+"""A knob's name, and the values that it goes through."""
+
+_NOTHING: dict[str, Any] = {"curves": (), "fedavg": None, "federation": None}
 """What is to be seen where none of the what-ifs could be run."""
 
 
@@ -28,12 +32,11 @@ class Runs:
     Parameters
     ----------
     base : the what-if that the others are changes of.
-    changed : called, in whichever thread, when there is something new to see in `view`.
+    show : called, in the worker's thread, with fields of a State and what they are now.
     """
 
-    def __init__(self, base: WhatIf, changed: Callable[[], None]) -> None:
-        self._base, self._changed = base, changed
-        self.view = View()
+    def __init__(self, base: WhatIf, show: Callable[..., None]) -> None:
+        self._base, self._show = base, show
         self._results: OrderedDict[WhatIf, Result] = OrderedDict()
         self._lock = threading.Lock()
         self._worker = LatestWins("gmfl_lite training", self._tell)
@@ -43,98 +46,13 @@ class Runs:
         """Score the base's initial weights; return at once."""
         self._worker.submit(self._first_look)
 
-    def start(self, values: Mapping[str, Any], swept: tuple[str, Sequence] | None = None) -> None:
+    def start(self, values: Mapping[str, Any], swept: Sweep | None = None) -> None:
         """Run the knobs' values in place of what runs now, or once for each value of a swept knob; return at once."""
         self._worker.submit(partial(self._explore, values, swept))
 
-    @property
-    def last(self) -> Result | None:
-        """The result of the last curve to be seen, once it is finished."""
-        curves = self.view.curves
-        return self._results.get(curves[-1].what_if) if curves else None
-
-    def _first_look(self, stop: threading.Event) -> None:
-        """Score the initial weights: there is something to see, and what is slow only once is over."""
-
-        def scored(round: int, rows: pd.DataFrame) -> None:
-            self._show(curves=(Curve(what_if, rows, "untrained"),))
-            stop.set()
-
-        what_if = WhatIf.from_values(self._base, {})  # what Run runs if no knob is moved
-        self._show(message="Press Run, or move a knob.")
-        self._show(federation=what_if.federation)
-        result = what_if.run(stop=stop, on_round=scored)
-        if result.status == "diverged":
-            self._show(problem=result.message)
-
-    def _explore(self, values: Mapping[str, Any], swept: tuple[str, Sequence] | None, stop: threading.Event) -> None:
-        what_ifs, problems = [], []
-        if swept is not None and not swept[1]:
-            problems.append(f"{swept[0]}: choose at least one value to sweep over")
-        for value in [None] if swept is None else swept[1]:
-            try:
-                chosen = values if swept is None else {**values, swept[0]: value}
-                what_ifs.append(WhatIf.from_values(self._base, chosen))
-            except ExperimentError as error:
-                problems.append(_about(swept, value, error))
-        if not what_ifs:
-            self._show(**_NOTHING)
-        self._show(
-            swept=swept and swept[0],
-            message="",
-            problem="\n".join(problems),
-            progress="preparing the agents" if what_ifs else "",
-            part_done=0.0,
-        )
-        clock = Clock([what_if for what_if in what_ifs if what_if not in self._results])
-        done = _NOTHING
-
-        def among(curve: Curve, federation: Federation) -> dict[str, Any]:
-            return {"curves": (*done["curves"], curve), "fedavg": None, "federation": federation}
-
-        for what_if in what_ifs:
-            try:
-                result = self._follow(what_if, stop, clock, among)
-                problem = result.message if result.status == "diverged" else ""
-                done = {name: getattr(self.view, name) for name in _NOTHING}
-            except Exception as error:  # one point of a sweep must not end the others
-                problem = in_words_of(error)
-                self._show(**done)  # what was there before belongs to another what-if
-            if problem:
-                problems.append(_about(swept, swept and what_if.value(swept[0]), problem))
-                self._show(problem="\n".join(problems))
-            if stop.is_set():
-                break
-        if swept is None and what_ifs and not problems and not stop.is_set() and what_ifs[0] != what_ifs[0].fedavg:
-            fedavg = what_ifs[0].fedavg
-            self._follow(fedavg, stop, Clock([fedavg], "FedAvg, to compare: "), lambda curve, _: {"fedavg": curve})
-        if not self._worker.superseded:
-            stopped = any(curve.status == "stopped" for curve in self.view.curves)
-            message = "Stopped: press Run to start again." if stopped else ""
-            self._show(message=message, progress="", part_done=0.0)
-
-    def _follow(
-        self,
-        what_if: WhatIf,
-        stop: threading.Event,
-        clock: Clock,
-        among: Callable[[Curve, Federation], dict[str, Any]],
-    ) -> Result:
-        """Run a what-if, or take the result that is kept, and show its curve `among` the others as it grows."""
-        federation, frames = what_if.federation, []
-
-        def scored(round: int, rows: pd.DataFrame) -> None:
-            frames.append(rows)
-            curve = Curve(what_if, pd.concat(frames, ignore_index=True), "running")
-            progress, part_done = clock.at(round, what_if.experiment.rounds)
-            self._show(progress=progress, part_done=part_done, **among(curve, federation))
-
-        known = what_if in self._results
-        result = self.result(what_if, stop=stop, on_round=scored)
-        if not known:
-            clock.finished(what_if.experiment.rounds)
-        self._show(**among(Curve(what_if, result.history, result.status), federation))
-        return result
+    def known(self, what_if: WhatIf) -> Result | None:
+        """Return the result that is kept, if one is."""
+        return self._results.get(what_if)
 
     def result(self, what_if: WhatIf, **how: Any) -> Result:
         """Run a what-if, or take the result that is kept."""
@@ -150,17 +68,126 @@ class Runs:
                     self._results.popitem(last=False)
         return result
 
+    def _first_look(self, stop: threading.Event) -> None:
+        """Score the initial weights: there is something to see, and what is slow only once is over."""
+
+        def scored(round: int, rows: pd.DataFrame) -> None:
+            self._show(curves=(Curve(what_if, rows, "untrained"),))
+            stop.set()
+
+        what_if = WhatIf.from_values(self._base, {})  # what Run runs if no knob is moved
+        self._show(message="Press Run, or move a knob.")
+        self._show(federation=what_if.federation)
+        result = what_if.run(stop=stop, on_round=scored)
+        if result.status == "diverged":
+            self._show(problem=result.message)
+
+    def _explore(self, values: Mapping[str, Any], swept: Sweep | None, stop: threading.Event) -> None:
+        what_ifs, problems = self._what_ifs(values, swept)
+        if not what_ifs:
+            self._show(**_NOTHING)
+        self._show(
+            family=swept and swept[0],
+            message="",
+            problem="\n".join(problems),
+            progress="preparing the agents" if what_ifs else "",
+            part_done=0.0,
+        )
+        clock = Clock([what_if for what_if in what_ifs if what_if not in self._results])
+        done = _NOTHING
+
+        def among(curve: Curve, federation: Federation) -> dict[str, Any]:
+            return {"curves": (*done["curves"], curve), "fedavg": None, "federation": federation}
+
+        for what_if in what_ifs:
+            try:
+                result, done = self._follow(what_if, stop, clock, among)
+                problem = result.message if result.status == "diverged" else ""
+            except Exception as error:  # one point of a sweep must not end the others
+                problem = of_an_error(error)
+                self._show(**done)  # what was there before belongs to another what-if
+            if problem:
+                problems.append(_about(swept, swept and what_if.value(swept[0]), problem))
+                self._show(problem="\n".join(problems))
+            if stop.is_set():
+                break
+        if swept is None and what_ifs and not problems and not stop.is_set() and what_ifs[0] != what_ifs[0].fedavg:
+            fedavg = what_ifs[0].fedavg
+            self._follow(fedavg, stop, Clock([fedavg], "FedAvg, to compare: "), lambda curve, _: {"fedavg": curve})
+        if not self._worker.superseded:
+            stopped = any(curve.status == "stopped" for curve in done["curves"])
+            message = "Stopped: press Run to start again." if stopped else ""
+            self._show(message=message, progress="", part_done=0.0)
+
+    def _what_ifs(self, values: Mapping[str, Any], swept: Sweep | None) -> tuple[list[WhatIf], list[str]]:
+        """Return what to run, and what cannot be run in words."""
+        what_ifs, problems = [], []
+        if swept is not None and not swept[1]:
+            problems.append(f"{swept[0]}: choose at least one value to sweep over")
+        for value in [None] if swept is None else swept[1]:
+            try:
+                chosen = values if swept is None else {**values, swept[0]: value}
+                what_ifs.append(WhatIf.from_values(self._base, chosen))
+            except ExperimentError as error:
+                problems.append(_about(swept, value, error))
+        return what_ifs, problems
+
+    def _follow(
+        self,
+        what_if: WhatIf,
+        stop: threading.Event,
+        clock: "Clock",
+        among: Callable[[Curve, Federation], dict[str, Any]],
+    ) -> tuple[Result, dict[str, Any]]:
+        """Run a what-if, or take the result that is kept; show its curve `among` the others as it grows.
+
+        Return the result, and what is shown at the end.
+        """
+        federation, frames = what_if.federation, []
+
+        def scored(round: int, rows: pd.DataFrame) -> None:
+            frames.append(rows)
+            curve = Curve(what_if, pd.concat(frames, ignore_index=True), "running")
+            progress, part_done = clock.at(round, what_if.experiment.rounds)
+            self._show(progress=progress, part_done=part_done, **among(curve, federation))
+
+        known = what_if in self._results
+        result = self.result(what_if, stop=stop, on_round=scored)
+        if not known:
+            clock.finished(what_if.experiment.rounds)
+        shown = among(Curve(what_if, result.history, result.status), federation)
+        self._show(**shown)
+        return result, shown
+
     def _tell(self, error: BaseException) -> None:
-        self._show(problem=in_words_of(error), message="", progress="", part_done=0.0)
-
-    def _show(self, **changes: Any) -> None:
-        self.view = dataclasses.replace(self.view, **changes)
-        self._changed()
+        self._show(problem=of_an_error(error), message="", progress="", part_done=0.0)
 
 
-def in_words_of(error: BaseException) -> str:
-    return str(error) if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: {error}"
+class Clock:
+    """How far several runs are, in words, and how long the rest will take."""
+
+    def __init__(self, todo: Sequence[WhatIf], what: str = "") -> None:
+        self._rounds = sum(what_if.experiment.rounds for what_if in todo)
+        self._runs, self._finished = len(todo), 0
+        self._what, self._done = what, 0
+        self._started: float | None = None
+
+    def at(self, round: int, rounds: int) -> tuple[str, float]:
+        """Return what to say, and which part of all rounds is done."""
+        if self._started is None:
+            self._started = time.monotonic()
+        done = self._done + round
+        run = f"run {self._finished + 1} of {self._runs}, " if self._runs > 1 else ""
+        words = f"{self._what}{run}round {round} of {rounds}"
+        if done:
+            left = (time.monotonic() - self._started) * (self._rounds - done) / done
+            words += f", about {left:.0f} s left"
+        return words, done / self._rounds
+
+    def finished(self, rounds: int) -> None:
+        self._done += rounds
+        self._finished += 1
 
 
-def _about(swept: tuple[str, Sequence] | None, value: Any, problem: object) -> str:
+def _about(swept: Sweep | None, value: Any, problem: object) -> str:
     return str(problem) if swept is None else f"{in_words(swept[0], value)}: {problem}"

@@ -1,0 +1,63 @@
+"""Curves: what is known of each what-if so far, and which of them are shown together."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from .what_if import WhatIf, labels
+
+FEDAVG = "FedAvg (ν = 0)"
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """What is known of a what-if so far.
+
+    Attributes
+    ----------
+    what_if : the experiment, and the seed of its initial weights.
+    history : as a Result's, or its beginning.
+    status : "untrained", "running", or that of a Result.
+    """
+
+    what_if: WhatIf
+    history: pd.DataFrame
+    status: str
+
+    def reached(self, steps: int) -> float | None:
+        """Return the last accuracy, in percent, of new agents; of trained-on ones where none are new."""
+        if not len(self.history):
+            return None
+        last = self.history[self.history["round"] == self.history["round"].iloc[-1]]
+        return 100 * last[last["fine_tune_steps"] == steps]["accuracy"].iloc[-1]
+
+
+def together(pins: Sequence[Curve], curves: Sequence[Curve]) -> tuple[Curve, ...]:
+    """Return the pinned curves and then the others, each what-if once."""
+    now = {curve.what_if for curve in curves}
+    return (*(pin for pin in pins if pin.what_if not in now), *curves)
+
+
+def by_name(pins: Sequence[Curve], curves: Sequence[Curve], fedavg: Curve | None) -> dict[str, Curve]:
+    """Return all that is to be seen, by name: pinned curves, the others, and FedAvg unless it is one of them."""
+    every = together(pins, curves)
+    named = dict(zip(labels([curve.what_if for curve in every]), every, strict=True))
+    if fedavg is not None and fedavg.what_if not in {curve.what_if for curve in every}:
+        named[FEDAVG] = fedavg
+    return named
+
+
+def brought_up_to_date(pins: Sequence[Curve], curves: Sequence[Curve]) -> tuple[Curve, ...]:
+    """Return each pin as the newer curve of its what-if, where that is no shorter, or as stopped if it does not run."""
+    now = {curve.what_if: curve for curve in curves}
+    newer = []
+    for pin in pins:
+        curve = now.get(pin.what_if)
+        if curve is not None and len(curve.history) >= len(pin.history):
+            pin = curve
+        elif curve is None and pin.status == "running":
+            pin = dataclasses.replace(pin, status="stopped")
+        newer.append(pin)
+    return tuple(newer)

@@ -1,0 +1,317 @@
+"""The explorer: knobs that start runs in the background, and a state that says what there is to see.
+
+Callbacks only read the controls and hand a job over, so that they return at once in whichever thread the kernel runs
+them. One worker trains, another draws; only that one writes to what is shown.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from types import MappingProxyType
+from typing import Any
+
+import ipywidgets as widgets
+from IPython import get_ipython
+
+from ..basics import checks
+from ..experiment import Experiment
+from ..plots.picture import Picture
+from ..result import Result
+from . import sentences
+from .background_runs import Runs, Sweep
+from .curves import Curve, brought_up_to_date, together
+from .knobs import KNOBS, PRESETS, Knob
+from .latest_wins import LatestWins
+from .panel import Panel
+from .state import State, steps_to_show
+from .what_if import WhatIf, in_words
+
+FRAME = 0.1
+"""Seconds between two drawings at least: a browser gets no more than ten a second."""
+
+
+@dataclass(frozen=True, eq=False)
+class Exploration(Result):
+    """A Result that shows itself as the explorer's picture, with FedAvg's curve beside its own.
+
+    Attributes
+    ----------
+    fedavg : the Result of ν = 0 on the same data from the same weights; None if that, or nothing, was completed.
+    words : what is to be seen, in one sentence.
+    picture : a Picture.
+    """
+
+    fedavg: Result | None
+    words: str
+    picture: Picture
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> tuple[dict, dict]:
+        return self.picture._repr_mimebundle_()
+
+
+class Explorer:
+    """A panel of knobs next to a live picture: what do ν, heterogeneity and step sizes do?
+
+    Letting a knob go starts a run and ends the one at work. Display the explorer to see it; its methods do what its
+    buttons do, `run` does for a script what the panel does, and running the cell that made an explorer again closes it.
+
+    Parameters
+    ----------
+    base : where the knobs stand at first, and all the settings that have no knob.
+    weights_seed : of the initial weights; by default base.seed.
+
+    Attributes
+    ----------
+    state : what there is to see now: a `gmfl_lite.explorer.state.State`.
+    panel : the widgets that are displayed.
+
+    Raises
+    ------
+    ValueError : base is not an Experiment, or weights_seed not an integer of at least 0.
+
+    Examples
+    --------
+    >>> explorer = Explorer(Experiment(rounds=10, model="softmax"))
+    >>> explorer.set(nu=1)  # as if the knob had been moved
+    >>> explorer.wait().status
+    'completed'
+    >>> list(explorer.state.runs)
+    ['ν = 1', 'FedAvg (ν = 0)']
+    >>> explorer.close()
+    """
+
+    def __init__(self, base: Experiment = Experiment(), *, weights_seed: int | None = None) -> None:  # noqa: B008
+        first = _what_if("base", base, weights_seed)
+        self._knobs = {name: knob.with_value(first.value(name)) for name, knob in KNOBS.items()}
+        stand = {name: first.value(name) for name in KNOBS}
+        self._initial = {name: KNOBS[name].start if value is None else value for name, value in stand.items()}
+        self._state = State(steps_to_show(base), MappingProxyType(self._initial))
+        self._lock = threading.RLock()  # several threads may call back, and scripts call besides
+        self._panel = Panel(
+            self._state,
+            self._knobs,
+            base.eval_steps,
+            {
+                "Run": self.start,
+                "Stop": self.stop,
+                "Pin this curve": self.pin,
+                "Clear pins": self.clear_pins,
+                "Reset": self.reset,
+                "Redraw data": partial(self.redraw, "seed"),
+                "Redraw weights": partial(self.redraw, "weights_seed"),
+                **{name: partial(self.set, **change) for name, change in PRESETS.items()},
+            },
+            moved=self._moved,
+            swept=self._swept,
+            looked=self._show,
+        )
+        self._painter = LatestWins("gmfl_lite drawing", lambda error: self._panel.tell(sentences.of_an_error(error)))
+        self._runs = Runs(first, self._show)
+        self._runs.look()
+        self._forget_cell = _when_this_cell_runs_again(self.close)
+
+    @property
+    def state(self) -> State:
+        return self._state
+
+    @property
+    def panel(self) -> widgets.Box:
+        return self._panel.box
+
+    def run(self, experiment: Experiment, *, weights_seed: int | None = None, progress: bool = True) -> Exploration:
+        """Run one experiment, and FedAvg beside it, in the calling thread; what comes back shows itself.
+
+        Parameters
+        ----------
+        experiment : the what-if.
+        weights_seed : of the initial weights; by default experiment.seed, which gives what `gmfl_lite.run` gives.
+        progress : whether to show a progress bar.
+
+        Raises
+        ------
+        ValueError : as `gmfl_lite.run`.
+
+        Examples
+        --------
+        >>> explorer = Explorer()
+        >>> explored = explorer.run(Experiment(nu=1, rounds=10, model="softmax"), progress=False)
+        >>> explored.status, explored.fedavg.experiment.nu
+        ('completed', 0)
+        >>> explorer.close()
+        """
+        what_if, fedavg = _what_if("experiment", experiment, weights_seed), None
+        result = self._runs.result(what_if, progress=progress)
+        if result.status == "completed" and what_if != what_if.fedavg:
+            fedavg = self._runs.result(what_if.fedavg, progress=progress)
+        state = State(
+            steps_to_show(experiment),
+            knobs={},
+            curves=(Curve(what_if, result.history, result.status),),
+            fedavg=fedavg and Curve(what_if.fedavg, fedavg.history, fedavg.status),
+            federation=what_if.federation,
+        )
+        words = result.message if result.status == "diverged" else state.words
+        return Exploration(**vars(result), fedavg=fedavg, words=words, picture=state.picture())
+
+    def set(self, **values: Any) -> None:
+        """Set knobs by name, as a hand would, and start to run; a sweep of one of them ends.
+
+        Raises
+        ------
+        ValueError : a name that is no knob, or a value that its knob has not got; nothing is set then.
+
+        Examples
+        --------
+        >>> explorer = Explorer()
+        >>> explorer.set(nu=4)
+        Traceback (most recent call last):
+        ValueError: nu = 4: must be one of 0, 1, 2, 3, 5, 10
+        >>> explorer.close()
+        """
+        for name, value in values.items():
+            self._knob(name).check(value)
+        with self._lock:
+            swept = self._state.swept
+            self._start({**self._state.knobs, **values}, None if swept and swept[0] in values else swept)
+
+    def sweep(self, name: str | None) -> None:
+        """Sweep a knob over its values while the others stay, as its button does; None sweeps nothing.
+
+        Raises
+        ------
+        ValueError : a name that is no knob, or a knob that changes nothing beside the others.
+        """
+        knob = None if name is None else self._knob(name)
+        with self._lock:
+            if knob is not None and not knob.counts(self._state.knobs):
+                raise ValueError(f"{name} changes nothing unless {in_words(*knob.needs)}")
+            self._start(self._state.knobs, knob and (knob.name, self._panel.range(knob.name)))
+
+    def redraw(self, name: str) -> None:
+        """Set a knob to its next value, and start to run; after the last comes the first.
+
+        Raises
+        ------
+        ValueError : a name that is no knob.
+        """
+        values = self._knob(name).values
+        with self._lock:
+            self.set(**{name: values[(values.index(self._state.knobs[name]) + 1) % len(values)]})
+
+    def reset(self) -> None:
+        """Put every knob where it was at first, and start to run; a sweep ends."""
+        self._start(self._initial, None)
+
+    def start(self) -> None:
+        """Run what the knobs say, in place of what runs now; return at once."""
+        with self._lock:
+            self._start(self._state.knobs, self._state.swept)
+
+    def stop(self) -> None:
+        """Stop what runs; return at once."""
+        self._runs.stop()
+
+    def pin(self) -> None:
+        """Keep the curves that are drawn, to compare with what comes."""
+        with self._lock:
+            drawn = [curve for curve in self._state.curves if len(curve.history)]
+            self._show(pins=together(self._state.pins, drawn))
+
+    def clear_pins(self) -> None:
+        """Take the pinned curves away."""
+        self._show(pins=())
+
+    def wait(self, timeout: float | None = None) -> Result | None:
+        """Wait until the panel has nothing left to do, and return its last finished run, if there is one.
+
+        Raises
+        ------
+        TimeoutError : that took longer than `timeout` seconds.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        if not (self._runs.wait(timeout) and self._painter.wait(deadline and max(0, deadline - time.monotonic()))):
+            raise TimeoutError(f"the panel was still busy after {timeout:g} seconds")
+        curves = self._state.curves
+        return self._runs.known(curves[-1].what_if) if curves else None
+
+    def close(self) -> None:
+        """Stop what runs and take the panel away; return at once."""
+        self._forget_cell()
+        self._runs.close()
+        self._painter.close()
+        self._panel.close()
+
+    def _repr_mimebundle_(self, **options: Any) -> dict:
+        shown = self.panel._repr_mimebundle_(**options)
+        return {**shown, "text/plain": "The explorer's knobs: run this cell to see and to move them."}
+
+    # What the controls tell, in whichever thread the kernel calls back; also what `Panel.show` has just put there.
+
+    def _moved(self, name: str, value: Any) -> None:
+        with self._lock:
+            if value != self._state.knobs[name]:
+                self.set(**{name: value})
+
+    def _swept(self, name: str, values: tuple[Any, ...] | None) -> None:
+        with self._lock:
+            swept = self._state.swept
+            if values != (swept[1] if swept and swept[0] == name else None):
+                self._start(self._state.knobs, None if values is None else (name, values))
+
+    # From there to what is to be seen.
+
+    def _start(self, knobs: Mapping[str, Any], swept: Sweep | None) -> None:
+        with self._lock:
+            if swept is not None and not self._knobs[swept[0]].counts(knobs):
+                swept = None
+            self._state = replace(self._state, knobs=MappingProxyType(dict(knobs)), swept=swept)
+            self._panel.show(self._state)
+            self._runs.start(knobs, swept)
+
+    def _show(self, **changes: Any) -> None:
+        """Have the state changed and painted; a pin grows with its run."""
+        with self._lock:
+            now = replace(self._state, **changes)
+            going = [curve for curve in (*now.curves, now.fedavg) if curve is not None]
+            self._state = replace(now, pins=brought_up_to_date(now.pins, going))
+        self._painter.submit(self._paint)
+
+    def _paint(self, _: threading.Event) -> None:
+        started = time.monotonic()
+        if self._panel.paint(self._state):
+            took = time.monotonic() - started
+            time.sleep(max(FRAME - took, took))  # while Python draws it does not train: half of the time at most
+
+    def _knob(self, name: str) -> Knob:
+        if name not in self._knobs:
+            raise ValueError(f"{name} is not a knob{checks.nearest(name, self._knobs)}")
+        return self._knobs[name]
+
+
+def _what_if(name: str, experiment: Experiment, weights_seed: int | None) -> WhatIf:
+    if not isinstance(experiment, Experiment):
+        raise checks.refusal(name, experiment, "an Experiment")
+    seed = experiment.seed if weights_seed is None else checks.integer("weights_seed", weights_seed, 0)
+    return WhatIf(experiment, seed)
+
+
+def _when_this_cell_runs_again(act: Callable[[], None]) -> Callable[[], None]:
+    """Call `act` before the notebook cell that runs now is run again; return a function that calls this off."""
+    shell = get_ipython()
+    parent = shell.get_parent() if hasattr(shell, "get_parent") else {}
+    cell = parent.get("metadata", {}).get("cellId")
+    if cell is None:
+        return lambda: None
+
+    def about_to_run(info: Any) -> None:
+        if info.cell_id == cell:
+            act()
+
+    def forget() -> None:
+        if about_to_run in shell.events.callbacks["pre_run_cell"]:
+            shell.events.unregister("pre_run_cell", about_to_run)
+
+    shell.events.register("pre_run_cell", about_to_run)
+    return forget

@@ -1,0 +1,112 @@
+"""What an explorer shows at one moment, as a value: where the knobs stand, curves, words, table, picture, code."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from ..experiment import Experiment
+from ..federation import Federation
+from ..plots.picture import Picture
+from ..plots.training import exploration
+from . import sentences
+from .curves import FEDAVG, Curve, by_name
+from .take_away import as_papermill, as_python
+from .what_if import WhatIf, labels
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """What an explorer shows; replaced, never changed. The panel is painted from it and from nothing else.
+
+    Attributes
+    ----------
+    steps : after how many fine-tuning steps accuracy is drawn against rounds, and said in words.
+    knobs : name -> where that knob stands.
+    swept : the knob that is swept, with the values it goes through, if one is.
+    curves : of what was asked for last: one, or one for each value of a sweep.
+    family : the knob that `curves` are a sweep of, if they are.
+    fedavg : the curve of ν = 0 on the same data, from the same weights.
+    federation : the agents of the last of `curves`.
+    pins : the curves that are kept, to compare with.
+    best_first : whether the table is sorted by final accuracy.
+    message : what to do next.
+    problem : what went wrong, a line each.
+    progress : how far the run at work is, in words; empty if none is.
+    part_done : the same as a number from 0 to 1.
+    """
+
+    steps: int
+    knobs: Mapping[str, Any]
+    swept: tuple[str, tuple[Any, ...]] | None = None
+    curves: tuple[Curve, ...] = ()
+    family: str | None = None
+    fedavg: Curve | None = None
+    federation: Federation | None = None
+    pins: tuple[Curve, ...] = ()
+    best_first: bool = False
+    message: str = ""
+    problem: str = ""
+    progress: str = ""
+    part_done: float = 0.0
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.progress)
+
+    @property
+    def runs(self) -> dict[str, Curve]:
+        """All that is to be seen, by name: pinned curves, those asked for last, FedAvg."""
+        return by_name(self.pins, self.curves, self.fedavg)
+
+    @property
+    def words(self) -> str:
+        """The one line on top: what to do, what is to be seen."""
+        if self.family is not None:
+            seen = sentences.of_a_sweep(self.family, self.curves, self.steps)
+        elif self.curves and not self.problem:
+            seen = sentences.of_a_curve(self.curves[-1], self.fedavg, self.steps)
+        else:
+            seen = ""
+        return f"{self.message} {seen}".strip()
+
+    def picture(self) -> Picture:
+        """Draw all curves, FedAvg's in grey unless it is one of them, and who holds what in the last of `curves`."""
+        runs = self.runs
+        held = list(dict.fromkeys(WhatIf(curve.what_if.data, 0) for curve in (*runs.values(), *self.curves[-1:])))
+        last = held.index(WhatIf(self.curves[-1].what_if.data, 0)) if self.curves else 0
+        return exploration(
+            {name: curve.history for name, curve in runs.items()},
+            self.federation,
+            fine_tune_steps=self.steps,
+            rounds=max((curve.what_if.experiment.rounds for curve in runs.values()), default=None),
+            reference=FEDAVG if FEDAVG in runs else None,
+            holder=labels(held)[last] if len(held) > 1 else None,
+        )
+
+    def table(self) -> pd.DataFrame:
+        """Return one row a run: its name, how it ended, and the accuracy (%) of new agents after 0, 1, … steps."""
+        pinned, rows = {pin.what_if for pin in self.pins}, []
+        for name, curve in self.runs.items():
+            row = {"run": name, "pinned": "yes" if curve.what_if in pinned else "", "status": curve.status}
+            row["rounds"] = curve.history["round"].max() if len(curve.history) else 0
+            rows.append(row | {f"after {s}": curve.reached(s) for s in curve.what_if.experiment.eval_steps})
+        if self.best_first:
+            final = f"after {self.steps}"
+            rows.sort(key=lambda row: -1 if row[final] is None else row[final], reverse=True)
+        return pd.DataFrame(rows)
+
+    def python(self) -> str:
+        """Return a program that makes all runs again."""
+        return as_python([curve.what_if for curve in self.runs.values()])
+
+    def papermill(self) -> str:
+        """Return the commands that do; the notebook runs FedAvg by itself."""
+        return as_papermill([curve.what_if for name, curve in self.runs.items() if name != FEDAVG])
+
+
+def steps_to_show(experiment: Experiment) -> int:
+    """Return ν where that is scored (and not 0), else the middle one of the numbers of steps."""
+    steps = experiment.eval_steps
+    return experiment.nu if experiment.nu and experiment.nu in steps else steps[len(steps) // 2]

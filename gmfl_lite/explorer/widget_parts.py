@@ -1,0 +1,59 @@
+"""What a panel is put together from: buttons, lines that wrap, parts that fold, how they look, how they close."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import ipywidgets as widgets
+
+STYLE = """<style>
+.gmfl-explorer { gap: 12px 24px; padding: 4px; }
+.gmfl-explorer .widget-readout { min-width: 44px; }
+.gmfl-explorer .widget-toggle-button { padding: 0 6px; }
+.gmfl-explorer .gmfl-fold { text-align: left; padding: 0 10px; }
+.gmfl-explorer .gmfl-fold i { width: 1em; }
+.gmfl-explorer .gmfl-problem .widget-html-content { border-left: 4px solid #d55e00; padding: 2px 10px; }
+.gmfl-explorer .gmfl-problem .widget-html-content:empty { border: none; padding: 0; }
+.gmfl-explorer .gmfl-words .widget-html-content { font-size: 115%; }
+.gmfl-explorer .gmfl-problem .widget-html-content, .gmfl-explorer .gmfl-words .widget-html-content { line-height: 1.4; }
+.gmfl-explorer progress { width: 40%; margin-right: 8px; vertical-align: middle; }
+.gmfl-explorer pre { overflow: auto; max-height: 14em; padding: 6px; border: 1px solid #ccc; }
+.gmfl-explorer .gmfl-problem { height: auto; margin: 0; }
+.gmfl-explorer .widget-html-content { min-width: 0; }
+.gmfl-explorer a { color: #0072b2; text-decoration: underline; }
+.gmfl-explorer .gmfl-table { overflow-x: auto; }
+.gmfl-explorer td, .gmfl-explorer th { padding: 2px 5px; text-align: right; white-space: nowrap; line-height: 1.4; }
+</style>"""
+
+
+def button(name: str, act: Callable[[], None], tooltip: str, **look: Any) -> widgets.Button:
+    made = widgets.Button(description=name, tooltip=tooltip, layout=widgets.Layout(width="auto"), **look)
+    made.on_click(lambda _: act())
+    return made
+
+
+def line(children: Sequence[widgets.Widget]) -> widgets.Box:
+    """Return widgets side by side, on several lines where there is no room for one."""
+    return widgets.Box(children, layout=widgets.Layout(flex_flow="row wrap", align_items="center"))
+
+
+def fold(title: str, children: Sequence[widgets.Widget]) -> widgets.VBox:
+    """Return widgets behind a button that shows and hides them; the keyboard cannot reach an Accordion's."""
+    inside = widgets.VBox(children, layout=widgets.Layout(display="none"))
+    toggle = widgets.ToggleButton(description=title, icon="caret-right", layout=widgets.Layout(width="auto"))
+
+    def unfold(change: Mapping[str, Any]) -> None:
+        inside.layout.display = "flex" if change["new"] else "none"
+        toggle.icon = "caret-down" if change["new"] else "caret-right"
+
+    toggle.observe(unfold, "value")
+    toggle.add_class("gmfl-fold")
+    return widgets.VBox([toggle, inside])
+
+
+def close(widget: widgets.Widget) -> None:
+    """Close a widget with all that is in it, and its looks, which are widgets, too."""
+    for child in getattr(widget, "children", ()):
+        close(child)
+    for part in (widget, widget.layout, getattr(widget, "style", None)):
+        if part is not None:
+            part.close()

@@ -1,0 +1,95 @@
+"""What the panel says and draws of its state."""
+
+import pandas as pd
+import pytest
+from panel_helpers import QUICK, alt, control, painted, press, words
+
+import gmfl_lite as gl
+from gmfl_lite.explorer import sentences
+from gmfl_lite.explorer.curves import Curve
+from gmfl_lite.explorer.state import State
+from gmfl_lite.explorer.what_if import WhatIf
+
+
+@pytest.mark.parametrize(
+    ("nu", "reference", "expected"),
+    [
+        (3, 0.5, "After 1 fine-tuning step new agents reach 60 %, 10 points above FedAvg fine-tuned as long."),
+        (3, 0.61, "After 1 fine-tuning step new agents reach 60 %, 1 point below FedAvg fine-tuned as long."),
+        (3, 0.602, "After 1 fine-tuning step new agents reach 60 %, level with FedAvg fine-tuned as long."),
+        (3, None, "After 1 fine-tuning step new agents reach 60 %."),
+        (0, None, "After 1 fine-tuning step new agents reach 60 %: this is FedAvg."),
+    ],
+)
+def test_reading_in_words(nu, reference, expected):
+    def curve(accuracy: float, nu: int) -> Curve:
+        columns = {"round": 100, "group": ["trained", "new"], "fine_tune_steps": 1, "accuracy": [0.1, accuracy]}
+        return Curve(WhatIf(gl.Experiment(nu=nu), 0), pd.DataFrame(columns), "completed")
+
+    assert sentences.of_a_curve(curve(0.6, nu), None if reference is None else curve(reference, 0), 1) == expected
+
+
+def test_the_first_look_is_the_untrained_model(panel):
+    explorer = panel()
+    assert explorer.wait(60) is None
+    start = gl.run(QUICK, progress=False).history.query("round == 0 and group == 'new' and fine_tune_steps == 3")
+    assert words(explorer) == (
+        "Press Run, or move a knob. Before training, after 3 fine-tuning steps new agents reach "
+        f"{100 * start['accuracy'].item():.0f} %."
+    )
+    assert "<img" in painted(explorer, "picture")
+
+
+def test_the_steps_shown_are_a_matter_of_looking(panel):
+    explorer = panel()
+    explorer.set(nu=1)
+    result = explorer.wait(60)
+    control(explorer, "fine-tuning steps before scoring").value = 10
+    assert explorer.wait(60) is result
+    assert f"After 10 fine-tuning steps new agents reach {100 * result.table().loc['new', 10]:.0f} %" in words(explorer)
+
+
+@pytest.mark.parametrize(
+    "impossible",
+    [{"partition": "per_fedavg", "per_fedavg_a": 128}, {"agents_per_round": 50}],
+    ids=["cannot be dealt out", "contradiction"],
+)
+def test_nothing_old_is_shown_under_a_what_if_that_fails(panel, impossible):
+    explorer = panel()
+    initial = explorer.state.knobs
+    explorer.set(nu=1)
+    explorer.wait(60)
+    assert "FedAvg" in painted(explorer, "picture")
+    explorer.set(nu=5, **impossible)
+    assert explorer.wait(60) is None
+    assert words(explorer).startswith("⚠ ")
+    assert "reach" not in words(explorer)
+    assert alt(explorer).endswith("against fine-tuning steps: nothing yet.")
+    assert painted(explorer, "runs") == painted(explorer, "take-away") == "Nothing has run yet."
+    explorer.set(**{name: initial[name] for name in impossible})
+    assert explorer.wait(60).experiment.nu == 5
+
+
+def test_who_holds_what_names_its_run_where_there_are_several(panel):
+    explorer = panel()
+    explorer.set(nu=1)
+    explorer.wait(60)
+    assert "Below, who holds what: 16 agents by 10 classes." in alt(explorer)
+    press(explorer, "Pin this curve")
+    explorer.set(partition="iid", nu=0)
+    explorer.wait(60)
+    assert "Below, who holds what with partition = iid: 16 agents by 10 classes." in alt(explorer)
+    explorer.sweep("seed")
+    explorer.wait(60)
+    assert "Below, who holds what with partition = iid, seed = 9: 16" in alt(explorer)
+
+
+def test_an_exception_in_the_drawing_is_shown_and_does_not_repeat(panel, monkeypatch):
+    explorer = panel()
+    explorer.wait(60)
+    calls = []
+    monkeypatch.setattr(State, "picture", lambda _: calls.append(1) or {}["lost"])
+    control(explorer, "fine-tuning steps before scoring").value = 10
+    explorer.wait(60)
+    assert "KeyError: 'lost'" in words(explorer)
+    assert calls == [1]

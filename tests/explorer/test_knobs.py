@@ -1,0 +1,97 @@
+"""Knobs, presets and Reset: what can be chosen, and that nothing else changes."""
+
+import re
+
+import pytest
+from panel_helpers import QUICK, control, painted, press, threads, until, words
+
+import gmfl_lite as gl
+from gmfl_lite.explorer.knobs import KNOBS, PRESETS
+from gmfl_lite.explorer.what_if import WhatIf
+
+
+def test_knobs_offer_what_an_experiment_takes():
+    for name, knob in KNOBS.items():
+        assert knob.help
+        for value in knob.values:
+            needs = {
+                "per_fedavg": {"per_fedavg_a": 2},
+                "truncated": {"backprop_steps": 1},
+            }.get(value, {}) | dict([knob.needs] if knob.needs else [])
+            if name != "weights_seed":
+                gl.Experiment(**{"n_agents": 50, "agents_per_round": 1, "nu": 5, name: value} | needs)
+
+
+def test_unknown_knobs_are_refused(panel):
+    explorer = panel()
+    with pytest.raises(ValueError, match=r"nuu is not a knob \(did you mean 'nu'\?\)"):
+        explorer.set(nuu=3)
+    with pytest.raises(ValueError, match="batch_size is not a knob"):
+        explorer.sweep("batch_size")
+    with pytest.raises(ValueError, match="nu = 7: must be one of 0, 1, 2, 3, 5, 10"):
+        explorer.set(nu=7)
+    with pytest.raises(TimeoutError, match="still busy after 0 seconds"):
+        explorer.set(nu=1) or explorer.wait(0)
+
+
+@pytest.mark.parametrize("wrong", [{"rounds": 7}, {"nuu": 3}])
+def test_what_cannot_be_set_sets_nothing(panel, wrong):
+    explorer = panel()
+    explorer.wait(60)
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        explorer.set(nu=1, **wrong)
+    assert control(explorer, "nu").value == QUICK.nu
+    assert not threads()
+
+
+def test_knobs_start_where_they_change_something(panel):
+    explorer = panel()
+    explorer.set(gradient="truncated")
+    assert explorer.wait(60).experiment.backprop_steps == 1
+    explorer.set(gradient="hessian_free")
+    assert explorer.wait(60).experiment.backprop_steps is None
+    explorer.set(gradient="exact", partition="per_fedavg")
+    assert explorer.wait(60).experiment.per_fedavg_a == 8
+    assert "'hessian_free' keep all" in control(explorer, "backprop_steps").tooltip
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_change_what_they_say_and_only_that(panel, name):
+    base = QUICK.replace(max_rotation=15.0)
+    explorer = panel(base)
+    press(explorer, name)
+    explorer.wait(60)
+    now = explorer.state.curves[-1].what_if
+    assert {knob: now.value(knob) for knob in PRESETS[name]} == PRESETS[name]
+    others = set(KNOBS) - set(PRESETS[name])
+    assert all(now.value(knob) == WhatIf(base, base.seed).value(knob) for knob in others)
+
+
+def test_the_diverging_preset_says_what_to_lower(panel, callback):
+    explorer = panel(gl.Experiment(device="cpu"))
+    callback(press, explorer, "a step size that diverges")
+    assert explorer.wait(60).status == "diverged"
+    assert re.search(r"diverged in round 1: .*lower meta_lr \(now 10\), for example to 0\.\d", words(explorer))
+    assert "nan" not in painted(explorer, "picture").split("src=")[0].lower()
+    callback(press, explorer, "Reset")
+    until(lambda: "round 0" in explorer.state.progress)
+    assert explorer.state.problem == ""
+
+
+@pytest.mark.parametrize("base", [{"model": "softmax"}, {"nu": 0}, {"model": "cnn", "gradient": "first_order"}])
+def test_the_diverging_preset_diverges_from_wherever_one_stands(panel, base):
+    explorer = panel(QUICK.replace(**base, local_steps=5))
+    press(explorer, "a step size that diverges")
+    assert explorer.wait(100).status == "diverged"
+
+
+def test_reset_puts_every_knob_back(panel, callback):
+    explorer = panel()
+    initial = explorer.state.knobs
+    explorer.set(nu=10, partition="iid", weights_seed=5, rounds=20)
+    explorer.sweep("nu")
+    callback(press, explorer, "Reset")
+    assert explorer.state.knobs == initial
+    assert {name: control(explorer, name).value for name in KNOBS} == initial
+    assert explorer.state.swept is None
+    assert explorer.wait(60).experiment == QUICK.replace(eval_every=1)

@@ -1,0 +1,64 @@
+"""Pinned curves stay, grow with their runs, and are named by what differs."""
+
+import re
+
+from panel_helpers import LONG, QUICK, control, move, painted, press, table, until
+
+
+def test_pins_stay_and_are_named_by_what_differs(panel, callback):
+    explorer = panel()
+    for nu in (0, 3):
+        callback(move, explorer, "nu", 5)
+        callback(move, explorer, "nu", nu)
+        explorer.wait(60)
+        callback(press, explorer, "Pin this curve")
+    callback(press, explorer, "Pin this curve")  # once is enough
+    explorer.set(nu=1)
+    explorer.wait(60)
+    shown = table(explorer)
+    assert shown["run"] == ["ν = 0", "ν = 3", "ν = 1"]
+    assert shown["pinned"] == ["yes", "yes", ""]
+    control(explorer, "best first").value = True
+    explorer.wait(60)
+    column = [float(value) for value in table(explorer)["3"]]
+    assert column == sorted(column, reverse=True)
+    assert re.search("ν = 0 .*ν = 3 .*ν = 1 ", painted(explorer, "picture").split(" onload")[0])
+    callback(press, explorer, "Clear pins")
+    explorer.wait(60)
+    assert table(explorer)["run"] == ["ν = 1", "FedAvg (ν = 0)"]
+
+
+def test_a_pin_grows_until_its_run_ends(panel):
+    explorer = panel(LONG.replace(rounds=200))
+    press(explorer, "Run")
+    until(lambda: "round 5 " in explorer.state.progress)
+    press(explorer, "Pin this curve")
+    explorer.wait(60)
+    assert [(len(pin.history), pin.status) for pin in explorer.state.pins] == [(41 * 10, "completed")]
+    explorer.set(nu=1)
+    explorer.wait(60)
+    assert table(explorer)["rounds"] == ["200", "200", "200"]
+
+
+def test_a_pin_whose_run_was_replaced_is_called_stopped(panel):
+    explorer = panel(LONG)
+    press(explorer, "Run")
+    until(lambda: "round 5 " in explorer.state.progress)
+    press(explorer, "Pin this curve")
+    explorer.set(nu=1, rounds=10)
+    explorer.wait(60)
+    assert table(explorer)["status"] == ["stopped", "completed", "completed"]
+
+
+def test_a_pinned_first_look_becomes_its_run(panel):
+    explorer = panel(QUICK.replace(eval_every=10))  # of which the panel makes 1
+    explorer.wait(60)
+    press(explorer, "Pin this curve")
+    press(explorer, "Run")
+    explorer.wait(60)
+    explorer.set(nu=1)
+    explorer.wait(60)
+    shown = table(explorer)
+    assert shown["run"] == ["ν = 3", "ν = 1", "FedAvg (ν = 0)"]
+    assert shown["status"] == ["completed"] * 3
+    assert shown["rounds"] == ["10"] * 3
