@@ -1,28 +1,23 @@
-"""Datasets as two tensors: images and labels."""
+"""Datasets as two tensors: images and labels. All that is known of one before it is loaded is one record."""
 
 import gzip
+import inspect
 import os
-import urllib.error
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from .basics import checks
 
-DATASETS = ("digits", "fashion-mnist", "mnist", "emnist", "cifar10")
+Samples = tuple[torch.Tensor, torch.Tensor]
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
-_FIRST_FILE = {
-    "fashion-mnist": "FashionMNIST/raw/train-images-idx3-ubyte",
-    "mnist": "MNIST/raw/train-images-idx3-ubyte",
-    "emnist": "EMNIST/raw/emnist-balanced-train-images-idx3-ubyte",
-    "cifar10": "cifar-10-batches-py/data_batch_1",
-}
-"""Of torchvision's files below the folder of data, one that is there once a dataset is."""
 CLUTTER = ("Thumbs.db", "desktop.ini")
 """What Windows leaves in folders of images; other systems' clutter begins with a dot."""
-FASHION_CLASSES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,11 +50,8 @@ class Dataset:
         object.__setattr__(self, "classes", tuple(self.classes))
         for field, tensor, dtype, dims in (("x", self.x, torch.float32, 4), ("y", self.y, torch.int64, 1)):
             if not isinstance(tensor, torch.Tensor) or tensor.dtype != dtype or tensor.ndim != dims:
-                found = (
-                    f"{tensor.dtype} {list(tensor.shape)}"
-                    if isinstance(tensor, torch.Tensor)
-                    else type(tensor).__name__
-                )
+                is_tensor = isinstance(tensor, torch.Tensor)
+                found = f"{tensor.dtype} {list(tensor.shape)}" if is_tensor else type(tensor).__name__
                 shape = {4: "[N, C, H, W]", 1: "[N]"}[dims]
                 raise ValueError(f"Dataset {field}: must be a {dtype} tensor {shape}, got {found}")
         if len(self.x) != len(self.y) or len(self.x) == 0:
@@ -76,6 +68,83 @@ class Dataset:
     def __repr__(self) -> str:
         size = "×".join(map(str, self.x.shape[1:]))
         return f"Dataset({self.name!r}, {len(self)} images of {size}, {len(self.classes)} classes)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetSource:
+    """All there is to know of a dataset before it is loaded; `add_dataset` makes it a choice everywhere.
+
+    Attributes
+    ----------
+    name : what load_dataset and Experiment's `dataset` call it.
+    classes : the classes' names, in the order of the labels.
+    load : (root, split, download) -> (x, y), as a Dataset holds them. `root` is the folder of downloaded files, `split`
+        "train" or "test". A RuntimeError or an OSError means that the `files` are not there.
+    small : whether it fits a small machine, such as Binder's; the explorer offers only those that do.
+    files : paths below `root`, or absolute ones; any of them is there once the dataset is. Empty: it needs none.
+    hint : a sentence that says how to get the files.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    load: Callable[[Path, str, bool], Samples]
+    small: bool
+    files: tuple[str, ...] = ()
+    hint: str = "Put its files there."
+
+    def __post_init__(self) -> None:
+        right = {
+            "name must be a word": self.name and _are_words((self.name,)),
+            "classes must be a tuple of names": self.classes and _are_words(self.classes),
+            "load must be a function of (root, split, download)": _takes_three(self.load),
+            "small must be True or False": isinstance(self.small, bool),
+            "files must be a tuple of paths": _are_words(self.files),
+        }
+        if not all(right.values()):
+            raise ValueError(f"dataset {self.name!r}: " + "; ".join(what for what, holds in right.items() if not holds))
+
+    def is_here(self, root: Path) -> bool:
+        """Whether nothing needs to be downloaded."""
+        return not self.files or any((root / file).exists() for file in self.files)
+
+
+def _are_words(value: object) -> bool:
+    return isinstance(value, tuple) and all(isinstance(word, str) for word in value)
+
+
+def _takes_three(load: object) -> bool:
+    try:
+        return bool(inspect.signature(load).bind("root", "split", "download"))
+    except (TypeError, ValueError):
+        return False
+
+
+DATASETS: dict[str, DatasetSource] = {}
+"""Every dataset that can be asked for by name."""
+
+
+def add_dataset(source: DatasetSource) -> None:
+    """Make a dataset a choice in load_dataset, in Experiment and, if it is small, in the explorer.
+
+    Processes that a sweep starts know it if they import the module that adds it.
+
+    Raises
+    ------
+    ValueError : the name is taken, or `source` is not a DatasetSource.
+
+    Examples
+    --------
+    >>> two_dots = lambda root, split, download: (torch.tensor([[[[0.0]]], [[[1.0]]]]), torch.tensor([0, 1]))
+    >>> add_dataset(DatasetSource(name="two dots", classes=("dark", "light"), load=two_dots, small=True))
+    >>> load_dataset("two dots")
+    Dataset('two dots', 2 images of 1×1×1, 2 classes)
+    >>> del DATASETS["two dots"]
+    """
+    if not isinstance(source, DatasetSource):
+        raise checks.refusal("source", source, "a DatasetSource")
+    if source.name in DATASETS:
+        raise ValueError(f"dataset {source.name!r}: there is one of this name already")
+    DATASETS[source.name] = source
 
 
 def load_dataset(name: str, root: str | Path | None = None, split: str = "train", download: bool = True) -> Dataset:
@@ -101,14 +170,16 @@ def load_dataset(name: str, root: str | Path | None = None, split: str = "train"
     """
     checks.choice("dataset", name, DATASETS)
     checks.choice("split", split, ("train", "test"))
-    if name == "digits":
-        return _digits(split)
     if root is not None and not isinstance(root, (str, Path)):
         raise checks.refusal("root", root, "a folder's path")
-    root = _folder(root)
-    if name == "fashion-mnist" and DEBIAN_FASHION_MNIST.is_dir() and not (root / _FIRST_FILE[name]).exists():
-        return _debian_fashion_mnist(split)
-    return _torchvision(name, root, split, download)
+    source, folder = DATASETS[name], _folder(root)
+    try:
+        x, y = source.load(folder, split, download)
+    except (RuntimeError, OSError) as error:
+        if not source.files:
+            raise
+        raise _not_here(source, folder, f"could not be fetched ({error})") from error
+    return Dataset(name, x, y, source.classes)
 
 
 def load_images(folder: str | Path, *, like: Dataset, invert: bool = False) -> Dataset:
@@ -172,38 +243,62 @@ def check_here(name: str) -> None:
     ------
     FileNotFoundError : it would; the message says where to put the data.
     """
-    debian = name == "fashion-mnist" and DEBIAN_FASHION_MNIST.is_dir()
-    if name != "digits" and not debian and not (_folder() / _FIRST_FILE[name]).exists():
-        raise _not_here(name, _folder(), "is not downloaded here")
+    if not DATASETS[name].is_here(_folder()):
+        raise _not_here(DATASETS[name], _folder(), "is not downloaded here")
 
 
 def _folder(root: str | Path | None = None) -> Path:
     return Path(root or os.environ.get("GMFL_LITE_DATA") or Path.home() / ".cache" / "gmfl_lite")
 
 
-def _not_here(name: str, root: Path, why: str) -> FileNotFoundError:
-    hint = "; on Debian, `apt-get install dataset-fashion-mnist` brings it" if name == "fashion-mnist" else ""
+def _not_here(source: DatasetSource, root: Path, why: str) -> FileNotFoundError:
     return FileNotFoundError(
-        f"{name} is not in {root} and {why}. Put torchvision's files there, set "
-        f"GMFL_LITE_DATA or root to where they are, or use dataset='digits', which needs none{hint}."
+        f"{source.name} is not in {root} and {why}. {source.hint} Set GMFL_LITE_DATA or root to where the files are, "
+        "or use dataset='digits', which needs none."
     )
 
 
-def _digits(split: str) -> Dataset:
+def _digits(root: Path, split: str, download: bool) -> Samples:
     from sklearn.datasets import load_digits
 
     if split != "train":
         raise checks.refusal("split", split, "'train' for digits, which comes in one piece")
     bunch = load_digits()
     x = torch.from_numpy(bunch.images.astype(np.float32) / 16).unsqueeze(1)
-    return Dataset("digits", x, torch.from_numpy(bunch.target.astype(np.int64)), tuple("0123456789"))
+    return x, torch.from_numpy(bunch.target.astype(np.int64))
 
 
-def _debian_fashion_mnist(split: str) -> Dataset:
+def _from_torchvision(kind: str, **options: str) -> Callable[[Path, str, bool], Samples]:
+    def load(root: Path, split: str, download: bool) -> Samples:
+        # Imported here because it takes a second or two, and digits does not need it.
+        from torchvision import datasets
+
+        fetch = partial(getattr(datasets, kind), root, train=split == "train", **options)
+        try:
+            source = fetch()
+        except RuntimeError:  # torchvision's word for "not found or corrupted"
+            if not download:
+                raise
+            source = fetch(download=True)
+        images = np.asarray(source.data)
+        return _from_bytes(images.transpose(0, 3, 1, 2) if images.ndim == 4 else images[:, None], source.targets)
+
+    return load
+
+
+def _emnist(root: Path, split: str, download: bool) -> Samples:
+    x, y = _from_torchvision("EMNIST", split="balanced")(root, split, download)
+    return x.transpose(2, 3), y  # EMNIST's files hold every image transposed
+
+
+def _fashion_mnist(root: Path, split: str, download: bool) -> Samples:
+    downloaded, debian = (root / file for file in DATASETS["fashion-mnist"].files)
+    if downloaded.exists() or not debian.exists():
+        return _from_torchvision("FashionMNIST")(root, split, download)
     stem = {"train": "train", "test": "t10k"}[split]
-    images = _read_idx(DEBIAN_FASHION_MNIST / f"{stem}-images-idx3-ubyte.gz", header=16)
-    labels = _read_idx(DEBIAN_FASHION_MNIST / f"{stem}-labels-idx1-ubyte.gz", header=8)
-    return _from_bytes("fashion-mnist", images.reshape(-1, 1, 28, 28), labels, FASHION_CLASSES)
+    images = _read_idx(debian.with_name(f"{stem}-images-idx3-ubyte.gz"), header=16)
+    labels = _read_idx(debian.with_name(f"{stem}-labels-idx1-ubyte.gz"), header=8)
+    return _from_bytes(images.reshape(-1, 1, 28, 28), labels)
 
 
 def _read_idx(path: Path, header: int) -> np.ndarray:
@@ -211,36 +306,45 @@ def _read_idx(path: Path, header: int) -> np.ndarray:
         return np.frombuffer(file.read(), np.uint8, offset=header)
 
 
-def _torchvision(name: str, root: Path, split: str, download: bool) -> Dataset:
-    # Imported here because it takes a second or two, and digits does not need it.
-    import torchvision.datasets as tv
-
-    train = split == "train"
-    loaders = {
-        "fashion-mnist": lambda fetch: tv.FashionMNIST(root, train, download=fetch),
-        "mnist": lambda fetch: tv.MNIST(root, train, download=fetch),
-        "emnist": lambda fetch: tv.EMNIST(root, "balanced", train=train, download=fetch),
-        "cifar10": lambda fetch: tv.CIFAR10(root, train, download=fetch),
-    }
-    try:
-        try:
-            source = loaders[name](False)
-        except RuntimeError:  # torchvision's word for "not found or corrupted"
-            if not download:
-                raise
-            source = loaders[name](True)
-    except (RuntimeError, urllib.error.URLError, OSError) as error:
-        raise _not_here(name, root, f"could not be fetched ({error})") from error
-    images = np.asarray(source.data)
-    if name == "emnist":  # stored transposed
-        images = images.swapaxes(1, 2)
-    images = images.transpose(0, 3, 1, 2) if images.ndim == 4 else images[:, None]
-    classes = FASHION_CLASSES if name == "fashion-mnist" else tuple(map(str, source.classes))
-    if name == "mnist":
-        classes = tuple("0123456789")
-    return _from_bytes(name, images, np.asarray(source.targets), classes)
-
-
-def _from_bytes(name: str, images: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> Dataset:
+def _from_bytes(images: np.ndarray, labels: Any) -> Samples:
     x = torch.from_numpy(images.astype(np.float32)).div_(255)
-    return Dataset(name, x, torch.from_numpy(labels.astype(np.int64)), classes)
+    return x, torch.from_numpy(np.asarray(labels).astype(np.int64))
+
+
+_TORCHVISION = "Put torchvision's files there."
+for _source in (
+    DatasetSource(name="digits", classes=tuple("0123456789"), load=_digits, small=True),
+    DatasetSource(
+        name="fashion-mnist",
+        classes=("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot"),
+        load=_fashion_mnist,
+        small=True,
+        files=("FashionMNIST/raw/train-images-idx3-ubyte", f"{DEBIAN_FASHION_MNIST}/train-images-idx3-ubyte.gz"),
+        hint=f"{_TORCHVISION} On Debian, `apt-get install dataset-fashion-mnist` brings it, too.",
+    ),
+    DatasetSource(
+        name="mnist",
+        classes=tuple("0123456789"),
+        load=_from_torchvision("MNIST"),
+        small=True,
+        files=("MNIST/raw/train-images-idx3-ubyte",),
+        hint=_TORCHVISION,
+    ),
+    DatasetSource(
+        name="emnist",
+        classes=tuple("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabdefghnqrt"),
+        load=_emnist,
+        small=False,
+        files=("EMNIST/raw/emnist-balanced-train-images-idx3-ubyte",),
+        hint=_TORCHVISION,
+    ),
+    DatasetSource(
+        name="cifar10",
+        classes=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+        load=_from_torchvision("CIFAR10"),
+        small=False,
+        files=("cifar-10-batches-py/data_batch_1",),
+        hint=_TORCHVISION,
+    ),
+):
+    add_dataset(_source)

@@ -4,7 +4,7 @@ import dataclasses
 import inspect
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -12,14 +12,12 @@ from typing import Any
 import torch
 
 from .basics import checks, randomness
-from .data import DATASETS, Dataset, load_dataset
+from .data import DATASETS, Dataset, DatasetSource, load_dataset
 from .federation import Federation
 from .meta_gradients import METHODS, factors_kept
 from .models import MODELS
 from .partition import IID, Dirichlet, PerFedAvgSplit, Scheme, Shards, partition
 from .server import SERVER_STEPS
-
-CLASSES_OF = {"digits": 10, "fashion-mnist": 10, "mnist": 10, "emnist": 47, "cifar10": 10}
 
 
 class ExperimentError(ValueError):
@@ -38,7 +36,8 @@ def _number(low: float, high: float = math.inf, above: bool = False) -> Callable
     return lambda name, value: checks.number(name, value, low, high, above=above)
 
 
-def _choice(*allowed: str) -> Callable[[str, Any], str]:
+def _one_of(allowed: Collection[str]) -> Callable[[str, Any], str]:
+    """Look when a value is checked, not now: `allowed` may grow."""
     return lambda name, value: checks.choice(name, value, allowed)
 
 
@@ -74,9 +73,11 @@ class Experiment:
     - rounds = 0: must be an integer of at least 1 and at most 1000000
     """
 
-    dataset: str = _setting("digits", _choice(*DATASETS), "The images that the agents hold.")
+    dataset: str = _setting("digits", _one_of(DATASETS), "The images that the agents hold.")
     partition: str = _setting(
-        "dirichlet", _choice("iid", "dirichlet", "shards", "per_fedavg"), "How the images are dealt out to the agents."
+        "dirichlet",
+        _one_of(("iid", "dirichlet", "shards", "per_fedavg")),
+        "How the images are dealt out to the agents.",
     )
     dirichlet_alpha: float = _setting(
         0.3, _number(0, above=True), "Concentration of the agents' mixes of classes; small = heterogeneous."
@@ -97,11 +98,11 @@ class Experiment:
     test_fraction: float = _setting(
         0.25, _number(0, 1, above=True), "Part of each agent's samples that is scored and never fine-tuned on."
     )
-    model: str = _setting("mlp", _choice(*MODELS), "What is trained.")
+    model: str = _setting("mlp", _one_of(MODELS), "What is trained.")
     nu: int = _setting(3, _integer(0, 1000), "Fine-tuning steps that training looks ahead; 0 = FedAvg, 1 = Per-FedAvg.")
     fine_tune_lr: float = _setting(0.05, _number(0, above=True), "α, the step size of a fine-tuning step.")
     meta_lr: float = _setting(0.05, _number(0, above=True), "β, the step size of a local meta step.")
-    gradient: str = _setting("exact", _choice(*METHODS), "How the meta-gradient is estimated.")
+    gradient: str = _setting("exact", _one_of(METHODS), "How the meta-gradient is estimated.")
     backprop_steps: int | None = _setting(
         None, _or_none(_integer(0)), "How many of the last Hessian factors 'truncated' and 'hessian_free' keep."
     )
@@ -113,15 +114,15 @@ class Experiment:
     eval_steps: tuple[int, ...] = _setting(
         (0, 1, 3, 5, 10), _steps, "Numbers of fine-tuning steps after which agents are scored."
     )
-    weighting: str = _setting("uniform", _choice("uniform", "samples"), "How the server averages the agents.")
-    server: str = _setting("average", _choice(*SERVER_STEPS), "How the server steps, given the agents' average.")
+    weighting: str = _setting("uniform", _one_of(("uniform", "samples")), "How the server averages the agents.")
+    server: str = _setting("average", _one_of(SERVER_STEPS), "How the server steps, given the agents' average.")
     server_lr: float = _setting(
         1.0, _number(0, above=True), "The server's step size: the part of the way that it goes to the agents' average."
     )
     execution: str = _setting(
-        "auto", _choice("auto", "vectorized", "loop"), "All picked agents at once, or one after the other."
+        "auto", _one_of(("auto", "vectorized", "loop")), "All picked agents at once, or one after the other."
     )
-    device: str = _setting("auto", _choice("auto", "cpu", "cuda", "mps"), "Where to compute; 'auto' prefers a GPU.")
+    device: str = _setting("auto", _one_of(("auto", "cpu", "cuda", "mps")), "Where to compute; 'auto' prefers a GPU.")
     seed: int = _setting(0, _integer(0, 2**63 - 1), "Of the partition, the initial weights, the picks and the batches.")
 
     def __new__(cls, **settings: Any) -> "Experiment":
@@ -188,7 +189,7 @@ def _contradictions(s: Mapping[str, Any]) -> list[str]:
         problems.append(str(error))
     if s["size_spread"] and s["partition"] not in ("iid", "dirichlet"):
         problems.append(f"size_spread = {s['size_spread']}: must be 0 with partition={s['partition']!r}")
-    n_classes = CLASSES_OF[s["dataset"]]
+    n_classes = len(DATASETS[s["dataset"]].classes)
     for name in ("permuted_classes", "classes_per_agent"):
         if s[name] > n_classes:
             problems.append(f"{name} = {s[name]}: must be at most {n_classes}, the classes of {s['dataset']}")
@@ -217,13 +218,13 @@ def build_scheme(experiment: Experiment) -> Scheme:
 
 
 @lru_cache(maxsize=1)  # sweeps ask for the same one again and again
-def _dataset(name: str) -> Dataset:
-    return load_dataset(name)
+def _loaded(source: DatasetSource) -> Dataset:
+    return load_dataset(source.name)
 
 
 def build_federation(experiment: Experiment) -> Federation:
     """Load an experiment's dataset and deal it out to its agents, the new ones last."""
-    dataset = _dataset(experiment.dataset)
+    dataset = _loaded(DATASETS[experiment.dataset])
     n_agents = experiment.n_agents + experiment.n_new_agents
     # The Per-FedAvg split fixes how many samples an agent holds; two are enough for one to train on and one to score.
     least = {"min_samples": 2} if experiment.partition == "per_fedavg" else {}
