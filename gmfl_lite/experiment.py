@@ -1,13 +1,13 @@
-"""The one description of a what-if: plain values, checked when constructed, and what they stand for."""
+"""The one description of a what-if: plain values, checked when constructed, and what they stand for.
 
-import dataclasses
-import inspect
+Every fact about a setting stands here once, in its record; checks, texts, knobs and tables derive from it.
+"""
+
 import itertools
-import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -18,31 +18,22 @@ from .meta_gradients import METHODS, factors_kept
 from .models import MODELS
 from .partition import IID, Dirichlet, PerFedAvgSplit, Scheme, Shards, partition
 from .server import SERVER_STEPS
+from .setting_records import (
+    OfTheClass,
+    Setting,
+    documented,
+    integer,
+    number,
+    one_of,
+    or_none,
+    setting,
+    settings,
+    signature,
+)
 
 
 class ExperimentError(ValueError):
     """What is wrong with an experiment, every problem at once."""
-
-
-def _setting(default: Any, check: Callable[[str, Any], Any], help: str) -> Any:
-    return field(default=default, metadata={"check": check, "help": help})
-
-
-def _integer(low: int, high: int | None = None) -> Callable[[str, Any], int]:
-    return lambda name, value: checks.integer(name, value, low, high)
-
-
-def _number(low: float, high: float = math.inf, above: bool = False) -> Callable[[str, Any], float]:
-    return lambda name, value: checks.number(name, value, low, high, above=above)
-
-
-def _one_of(allowed: Collection[str]) -> Callable[[str, Any], str]:
-    """Look when a value is checked, not now: `allowed` may grow."""
-    return lambda name, value: checks.choice(name, value, allowed)
-
-
-def _or_none(check: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
-    return lambda name, value: None if value is None else check(name, value)
 
 
 def _steps(name: str, value: Any) -> tuple[int, ...]:
@@ -52,6 +43,44 @@ def _steps(name: str, value: Any) -> tuple[int, ...]:
     if any(later <= earlier for earlier, later in itertools.pairwise(steps)):
         raise checks.refusal(name, value, "increasing")
     return steps
+
+
+def _even(name: str, value: Any) -> int:
+    if checks.integer(name, value, 2) % 2:
+        raise checks.refusal(name, value, "even")
+    return int(value)
+
+
+def _renamed(name: str, value: Any) -> int:
+    if checks.integer(name, value, 0) == 1:
+        raise checks.refusal(name, value, "0 or at least 2: one class alone keeps its name")
+    return int(value)
+
+
+@dataclass(frozen=True)
+class Dealing:
+    """A choice of `partition`: a scheme, and which of its parameters is which setting.
+
+    `min_samples` is the least that an agent may hold.
+    """
+
+    scheme: Callable[..., Scheme]
+    settings: Mapping[str, str] = field(default_factory=dict)
+    min_samples: int = 10
+
+
+PARTITIONS = {
+    "iid": Dealing(IID, {"size_spread": "size_spread"}),
+    "dirichlet": Dealing(Dirichlet, {"alpha": "dirichlet_alpha", "size_spread": "size_spread"}),
+    "shards": Dealing(Shards, {"classes_per_agent": "classes_per_agent"}),
+    # The split fixes how many samples an agent holds; two are enough for one to train on and one to score.
+    "per_fedavg": Dealing(PerFedAvgSplit, {"a": "per_fedavg_a"}, min_samples=2),
+}
+"""Every way to deal samples out that can be asked for by name."""
+
+
+def _dealt_with(name: str) -> tuple[str, Callable[[], list[str]]]:
+    return "partition", lambda: [choice for choice, dealing in PARTITIONS.items() if name in dealing.settings.values()]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,59 +102,106 @@ class Experiment:
     - rounds = 0: must be an integer of at least 1 and at most 1000000
     """
 
-    dataset: str = _setting("digits", _one_of(DATASETS), "The images that the agents hold.")
-    partition: str = _setting(
-        "dirichlet",
-        _one_of(("iid", "dirichlet", "shards", "per_fedavg")),
-        "How the images are dealt out to the agents.",
+    dataset: str = setting("digits", one_of(DATASETS), "The images that the agents hold.", "agents")
+    partition: str = setting("dirichlet", one_of(PARTITIONS), "How the images are dealt out to the agents.", "holdings")
+    dirichlet_alpha: float = setting(
+        0.3,
+        number(0, above=True),
+        "Concentration of the agents' mixes of classes; small = heterogeneous.",
+        "holdings",
+        needs=_dealt_with("dirichlet_alpha"),
     )
-    dirichlet_alpha: float = _setting(
-        0.3, _number(0, above=True), "Concentration of the agents' mixes of classes; small = heterogeneous."
+    size_spread: float = setting(
+        0.0,
+        number(0, 10),
+        "How unequal the agents' numbers of samples are; 0 = equal.",
+        "holdings",
+        needs=_dealt_with("size_spread"),
+        refused_otherwise=True,
     )
-    size_spread: float = _setting(
-        0.0, _number(0, 10), "How unequal the agents' numbers of samples are, with 'iid' and 'dirichlet'; 0 = equal."
+    classes_per_agent: int = setting(
+        2, integer(1), "How many classes an agent holds.", "holdings", needs=_dealt_with("classes_per_agent")
     )
-    classes_per_agent: int = _setting(2, _integer(1), "How many classes an agent holds with partition='shards'.")
-    per_fedavg_a: int | None = _setting(
-        None, _or_none(_integer(2)), "Images of a class at half of the agents with partition='per_fedavg'; even."
+    per_fedavg_a: int | None = setting(
+        None,
+        or_none(_even),
+        "Images of a class at half of the agents; even.",
+        "holdings",
+        needs=_dealt_with("per_fedavg_a"),
+        refused_otherwise=True,
     )
-    permuted_classes: int = _setting(0, _integer(0), "How many classes each agent renames by its own permutation.")
-    max_rotation: float = _setting(
-        0.0, _number(0, 180), "Largest angle, in degrees, by which an agent's images are turned."
+    permuted_classes: int = setting(
+        0, _renamed, "How many classes each agent renames by its own permutation.", "holdings"
     )
-    n_agents: int = _setting(50, _integer(1, 10**6), "Agents that train.")
-    n_new_agents: int = _setting(10, _integer(0, 10**6), "Agents that are never trained on, only scored.")
-    test_fraction: float = _setting(
-        0.25, _number(0, 1, above=True), "Part of each agent's samples that is scored and never fine-tuned on."
+    max_rotation: float = setting(
+        0.0, number(0, 180), "Largest angle, in degrees, by which an agent's images are turned.", "holdings"
     )
-    model: str = _setting("mlp", _one_of(MODELS), "What is trained.")
-    nu: int = _setting(3, _integer(0, 1000), "Fine-tuning steps that training looks ahead; 0 = FedAvg, 1 = Per-FedAvg.")
-    fine_tune_lr: float = _setting(0.05, _number(0, above=True), "α, the step size of a fine-tuning step.")
-    meta_lr: float = _setting(0.05, _number(0, above=True), "β, the step size of a local meta step.")
-    gradient: str = _setting("exact", _one_of(METHODS), "How the meta-gradient is estimated.")
-    backprop_steps: int | None = _setting(
-        None, _or_none(_integer(0)), "How many of the last Hessian factors 'truncated' and 'hessian_free' keep."
+    n_agents: int = setting(50, integer(1, 10**6), "Agents that train.", "agents")
+    n_new_agents: int = setting(10, integer(0, 10**6), "Agents that are never trained on, only scored.", "agents")
+    test_fraction: float = setting(
+        0.25, number(0, 1, above=True), "Part of each agent's samples that is scored and never fine-tuned on.", "agents"
     )
-    rounds: int = _setting(100, _integer(1, 10**6), "K, communication rounds.")
-    agents_per_round: int = _setting(10, _integer(1), "Agents picked in a round.")
-    local_steps: int = _setting(5, _integer(1, 10**4), "τ, local meta steps of a picked agent in a round.")
-    batch_size: int | None = _setting(20, _or_none(_integer(1)), "Samples of a batch; None is the full batch.")
-    eval_every: int = _setting(10, _integer(1), "Rounds between two evaluations.")
-    eval_steps: tuple[int, ...] = _setting(
-        (0, 1, 3, 5, 10), _steps, "Numbers of fine-tuning steps after which agents are scored."
+    model: str = setting("mlp", one_of(MODELS), "What is trained.", "training")
+    nu: int = setting(
+        3,
+        integer(0, 1000),
+        "Fine-tuning steps that training looks ahead; 0 = FedAvg, 1 = Per-FedAvg.",
+        "training",
+        symbol="ν",
     )
-    weighting: str = _setting("uniform", _one_of(("uniform", "samples")), "How the server averages the agents.")
-    server: str = _setting("average", _one_of(SERVER_STEPS), "How the server steps, given the agents' average.")
-    server_lr: float = _setting(
-        1.0, _number(0, above=True), "The server's step size: the part of the way that it goes to the agents' average."
+    fine_tune_lr: float = setting(
+        0.05, number(0, above=True), "The step size of a fine-tuning step.", "training", symbol="α"
     )
-    execution: str = _setting(
-        "auto", _one_of(("auto", "vectorized", "loop")), "All picked agents at once, or one after the other."
+    meta_lr: float = setting(0.05, number(0, above=True), "The step size of a local meta step.", "training", symbol="β")
+    gradient: str = setting("exact", one_of(METHODS), "How the meta-gradient is estimated.", "training")
+    backprop_steps: int | None = setting(
+        None,
+        or_none(integer(0)),
+        "How many of the last Hessian factors are kept; left out, 'exact' and 'hessian_free' keep all.",
+        "training",
+        needs=("gradient", lambda: [name for name, method in METHODS.items() if method.backprop_steps == "needed"]),
     )
-    device: str = _setting("auto", _one_of(("auto", "cpu", "cuda", "mps")), "Where to compute; 'auto' prefers a GPU.")
-    seed: int = _setting(0, _integer(0, 2**63 - 1), "Of the partition, the initial weights, the picks and the batches.")
+    rounds: int = setting(100, integer(1, 10**6), "K, communication rounds.", "training")
+    agents_per_round: int = setting(10, integer(1), "Agents picked in a round.", "training")
+    local_steps: int = setting(
+        5, integer(1, 10**4), "Local meta steps of a picked agent in a round.", "training", symbol="τ"
+    )
+    batch_size: int | None = setting(20, or_none(integer(1)), "Samples of a batch; None is the full batch.", "training")
+    eval_every: int = setting(10, integer(1), "Rounds between two evaluations.", "looks")
+    eval_steps: tuple[int, ...] = setting(
+        (0, 1, 3, 5, 10), _steps, "Numbers of fine-tuning steps after which agents are scored.", "looks"
+    )
+    weighting: str = setting(
+        "uniform", one_of(("uniform", "samples")), "How the server averages the agents.", "training"
+    )
+    server: str = setting(
+        "average", one_of(SERVER_STEPS), "How the server steps, given the agents' average.", "training"
+    )
+    server_lr: float = setting(
+        1.0,
+        number(0, above=True),
+        "The server's step size: the part of the way that it goes to the agents' average.",
+        "training",
+    )
+    execution: str = setting(
+        "auto", one_of(("auto", "vectorized", "loop")), "All picked agents at once, or one after the other.", "machine"
+    )
+    device: str = setting(
+        "auto", one_of(("auto", "cpu", "cuda", "mps")), "Where to compute; 'auto' prefers a GPU.", "machine"
+    )
+    seed: int = setting(
+        0,
+        integer(0, 2**63 - 1),
+        "Seeds the partition, the agents picked, their batches and, unless set apart, the initial weights.",
+        "draws",
+    )
 
-    def __new__(cls, **settings: Any) -> "Experiment":
+    __signature__ = OfTheClass(signature)
+
+    def __init_subclass__(cls) -> None:
+        cls.__doc__ = documented(cls.__doc__ or "An Experiment with more settings.")
+
+    def __new__(cls, **settings: Any) -> Self:
         """Check everything before the dataclass stops at the first unknown name."""
         _, problems = _checked(cls, settings)
         if problems:
@@ -138,16 +214,16 @@ class Experiment:
         for name, value in settings.items():
             object.__setattr__(self, name, value)
 
-    def replace(self, **changes: Any) -> "Experiment":
+    def replace(self, **changes: Any) -> Self:
         """Return this experiment with some settings changed, checked anew."""
-        return Experiment(**{**vars(self), **changes})
+        return type(self)(**{**vars(self), **changes})
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain values that JSON, YAML and papermill take."""
-        return {**vars(self), "eval_steps": list(self.eval_steps)}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
 
     @classmethod
-    def from_dict(cls, settings: Mapping[str, Any]) -> "Experiment":
+    def from_dict(cls, settings: Mapping[str, Any]) -> Self:
         """Build an experiment from what `to_dict` gave, or from part of it.
 
         >>> Experiment.from_dict(Experiment(nu=1).to_dict()) == Experiment(nu=1)
@@ -158,63 +234,44 @@ class Experiment:
         return cls(**settings)
 
 
-# What dataclasses and editors show: the settings with their defaults, and what each is for.
-Experiment.__signature__ = inspect.Signature(list(inspect.signature(Experiment.__init__).parameters.values())[1:])
-Experiment.__doc__ += "\n\n    Settings\n    --------\n" + "\n".join(
-    f"    {spec.name} = {spec.default!r}: {spec.metadata['help']}" for spec in dataclasses.fields(Experiment)
-)
+Experiment.__doc__ = documented(Experiment.__doc__)
 
 
 def _checked(cls: type, given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    problems = [f"{name} is not a setting{checks.nearest(name, fields)}" for name in given if name not in fields]
-    settings = {}
-    for name, spec in fields.items():
+    records, values = settings(cls), {}
+    problems = [f"{name} is not a setting{checks.nearest(name, records)}" for name in given if name not in records]
+    for name, record in records.items():
         try:
-            settings[name] = spec.metadata["check"](name, given.get(name, spec.default))
+            values[name] = record.check(name, given.get(name, record.default))
         except ValueError as error:
             problems.append(str(error))
-    if len(settings) == len(fields):
-        problems += _contradictions(settings)
-    return settings, problems
+    if len(values) == len(records):
+        problems += _contradictions(records, values)
+    return values, problems
 
 
-def _contradictions(s: Mapping[str, Any]) -> list[str]:
-    problems = []
+def _contradictions(records: Mapping[str, Setting], s: Mapping[str, Any]) -> list[str]:
+    problems = [problem for record in records.values() for problem in record.problems(s)]
     if s["agents_per_round"] > s["n_agents"]:
         problems.append(f"agents_per_round = {s['agents_per_round']}: must be at most n_agents = {s['n_agents']}")
     try:
         factors_kept(s["gradient"], s["backprop_steps"], s["nu"])
     except ValueError as error:
         problems.append(str(error))
-    if s["size_spread"] and s["partition"] not in ("iid", "dirichlet"):
-        problems.append(f"size_spread = {s['size_spread']}: must be 0 with partition={s['partition']!r}")
     n_classes = len(DATASETS[s["dataset"]].classes)
     for name in ("permuted_classes", "classes_per_agent"):
         if s[name] > n_classes:
             problems.append(f"{name} = {s[name]}: must be at most {n_classes}, the classes of {s['dataset']}")
-    if s["permuted_classes"] == 1:
-        problems.append("permuted_classes = 1: must be 0 or at least 2: one class alone keeps its name")
-    a, per_fedavg = s["per_fedavg_a"], s["partition"] == "per_fedavg"
-    if per_fedavg and a is None:
-        problems.append("per_fedavg_a = None: must be given with partition='per_fedavg', an even number of images")
-    if a is not None and not per_fedavg:
-        problems.append(f"per_fedavg_a = {a}: must be left out with partition={s['partition']!r}")
-    if per_fedavg and a is not None and a % 2:
-        problems.append(f"per_fedavg_a = {a}: must be even")
-    if per_fedavg and (s["n_agents"] + s["n_new_agents"]) % 2:
-        problems.append(f"n_agents + n_new_agents = {s['n_agents'] + s['n_new_agents']}: must be even with per_fedavg")
+    everybody = s["n_agents"] + s["n_new_agents"]
+    if s["partition"] == "per_fedavg" and everybody % 2:
+        problems.append(f"n_agents + n_new_agents = {everybody}: must be even with per_fedavg")
     return problems
 
 
 def build_scheme(experiment: Experiment) -> Scheme:
     """Return the partition scheme that an experiment asks for."""
-    return {
-        "iid": lambda: IID(experiment.size_spread),
-        "dirichlet": lambda: Dirichlet(experiment.dirichlet_alpha, experiment.size_spread),
-        "shards": lambda: Shards(experiment.classes_per_agent),
-        "per_fedavg": lambda: PerFedAvgSplit(experiment.per_fedavg_a),
-    }[experiment.partition]()
+    dealing = PARTITIONS[experiment.partition]
+    return dealing.scheme(**{parameter: getattr(experiment, name) for parameter, name in dealing.settings.items()})
 
 
 @lru_cache(maxsize=1)  # sweeps ask for the same one again and again
@@ -226,10 +283,9 @@ def build_federation(experiment: Experiment) -> Federation:
     """Load an experiment's dataset and deal it out to its agents, the new ones last."""
     dataset = _loaded(DATASETS[experiment.dataset])
     n_agents = experiment.n_agents + experiment.n_new_agents
-    # The Per-FedAvg split fixes how many samples an agent holds; two are enough for one to train on and one to score.
-    least = {"min_samples": 2} if experiment.partition == "per_fedavg" else {}
+    least = PARTITIONS[experiment.partition].min_samples
     try:
-        parts = partition(dataset.y, build_scheme(experiment), n_agents, seed=experiment.seed, **least)
+        parts = partition(dataset.y, build_scheme(experiment), n_agents, seed=experiment.seed, min_samples=least)
     except ValueError as error:
         total = f"n_agents + n_new_agents = {n_agents}"
         raise ExperimentError(f"{experiment.dataset} cannot be dealt out to {total}: {error}") from error

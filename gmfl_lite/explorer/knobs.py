@@ -9,6 +9,7 @@ from ..basics import checks
 from ..experiment import Experiment
 from ..meta_gradients import METHODS
 from ..models import MODELS
+from ..setting_records import settings
 
 STEP_SIZES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 SEEDS = tuple(range(10))
@@ -38,11 +39,7 @@ class Knob:
     def help(self) -> str:
         if self.name == "weights_seed":
             return "Of the initial weights alone; everything else that is drawn depends on seed."
-        if self.name == "seed":
-            return "Of who holds what, the picks and the batches."
-        if self.name == "backprop_steps":
-            return "How many of the last Hessian factors 'truncated' keeps; 'exact' and 'hessian_free' keep all."
-        return next(spec.metadata["help"] for spec in dataclasses.fields(Experiment) if spec.name == self.name)
+        return settings(Experiment)[self.name].about
 
     def counts(self, values: Mapping[str, Any]) -> bool:
         """Whether this knob changes anything while the others have these values."""
