@@ -58,15 +58,20 @@ class Result:
         return f"Result({self.status} after {self.round} rounds: {self.message})"
 
 
-def load_result(path: str | Path) -> Result:
+def load_result(path: str | Path, kind: type[Experiment] = Experiment) -> Result:
     """Read a result that `Result.save` wrote; a file from a stranger cannot run code.
+
+    Parameters
+    ----------
+    path : the file.
+    kind : the class of its experiment.
 
     Raises
     ------
     FileNotFoundError : there is no such file.
     ValueError : not a result, of another version, or damaged.
     """
-    return load(path).result
+    return load(path, kind).result
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +107,7 @@ _STATE = "engine/"
 """What the names of an engine's tensors begin with in a file; no parameter's name holds a slash."""
 
 
-def load(path: str | Path) -> Checkpoint:
+def load(path: str | Path, kind: type[Experiment] = Experiment) -> Checkpoint:
     """Read what `store` wrote.
 
     Raises
@@ -114,7 +119,7 @@ def load(path: str | Path) -> Checkpoint:
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         state = {name.removeprefix(_STATE): tensor for name, tensor in tensors.items() if name.startswith(_STATE)}
         result = Result(
-            experiment=Experiment.from_dict(record["experiment"]),
+            experiment=kind.from_dict(record["experiment"]),
             **{name: record[name] for name in ("status", "message", "engine", "round")},
             params={name: tensor for name, tensor in tensors.items() if not name.startswith(_STATE)},
             history=frame(record["history"], HISTORY_COLUMNS),

@@ -150,7 +150,7 @@ def _resume(
     """Return the result to go on from, if there is one, and give the engine what it kept."""
     if path is None or not Path(path).exists():
         return None
-    found = load(path)
+    found = load(path, type(experiment))
     ours, theirs = experiment.to_dict(), found.result.experiment.to_dict()
     changed = [
         f"{name} = {theirs[name]!r} there and {ours[name]!r} here" for name in ours if ours[name] != theirs[name]

@@ -5,7 +5,6 @@ import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, as_completed
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from .basics import checks
 from .experiment import Experiment, ExperimentError
 from .result import HISTORY_COLUMNS, Result, load_result
 from .runner import progress_hidden, run
+from .setting_records import settings
 
 
 def sweep(
@@ -68,18 +68,23 @@ def sweep(
     tables: list[pd.DataFrame | None] = [None] * len(points)
     with tqdm(total=len(points), unit="point", disable=progress_hidden(progress)) as bar:
         for number, answer in _answers(points, executor, cache, history):
-            settings = {name: [points[number][name]] * len(answer) for name in varied}
-            tables[number] = pd.concat([pd.DataFrame(settings), answer], axis=1)
+            columns = {name: [points[number][1].get(name)] * len(answer) for name in varied}
+            tables[number] = pd.concat([pd.DataFrame(columns), answer], axis=1)
             bar.update()
             if on_point is not None:
                 on_point(number, tables[number])
     return pd.concat(tables, ignore_index=True)
 
 
-def run_point(settings: Mapping[str, Any], cache: str | Path | None = None, history: bool = False) -> pd.DataFrame:
+Point = tuple[type[Experiment], Mapping[str, Any]]
+"""The kind of experiment and its settings, which may contradict each other: not yet an Experiment."""
+
+
+def run_point(point: Point, cache: str | Path | None = None, history: bool = False) -> pd.DataFrame:
     """Run one point, or read it from the cache, and return its rows; what goes wrong becomes a row, too."""
     try:
-        experiment = Experiment.from_dict(settings)
+        kind, values = point
+        experiment = kind.from_dict(values)
         path = None if cache is None else Path(cache) / f"{_digest(experiment)}.result"
         result = _kept(path, experiment)
         if result is None:
@@ -102,7 +107,7 @@ _ORDER = ["status", "message", *HISTORY_COLUMNS]
 
 
 def _answers(
-    points: Sequence[Mapping[str, Any]], executor: Executor | None, cache: str | Path | None, history: bool
+    points: Sequence[Point], executor: Executor | None, cache: str | Path | None, history: bool
 ) -> Iterator[tuple[int, pd.DataFrame]]:
     """Yield every point's number and rows, as they come."""
     if executor is None:
@@ -124,24 +129,27 @@ def _answers(
             future.cancel()
 
 
-def _points(grid: Mapping | Sequence, base: Experiment) -> tuple[list[dict[str, Any]], list[str]]:
-    names = [field.name for field in fields(Experiment)]
+def _points(grid: Mapping | Sequence, base: Experiment) -> tuple[list[Point], list[str]]:
+    if not isinstance(base, Experiment):
+        raise checks.refusal("base", base, "an Experiment")
     if isinstance(grid, Mapping):
+        names = settings(type(base))
         for name, values in grid.items():
             if name not in names:
                 raise ExperimentError(f"{name} is not a setting{checks.nearest(name, names)}")
             if isinstance(values, str) or not isinstance(values, Iterable):
                 raise checks.refusal(f"grid[{name!r}]", values, "a list of values")
         combinations = itertools.product(*(list(values) for values in grid.values()))
-        points = [{**base.to_dict(), **dict(zip(grid, values, strict=True))} for values in combinations]
+        points = [(type(base), {**base.to_dict(), **dict(zip(grid, values, strict=True))}) for values in combinations]
         varied = list(grid)
     elif isinstance(grid, (list, tuple)) and all(isinstance(point, Experiment) for point in grid):
-        points = [point.to_dict() for point in grid]
-        varied = [name for name in names if any(point[name] != points[0][name] for point in points)]
+        points = [(type(point), point.to_dict()) for point in grid]
+        names = dict.fromkeys(name for _, point in points for name in point)
+        varied = [name for name in names if any(point.get(name) != points[0][1].get(name) for _, point in points)]
     else:
         raise checks.refusal("grid", grid, "a dict of setting -> values, or a list of Experiments")
-    if not points or not isinstance(base, Experiment):
-        raise ValueError("grid: holds no point" if not points else f"base = {base!r}: must be an Experiment")
+    if not points:
+        raise ValueError("grid: holds no point")
     return points, varied
 
 
@@ -153,7 +161,7 @@ def _digest(experiment: Experiment) -> str:
 
 def _kept(path: Path | None, experiment: Experiment) -> Result | None:
     try:
-        result = None if path is None else load_result(path)
+        result = None if path is None else load_result(path, type(experiment))
     except (FileNotFoundError, ValueError):  # not there, or damaged: compute it (again)
         return None
     return result if result is not None and result.experiment == experiment else None

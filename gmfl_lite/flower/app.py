@@ -6,7 +6,6 @@ averages, as gl.run does in one process: the same Experiment, seed for seed the 
 """
 
 import argparse
-import dataclasses
 import json
 import secrets
 import time
@@ -31,6 +30,7 @@ from ..federation import Federation, IndexTable
 from ..models import as_functions, build_model, cross_entropy
 from ..objective import Params
 from ..privacy import clip_and_add_noise
+from ..setting_records import settings
 from ..trainer import batches_of, local_update
 from .strategy import MetaFedAvg, log, pack, unpack
 
@@ -115,26 +115,27 @@ def to_config(experiment: Experiment, **classroom: Any) -> dict[str, Any]:
     >>> to_config(Experiment(batch_size=None))["batch_size"], to_config(Experiment())["eval_steps"]
     ('null', '[0, 1, 3, 5, 10]')
     """
-    settings = experiment.to_dict()
+    words = {name for name, record in settings(type(experiment)).items() if isinstance(record.default, str)}
     plain = {
-        name: value if isinstance(value, (int, float, str)) else json.dumps(value) for name, value in settings.items()
+        name: value if isinstance(value, (int, float)) or name in words else json.dumps(value)
+        for name, value in experiment.to_dict().items()
     }
     return {**plain, **check_classroom(classroom, experiment)}
 
 
-def from_config(config: Mapping[str, Any]) -> Experiment:
-    """Return the experiment in a run config.
+def from_config(config: Mapping[str, Any], kind: type[Experiment] = Experiment) -> Experiment:
+    """Return the experiment in a run config; `kind` is its class.
 
     >>> from_config(to_config(Experiment(nu=5, batch_size=None))) == Experiment(nu=5, batch_size=None)
     True
     """
-    settings = {}
-    for spec in dataclasses.fields(Experiment):
-        if spec.name in config:
-            value = config[spec.name]
-            as_json = isinstance(value, str) and not isinstance(spec.default, str)
-            settings[spec.name] = json.loads(value) if as_json else value
-    return Experiment.from_dict(settings)
+    found = {}
+    for name, record in settings(kind).items():
+        if name in config:
+            value = config[name]
+            as_json = isinstance(value, str) and not isinstance(record.default, str)
+            found[name] = json.loads(value) if as_json else value
+    return kind.from_dict(found)
 
 
 agent = ClientApp()
