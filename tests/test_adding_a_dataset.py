@@ -8,6 +8,7 @@ import torch
 import gmfl_lite as gl
 from gmfl_lite import data
 from gmfl_lite.data import DATASETS, DatasetSource, add_dataset
+from gmfl_lite.explorer.knobs import KNOBS
 
 CORNERS = ("top left", "top right", "bottom left", "bottom right")
 
@@ -53,6 +54,20 @@ def test_it_is_loaded_dealt_out_and_trained_on():
     assert federation.label_counts.to_numpy().sum() == 400
     result = gl.run(EXPERIMENT.replace(dataset="corners", meta_lr=1.0, fine_tune_lr=1.0), progress=False)
     assert result.table().loc["new", 10] > 0.9
+
+
+def test_the_explorer_offers_it_if_it_is_small():
+    assert gl.build_federation(EXPERIMENT.replace(dataset="corners")).classes == CORNERS
+    assert KNOBS["dataset"].values == ("digits", "fashion-mnist", "mnist", "corners")
+    explorer = gl.Explorer(EXPERIMENT)
+    try:
+        explorer.set(dataset="corners")
+        assert explorer.wait(60).experiment.dataset == "corners"
+        assert explorer.state.federation.classes == CORNERS
+    finally:
+        explorer.close()
+    DATASETS["corners"] = dataclasses.replace(SOURCE, small=False)
+    assert "corners" not in KNOBS["dataset"].values
 
 
 def test_its_classes_bound_the_settings():

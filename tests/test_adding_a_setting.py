@@ -20,7 +20,7 @@ MOODS = {"calm": 0, "wild": 1}
 class Mine(gl.Experiment):
     """A what-if of mine."""
 
-    mood: str = setting("calm", one_of(MOODS), "How the agents feel.", "training")
+    mood: str = setting("calm", one_of(MOODS), "How the agents feel.", "holdings")
     blur: float | None = setting(
         None,
         or_none(number(0, 1)),
@@ -85,7 +85,7 @@ def test_it_says_what_it_changes():
         *("partition", "dirichlet_alpha", "size_spread", "classes_per_agent", "per_fedavg_a"),
         *("permuted_classes", "max_rotation"),
     )
-    assert settings_that_change("holdings", of=Mine) == (*holdings, "blur")
+    assert settings_that_change("holdings", of=Mine) == (*holdings, "mood", "blur")
     with pytest.raises(ValueError, match=r"what = 'holding'.*did you mean 'holdings'"):
         settings_that_change("holding", of=Mine)
 

@@ -84,14 +84,17 @@ class Explorer:
 
     def __init__(self, base: Experiment = Experiment(), *, weights_seed: int | None = None) -> None:  # noqa: B008
         first = _what_if("base", base, weights_seed)
-        self._knobs = {name: knob.with_value(first.value(name)) for name, knob in KNOBS.items()}
-        stand = {name: first.value(name) for name in KNOBS}
-        self._initial = {name: KNOBS[name].start if value is None else value for name, value in stand.items()}
+        offered = {name: knob for name, knob in KNOBS.items() if isinstance(base, knob.of)}
+        stand = {name: first.value(name) for name in offered}
+        self._knobs = {name: knob.with_value(stand[name]) for name, knob in offered.items()}
+        self._initial = {name: offered[name].start if value is None else value for name, value in stand.items()}
+        presets = {name: values for name, values in PRESETS.items() if values.keys() <= offered.keys()}
         self._state = State(steps_to_show(base), MappingProxyType(self._initial))
         self._lock = threading.RLock()  # several threads may call back, and scripts call besides
         self._panel = Panel(
             self._state,
             self._knobs,
+            presets,
             base.eval_steps,
             {
                 "Run": self.start,
@@ -101,7 +104,7 @@ class Explorer:
                 "Reset": self.reset,
                 "Redraw data": partial(self.redraw, "seed"),
                 "Redraw weights": partial(self.redraw, "weights_seed"),
-                **{name: partial(self.set, **change) for name, change in PRESETS.items()},
+                **{name: partial(self.set, **change) for name, change in presets.items()},
             },
             moved=self._moved,
             swept=self._swept,
@@ -186,7 +189,8 @@ class Explorer:
         knob = None if name is None else self._knob(name)
         with self._lock:
             if knob is not None and not knob.counts(self._state.knobs):
-                raise ValueError(f"{name} changes nothing unless {in_words(*knob.needs)}")
+                other, values = knob.setting.counts_with
+                raise ValueError(f"{name} changes nothing unless {in_words(other, ' or '.join(map(str, values)))}")
             self._start(self._state.knobs, knob and (knob.name, self._panel.range(knob.name)))
 
     def redraw(self, name: str) -> None:

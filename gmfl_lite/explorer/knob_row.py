@@ -32,7 +32,7 @@ class KnobRow:
         self._common = {
             "options": [(readable(choice), choice) for choice in knob.values],
             "description": knob.name if knob.symbol == knob.name else f"{knob.name} ({knob.symbol})",
-            "tooltip": knob.help,
+            "tooltip": knob.setting.about,
             "style": {"description_width": "120px"},
             "layout": widgets.Layout(flex="1 1 auto", width="auto", min_width="0"),
         }

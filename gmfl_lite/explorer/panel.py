@@ -7,7 +7,7 @@ import ipywidgets as widgets
 
 from . import as_html
 from .knob_row import KnobRow
-from .knobs import FIRST_LOOK, MORE, PRESETS, Knob, readable
+from .knobs import Knob, readable
 from .state import State
 from .what_if import in_words
 from .widget_parts import STYLE, button, close, fold, line
@@ -23,10 +23,6 @@ REDRAWS = {
     "Redraw data": {"tooltip": "The next seed: other data, picks, batches."},
     "Redraw weights": {"tooltip": "The next initial weights."},
 }
-TRY = {
-    name: {"tooltip": "Set " + ", ".join(in_words(*knob) for knob in change.items())}
-    for name, change in PRESETS.items()
-}
 PAINTED = ("problem", "words", "progress", "picture", "runs", "take-away")
 
 
@@ -37,6 +33,7 @@ class Panel:
     ----------
     state : what to show at first.
     knobs : what each knob can be set to.
+    presets : what each of the buttons after "Try" sets.
     eval_steps : the numbers of fine-tuning steps to choose from.
     pressed : what each button does, by its name.
     moved, swept : as of a KnobRow.
@@ -51,6 +48,7 @@ class Panel:
         self,
         state: State,
         knobs: Mapping[str, Knob],
+        presets: Mapping[str, Mapping[str, Any]],
         eval_steps: Sequence[int],
         pressed: Mapping[str, Callable[[], None]],
         *,
@@ -77,13 +75,20 @@ class Panel:
         def buttons(looks: Mapping[str, Mapping[str, str]], before: Sequence[widgets.Widget] = ()) -> widgets.Box:
             return line([*before, *(button(name, pressed[name], **look) for name, look in looks.items())])
 
-        more = {title: [self._rows[knob.name].box for knob in group] for title, group in MORE.items()}
-        more["Seeds"].append(buttons(REDRAWS))
+        groups: dict[str, list[widgets.Widget]] = {}
+        for name, knob in knobs.items():
+            groups.setdefault(knob.group, []).append(self._rows[name].box)
+        always = groups.pop("")
+        groups["Seeds"].append(buttons(REDRAWS))
+        tries = {
+            name: {"tooltip": "Set " + ", ".join(in_words(*one) for one in values.items())}
+            for name, values in presets.items()
+        }
         left = widgets.VBox(
             [
-                *(self._rows[knob.name].box for knob in FIRST_LOOK),
-                *(fold(title, rows) for title, rows in more.items()),
-                buttons(TRY, [widgets.HTML("<b>Try</b>&nbsp;")]),
+                *always,
+                *(fold(title, rows) for title, rows in groups.items()),
+                buttons(tries, [widgets.HTML("<b>Try</b>&nbsp;")]),
             ],
             layout=widgets.Layout(flex="1 1 330px", max_width="440px"),
         )

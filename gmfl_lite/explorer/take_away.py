@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..experiment import Experiment
-from .knobs import KNOBS
+from ..setting_records import settings
 from .what_if import WhatIf
 
 
@@ -19,7 +19,10 @@ def as_python(what_ifs: Sequence[WhatIf]) -> str:
     results = [gl.run(experiment)]
     """
     first = what_ifs[0].experiment
-    program = f"import gmfl_lite as gl\n\nexperiment = gl.Experiment({_arguments(_differences(first, Experiment()))})\n"
+    kind, name, program = type(first), "gl.Experiment", "import gmfl_lite as gl\n"
+    if kind is not Experiment:
+        name, program = kind.__name__, f"{program}from {kind.__module__} import {kind.__name__}\n"
+    program += f"\nexperiment = {name}({_arguments(_differences(first, kind()))})\n"
     call = "gl.run({})"
     if any(what_if.weights_seed != what_if.experiment.seed for what_if in what_ifs):
         program += _RUN_FROM_WEIGHTS
@@ -41,17 +44,9 @@ def run(experiment, weights_seed):
 """
 
 NOTEBOOK = "07-explorer.ipynb"
-PARAMETERS = (
-    *(name for name in KNOBS if name != "weights_seed"),
-    "n_agents",
-    "n_new_agents",
-    "batch_size",
-    "eval_every",
-    "eval_steps",
-    "device",
-    "weights_seed",
-)
-"""What the playground notebook can be given."""
+WITHOUT_PARAMETER = ("size_spread", "test_fraction", "weighting", "server", "server_lr", "execution")
+"""The settings that the playground notebook has no parameter for."""
+PARAMETERS = (*(name for name in settings(Experiment) if name not in WITHOUT_PARAMETER), "weights_seed")
 
 
 def as_papermill(what_ifs: Sequence[WhatIf]) -> str:
@@ -62,7 +57,7 @@ def as_papermill(what_ifs: Sequence[WhatIf]) -> str:
         values["eval_steps"] = " ".join(map(str, values["eval_steps"]))
         given = " ".join(f"-p {name} {shlex.quote(str(value))}" for name, value in values.items())
         lines.append(f"papermill {NOTEBOOK} explored-{number}.ipynb {given}")
-        for name, value in _differences(what_if.experiment, Experiment()).items():
+        for name, value in _differences(what_if.experiment, type(what_if.experiment)()).items():
             if name not in PARAMETERS:
                 lines.append(f"# but {name} = {value!r}, which the notebook has no parameter for")
     return "\n".join(lines)

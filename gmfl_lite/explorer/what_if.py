@@ -15,14 +15,8 @@ from ..federation import Federation
 from ..models import build_model
 from ..result import Result
 from ..runner import run
+from ..setting_records import settings, settings_that_change
 from .knobs import KNOBS, readable
-
-_DATA = (
-    *("dataset", "partition", "dirichlet_alpha", "size_spread", "classes_per_agent", "per_fedavg_a"),
-    *("permuted_classes", "max_rotation", "n_agents", "n_new_agents", "test_fraction", "device", "seed"),
-)
-_LOOKS_ONLY = ("eval_every", "eval_steps", "execution", "device")
-"""Settings that do not change what is trained."""
 
 
 @lru_cache(maxsize=1)  # a large dataset with turned images is copied: more would fill a small machine
@@ -54,11 +48,11 @@ class WhatIf:
         (None, 2, 1)
         """
         changes = {name: value for name, value in values.items() if name != "weights_seed"}
-        for name in ("per_fedavg_a", "backprop_steps"):  # the two that an experiment must not have without need
-            other, needed = KNOBS[name].needs
-            chosen = changes.get(other, base.value(other))
-            if chosen != needed:
-                changes[name] = base.value(name) if chosen == base.value(other) else None
+        now = {**vars(base.experiment), **changes}
+        for name, record in settings(type(base.experiment)).items():
+            if record.default is None and not record.counts(now):  # left out, unless that is how it was
+                other, _ = record.counts_with
+                changes[name] = base.value(name) if now[other] == base.value(other) else None
         rounds = changes.get("rounds", base.experiment.rounds)
         changes["eval_every"] = min(base.experiment.eval_every, max(1, rounds // 10))  # at least ten points
         return cls(base.experiment.replace(**changes), values.get("weights_seed", base.weights_seed))
@@ -73,7 +67,9 @@ class WhatIf:
     @property
     def data(self) -> Experiment:
         """An experiment that says who holds what, and nothing else."""
-        return Experiment(**{name: getattr(self.experiment, name) for name in _DATA}, agents_per_round=1)
+        kind = type(self.experiment)
+        names = settings_that_change("holdings", "agents", "draws", "machine", of=kind)
+        return kind(**{name: getattr(self.experiment, name) for name in names}, agents_per_round=1)
 
     @property
     def federation(self) -> Federation:
@@ -102,7 +98,8 @@ def labels(what_ifs: Sequence[WhatIf]) -> list[str]:
     >>> labels([WhatIf(base, 0), WhatIf(base.replace(nu=1), 0)])
     ['ν = 3', 'ν = 1']
     """
-    names = [spec.name for spec in dataclasses.fields(Experiment) if spec.name not in _LOOKS_ONLY] + ["weights_seed"]
+    kind = type(what_ifs[0].experiment) if what_ifs else Experiment
+    names = [*settings_that_change("holdings", "agents", "draws", "training", of=kind), "weights_seed"]
     varying = [name for name in names if len({what_if.value(name) for what_if in what_ifs}) > 1] or ["nu"]
     return [", ".join(in_words(name, what_if.value(name)) for name in varying) for what_if in what_ifs]
 

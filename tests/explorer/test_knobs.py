@@ -12,12 +12,12 @@ from gmfl_lite.explorer.what_if import WhatIf
 
 def test_knobs_offer_what_an_experiment_takes():
     for name, knob in KNOBS.items():
-        assert knob.help
+        assert knob.setting.help
         for value in knob.values:
-            needs = {
-                "per_fedavg": {"per_fedavg_a": 2},
-                "truncated": {"backprop_steps": 1},
-            }.get(value, {}) | dict([knob.needs] if knob.needs else [])
+            needs = {"per_fedavg": {"per_fedavg_a": 2}, "truncated": {"backprop_steps": 1}}.get(value, {})
+            if knob.setting.counts_with:
+                other, (first, *_) = knob.setting.counts_with
+                needs = {other: first}
             if name != "weights_seed":
                 gl.Experiment(**{"n_agents": 50, "agents_per_round": 1, "nu": 5, name: value} | needs)
 

@@ -64,7 +64,9 @@ def test_a_failing_point_does_not_take_the_family_with_it(panel):
 def test_every_knob_can_be_swept(panel):
     explorer = panel(LONG)
     for name, knob in KNOBS.items():
-        explorer.set(**dict([knob.needs] if knob.needs else []))
+        if knob.setting.counts_with:
+            other, (first, *_) = knob.setting.counts_with
+            explorer.set(**{other: first})
         explorer.sweep(name)
         assert explorer.state.swept == (name, knob.values)
         assert [other for other in KNOBS if sweep_button(explorer, other).value] == [name]
