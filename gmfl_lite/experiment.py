@@ -3,25 +3,19 @@
 Every fact about a setting stands here once, in its record; checks, texts, knobs and tables derive from it.
 """
 
-import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Self
 
-import torch
-
-from .basics import checks, randomness
-from .data import DATASETS, Dataset, DatasetSource, load_dataset
-from .federation import Federation
-from .meta_gradients import METHODS, factors_kept
-from .models import MODELS
-from .partition import IID, Dirichlet, PerFedAvgSplit, Scheme, Shards, partition
-from .server import SERVER_STEPS
-from .setting_records import (
+from .basics import checks
+from .basics.devices import choose_device
+from .basics.setting_records import (
     OfTheClass,
     Setting,
     documented,
+    even,
+    increasing_steps,
     integer,
     number,
     one_of,
@@ -30,25 +24,16 @@ from .setting_records import (
     settings,
     signature,
 )
+from .data import DATASETS, Dataset, DatasetSource, load_dataset
+from .federation import Federation
+from .meta_gradients import METHODS, factors_kept
+from .models import MODELS
+from .partition import IID, Dirichlet, PerFedAvgSplit, Scheme, Shards, partition
+from .server import SERVER_STEPS
 
 
 class ExperimentError(ValueError):
     """What is wrong with an experiment, every problem at once."""
-
-
-def _steps(name: str, value: Any) -> tuple[int, ...]:
-    if not isinstance(value, (list, tuple)) or not value:
-        raise checks.refusal(name, value, "a non-empty tuple of increasing integers of at least 0")
-    steps = tuple(checks.integer(f"{name}[{position}]", step, 0, 10**4) for position, step in enumerate(value))
-    if any(later <= earlier for earlier, later in itertools.pairwise(steps)):
-        raise checks.refusal(name, value, "increasing")
-    return steps
-
-
-def _even(name: str, value: Any) -> int:
-    if checks.integer(name, value, 2) % 2:
-        raise checks.refusal(name, value, "even")
-    return int(value)
 
 
 def _renamed(name: str, value: Any) -> int:
@@ -124,7 +109,7 @@ class Experiment:
     )
     per_fedavg_a: int | None = setting(
         None,
-        or_none(_even),
+        or_none(even),
         "Images of a class at half of the agents; even.",
         "holdings",
         needs=_dealt_with("per_fedavg_a"),
@@ -169,7 +154,7 @@ class Experiment:
     batch_size: int | None = setting(20, or_none(integer(1)), "Samples of a batch; None is the full batch.", "training")
     eval_every: int = setting(10, integer(1), "Rounds between two evaluations.", "looks")
     eval_steps: tuple[int, ...] = setting(
-        (0, 1, 3, 5, 10), _steps, "Numbers of fine-tuning steps after which agents are scored.", "looks"
+        (0, 1, 3, 5, 10), increasing_steps, "Numbers of fine-tuning steps after which agents are scored.", "looks"
     )
     weighting: str = setting(
         "uniform", one_of(("uniform", "samples")), "How the server averages the agents.", "training"
@@ -299,13 +284,3 @@ def build_federation(experiment: Experiment) -> Federation:
         seed=experiment.seed,
         device=choose_device(experiment.device),
     )
-
-
-def choose_device(name: str) -> torch.device:
-    """Return the device called `name`; "auto" is CUDA where there is one, else MPS, else the CPU."""
-    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        return torch.device(next(device for device, here in present.items() if here and randomness.works_on(device)))
-    if not present[name]:
-        raise checks.refusal("device", name, "one that this machine has: 'auto' or 'cpu'")
-    return torch.device(name)

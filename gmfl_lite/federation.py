@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from .basics import checks, randomness
+from .basics.devices import checked_device
+from .basics.whole_numbers import stratified_split
 from .data import Dataset
 
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -117,11 +119,11 @@ class Federation:
             raise checks.refusal("permuted_classes", 1, "0 or at least 2: one class alone keeps its name")
         max_rotation = checks.number("max_rotation", max_rotation, 0, 180)
         seed = checks.integer("seed", seed, 0)
-        device = _checked_device(device)
+        device = checked_device(device)
 
         x, y = dataset.x, dataset.y.numpy(force=True)
         halves = [
-            _stratified_split(part, y[part], test_fraction, randomness.generator(seed, "test split", agent))
+            stratified_split(part, y[part], test_fraction, randomness.generator(seed, "test split", agent))
             for agent, part in enumerate(parts)
         ]
         train, test = (IndexTable.from_lists(lists, device) for lists in zip(*halves, strict=True))
@@ -223,13 +225,6 @@ class Federation:
         return self.x[rows], self.y[rows]
 
 
-def _checked_device(device: str | torch.device) -> torch.device:
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError, TypeError) as error:
-        raise checks.refusal("device", device, "a device that torch finds on this machine, such as 'cpu'") from error
-
-
 def _checked_parts(parts: Sequence[np.ndarray], n_samples: int) -> list[np.ndarray]:
     if not isinstance(parts, (list, tuple, np.ndarray)) or not len(parts):
         raise checks.refusal("parts", parts, "a list that holds at least one agent's indices")
@@ -243,25 +238,6 @@ def _checked_parts(parts: Sequence[np.ndarray], n_samples: int) -> list[np.ndarr
     if times.max() > 1:
         raise ValueError(f"parts: must be disjoint, but sample {times.argmax()} is held {times.max()} times")
     return parts
-
-
-def _stratified_split(
-    part: np.ndarray, labels: np.ndarray, test_fraction: float, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    _, class_of, held = np.unique(labels, return_inverse=True, return_counts=True)
-    n_test = min(max(round(test_fraction * len(part)), 1), len(part) - 1)
-    share = held * n_test / len(part)
-    to_test = np.floor(share).astype(int)
-    takes_last = to_test + 1 >= held
-    order = np.lexsort((rng.random(len(held)), to_test - share, takes_last))
-    to_test[order[: n_test - to_test.sum()]] += 1
-    shuffled = rng.permutation(len(part))
-    rank = np.empty(len(part), int)  # of every sample among its agent's samples of its class
-    for c in range(len(held)):
-        members = shuffled[class_of[shuffled] == c]
-        rank[members] = np.arange(len(members))
-    scored = rank < to_test[class_of]
-    return part[~scored], part[scored]
 
 
 def _rename_classes(y: np.ndarray, parts: list[np.ndarray], k: int, n_classes: int, seed: int) -> np.ndarray:

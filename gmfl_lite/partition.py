@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from .basics import checks
 from .basics.randomness import generator
+from .basics.whole_numbers import apportion, equal_sizes, fit_to_totals, raise_poorest, unequal_sizes
 
 
 class Scheme(Protocol):
@@ -43,7 +44,7 @@ class IID:
 
     def counts(self, available: np.ndarray, n_agents: int, min_samples: int, rng: np.random.Generator) -> np.ndarray:
         left, rows = available.copy(), []
-        for size in _sizes(available.sum(), n_agents, min_samples, self.size_spread, rng):
+        for size in unequal_sizes(available.sum(), n_agents, min_samples, self.size_spread, rng):
             rows.append(rng.multivariate_hypergeometric(left, size))
             left -= rows[-1]
         return np.stack(rows)
@@ -91,8 +92,8 @@ class Dirichlet:
         # log Gamma(a) = log Gamma(a + 1) + log(U) / a keeps its digits where the plain draw underflows to 0 / 0.
         shape = (n_agents, len(available))
         log_mix = np.log(rng.gamma(concentration + 1, size=shape)) + np.log1p(-rng.random(shape)) / concentration
-        sizes = _sizes(available.sum(), n_agents, min_samples, self.size_spread, rng)
-        return _fit_to_totals(log_mix, sizes, available)
+        sizes = unequal_sizes(available.sum(), n_agents, min_samples, self.size_spread, rng)
+        return fit_to_totals(log_mix, sizes, available)
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ class Shards:
         if n_agents * k < n_classes:
             allowed = f"at least {-(-n_classes // n_agents)} so that {n_agents} agents hold all {n_classes} classes"
             raise checks.refusal("classes_per_agent", k, allowed)
-        holders = _apportion(available, n_agents * k, most=n_agents)
+        holders = apportion(available, n_agents * k, most=n_agents)
         holds = np.zeros((n_agents, n_classes), bool)
         left = holders.copy()
         for agent in rng.permutation(n_agents):
@@ -138,8 +139,8 @@ class Shards:
             left -= holds[agent]
         counts = np.zeros((n_agents, n_classes), np.int64)
         for c in range(n_classes):
-            counts[rng.permutation(np.flatnonzero(holds[:, c])), c] = _equal_sizes(available[c], holders[c])
-        return _raise_poorest(counts, holds, min_samples)
+            counts[rng.permutation(np.flatnonzero(holds[:, c])), c] = equal_sizes(available[c], holders[c])
+        return raise_poorest(counts, holds, min_samples)
 
 
 @dataclass(frozen=True)
@@ -239,96 +240,3 @@ def partition(
 def _need_classes(scheme: str, found: int, needed: int) -> None:
     if found < needed:
         raise ValueError(f"{scheme} needs at least {needed} classes among the labels, which show {found}")
-
-
-def _equal_sizes(total: int, n: int) -> np.ndarray:
-    return total // n + (np.arange(n) < total % n)
-
-
-def _sizes(total: int, n: int, least: int, spread: float, rng: np.random.Generator) -> np.ndarray:
-    if spread == 0:
-        return _equal_sizes(total, n)
-    weights = np.exp(spread * rng.standard_normal(n))
-    shared = (total - n * least) * weights / weights.sum()
-    sizes = least + np.floor(shared).astype(np.int64)
-    sizes[np.argsort(np.floor(shared) - shared)[: total - sizes.sum()]] += 1
-    return sizes
-
-
-def _apportion(weights: np.ndarray, seats: int, most: int) -> np.ndarray:
-    """Return integers from 1 to `most`, about proportional to `weights`, that sum to `seats` (Webster's method)."""
-    given = np.ones(len(weights), np.int64)
-    for _ in range(seats - len(weights)):
-        given[np.argmax(np.where(given < most, weights / (2 * given + 1), -1.0))] += 1
-    return given
-
-
-def _fit_to_totals(log_mix: np.ndarray, sizes: np.ndarray, available: np.ndarray, scalings: int = 100) -> np.ndarray:
-    """Return integer counts close to the mixes, with rows summing to `sizes` and columns to `available`, exactly."""
-
-    def normalise(logs: np.ndarray, totals: np.ndarray, axis: int) -> np.ndarray:
-        return logs - np.logaddexp.reduce(logs, axis=axis, keepdims=True) + np.log(np.expand_dims(totals, axis))
-
-    log_counts = normalise(log_mix, sizes, 1)
-    for _ in range(scalings):
-        log_counts = normalise(normalise(log_counts, available, 0), sizes, 1)
-    exact = np.exp(log_counts)
-    counts = np.floor(exact).astype(np.int64)
-    by_remainder = np.argsort(counts - exact, axis=1)
-    places = np.argsort(by_remainder, axis=1)  # of each class in its agent's order of remainders
-    counts += places < (sizes - counts.sum(axis=1))[:, None]
-    # Rows are exact now; move what a class has too much of to one that has too little, wholly at few agents.
-    surplus = counts.sum(axis=0) - available
-    while (surplus > 0).any():
-        rich, poor = np.argmax(surplus), np.argmin(surplus)
-        willing = np.argsort(log_mix[:, rich] - log_mix[:, poor])
-        moved = np.clip(min(surplus[rich], -surplus[poor]) - _before(counts[willing, rich]), 0, counts[willing, rich])
-        counts[willing, rich] -= moved
-        counts[willing, poor] += moved
-        surplus = counts.sum(axis=0) - available
-    return counts
-
-
-def _before(values: np.ndarray) -> np.ndarray:
-    return np.cumsum(values) - values
-
-
-def _raise_poorest(counts: np.ndarray, holds: np.ndarray, min_samples: int) -> np.ndarray:
-    """Lift every agent to `min_samples` by gifts within classes that both hold, passed on through others if need be."""
-    totals = counts.sum(axis=1)
-    for poor in np.flatnonzero(totals < min_samples).tolist():
-        while totals[poor] < min_samples:
-            chains = (_chain_of_gifts(counts, holds, poor, min_samples, keep) for keep in (1, 0))
-            gifts = next(filter(None, chains), None)
-            if gifts is None:
-                allowed = f"at most {totals[poor]}: the classes of agent {poor} have no more samples to share"
-                raise checks.refusal("min_samples", min_samples, allowed)
-            for giver, taker, c in gifts:
-                counts[giver, c] -= 1
-                counts[taker, c] += 1
-            totals = counts.sum(axis=1)
-    return counts
-
-
-def _chain_of_gifts(
-    counts: np.ndarray, holds: np.ndarray, poor: int, min_samples: int, keep: int
-) -> list[tuple[int, int, int]] | None:
-    """Return the shortest chain of (giver, taker, class) from an agent with more than enough, by breadth-first search.
-
-    Nobody gives away its last `keep` samples of a class.
-    """
-    gift_of: dict[int, tuple[int, int, int]] = {poor: (-1, -1, -1)}
-    queue = [poor]
-    for taker in queue:
-        for c in np.flatnonzero(holds[taker]).tolist():
-            for giver in np.flatnonzero(counts[:, c] > keep).tolist():
-                if giver in gift_of:
-                    continue
-                gift_of[giver] = (giver, taker, c)
-                queue.append(giver)
-                if counts[giver].sum() > min_samples:
-                    chain = [gift_of[giver]]
-                    while chain[-1][1] != poor:
-                        chain.append(gift_of[chain[-1][1]])
-                    return chain
-    return None

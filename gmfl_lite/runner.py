@@ -2,32 +2,27 @@
 
 import dataclasses
 import hashlib
-import math
 import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import torch
 from torch import nn
-from torch.utils._pytree import tree_map
 from tqdm.auto import tqdm
 
 from .basics import checks
-from .engine import Engine, Stopped, build_engine, map_agents
+from .engine import Engine, Stopped, build_engine
 from .evaluation import AGENT_COLUMNS, evaluate, summarise
 from .experiment import Experiment, build_federation
-from .federation import Batch, Federation
+from .federation import Federation
 from .models import Predict, as_functions, build_model, check_prediction, cross_entropy
-from .objective import LossFn, Params, meta_loss
+from .objective import LossFn, Params
 from .result import HISTORY_COLUMNS, Result, frame, load, store
-from .server import EXPLOSION
-from .theory import largest_safe_fine_tune_lr
-from .theory.spectrum import curvatures
-from .trainer import first_picked, limit_of, mean_loss, train
+from .theory.after_divergence import what_to_lower
+from .trainer import limit_of, train
 
 
 def run(
@@ -207,7 +202,8 @@ class _Training:
                 yield result
         except FloatingPointError as error:
             when = f"in round {result.round + 1}" if len(result.history) else "before training"
-            message = f"diverged {when}: {error}; {self.advice(result.params)}"
+            how = self.experiment, self.federation, self.loss_fn, self.start, result.params
+            message = f"diverged {when}: {error}; {what_to_lower(*how)}"
             yield dataclasses.replace(result, status="diverged", message=message)
 
     def so_far(self, result: Result, round: int, params: Params) -> Result:
@@ -231,34 +227,6 @@ class _Training:
         if round < experiment.rounds:
             return later
         return dataclasses.replace(later, status="completed", message=f"all {round} rounds")
-
-    def advice(self, params: Params) -> str:
-        """Say which step size to lower, and to what: theory's safe value for the curvature measured at the start."""
-        cause, experiment = self.to_blame(params), self.experiment
-        nu = experiment.nu if cause == "meta_lr" else 0
-
-        def measured(params: Params, batch: Batch) -> torch.Tensor:
-            return meta_loss(self.loss_fn, params, [batch] * nu, batch, fine_tune_lr=experiment.fine_tune_lr)
-
-        def steepness(params: Params, batch: Batch) -> torch.Tensor:
-            one = tree_map(lambda tensor: tensor.unsqueeze(0), (params, batch))
-            return curvatures(measured, *one)[0]
-
-        batches = first_picked(experiment, self.federation)
-        steepest = map_agents(steepness, self.start, batches, execution="loop").max().item()
-        now = getattr(experiment, cause)
-        value = now / 10
-        if 0 < steepest < math.inf:
-            safe = largest_safe_fine_tune_lr(experiment.nu, steepest) if cause == "fine_tune_lr" else 1 / steepest
-            value = min(now / 2, safe)
-        return f"lower {cause} (now {now:g}), for example to {value:.1g}"
-
-    def to_blame(self, params: Params) -> str:
-        """Name the step size to lower: fine_tune_lr if fine-tuning makes a sane w worse, else meta_lr."""
-        losses = partial(mean_loss, self.experiment, self.federation, self.loss_fn)
-        before, after = losses(params), losses(params, max(self.experiment.nu, *self.experiment.eval_steps))
-        sane = limit_of(self.experiment, self.federation, self.loss_fn, self.start) / EXPLOSION
-        return "fine_tune_lr" if before <= 2 * sane and not after <= before else "meta_lr"
 
 
 def _postfix(rows: pd.DataFrame) -> str:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import gmfl_lite as gl
+from gmfl_lite.basics.setting_records import number, one_of, or_none, setting, settings, settings_that_change
 from gmfl_lite.experiment import PARTITIONS, Dealing
-from gmfl_lite.setting_records import number, one_of, or_none, setting, settings, settings_that_change
 
 MOODS = {"calm": 0, "wild": 1}
 
@@ -143,7 +143,9 @@ def test_a_wrong_record_is_refused_when_it_is_declared(wrong, error, message):
 
 
 def test_a_field_without_a_record_is_refused_when_it_is_declared():
-    with pytest.raises(TypeError, match=r"Bare\.extra must be declared with gmfl_lite\.setting_records\.setting"):
+    with pytest.raises(
+        TypeError, match=r"Bare\.extra must be declared with gmfl_lite\.basics\.setting_records\.setting"
+    ):
 
         @dataclass(frozen=True, kw_only=True)
         class Bare(gl.Experiment):

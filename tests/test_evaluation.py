@@ -9,11 +9,11 @@ import pytest
 import torch
 
 import gmfl_lite as gl
+from gmfl_lite.engine import Stopped
 from gmfl_lite.engine.agents_axis import agents_at_once
 from gmfl_lite.evaluation import evaluate, summarise
 from gmfl_lite.federation import IndexTable
 from gmfl_lite.models import as_functions
-from gmfl_lite.engine import Stopped
 
 
 @pytest.fixture

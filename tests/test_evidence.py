@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 import gmfl_lite as gl
-from gmfl_lite.sweep import over_seeds, rounds_to
+from gmfl_lite.basics.over_seeds import over_seeds, rounds_to
 
 STUDIES = Path(__file__).parent.parent / "studies"
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import gmfl_lite as gl
-from gmfl_lite.setting_records import settings
+from gmfl_lite.basics.setting_records import settings
 
 
 def test_experiments_are_values():

@@ -8,6 +8,7 @@ import torch
 import gmfl_lite as gl
 
 from ..basics.checks import nearest
+from ..basics.setting_records import settings_that_change
 from .exercise import exercise
 from .marking import Wrong, call, compare, keys, number, numbers
 
@@ -196,8 +197,7 @@ def largest_nu(agents, fine_tune_lr, meta_lr):
     return max(nu for nu in range(30) if meta_lr * agents.meta_smoothness(nu, fine_tune_lr) < 2)
 
 
-HOLDINGS = ("partition", "dirichlet_alpha", "size_spread", "classes_per_agent", "per_fedavg_a",
-            "permuted_classes", "max_rotation")  # fmt: skip
+HOLDINGS = settings_that_change("holdings")
 CONTEST = gl.Experiment(
     model="softmax",
     n_agents=12,

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..basics import checks
+from ..basics.setting_records import Setting, integer, settings
 from ..data import DATASETS
 from ..experiment import PARTITIONS, Experiment
 from ..meta_gradients import METHODS
 from ..models import MODELS
-from ..setting_records import Setting, integer, settings
 
 STEP_SIZES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 SEEDS = tuple(range(10))

@@ -4,8 +4,8 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
+from ..basics.setting_records import settings
 from ..experiment import Experiment
-from ..setting_records import settings
 from .what_if import WhatIf
 
 

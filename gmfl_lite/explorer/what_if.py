@@ -9,13 +9,13 @@ from typing import Any
 
 import pandas as pd
 
+from ..basics.setting_records import settings, settings_that_change
 from ..data import check_here
 from ..experiment import Experiment, build_federation
 from ..federation import Federation
 from ..models import build_model
 from ..result import Result
 from ..runner import run
-from ..setting_records import settings, settings_that_change
 from .knobs import KNOBS, readable
 
 

@@ -22,15 +22,16 @@ from flwr.serverapp import Grid, ServerApp
 from torch.utils._pytree import tree_map
 
 from ..basics import checks
+from ..basics.devices import choose_device
+from ..basics.setting_records import settings
 from ..data import load_dataset, load_images
 from ..engine import estimate_settings, prepare_process
 from ..evaluation import adaptation_curve
-from ..experiment import Experiment, build_federation, choose_device
+from ..experiment import Experiment, build_federation
 from ..federation import Federation, IndexTable
 from ..models import as_functions, build_model, cross_entropy
 from ..objective import Params
 from ..privacy import clip_and_add_noise
-from ..setting_records import settings
 from ..trainer import batches_of, local_update
 from .strategy import MetaFedAvg, log, pack, unpack
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import itertools
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
-from .basics import checks
+from . import checks
 
 Check = Callable[[str, Any], Any]
 """(name, value) -> the value as it is kept, or a ValueError."""
@@ -104,7 +105,7 @@ def settings(of: type) -> Mapping[str, Setting]:
     found = {}
     for spec in dataclasses.fields(of):
         if "setting" not in spec.metadata:
-            raise TypeError(f"{of.__name__}.{spec.name} must be declared with gmfl_lite.setting_records.setting")
+            raise TypeError(f"{of.__name__}.{spec.name} must be declared with gmfl_lite.basics.setting_records.setting")
         found[spec.name] = dataclasses.replace(spec.metadata["setting"], name=spec.name)
     return MappingProxyType(found)
 
@@ -164,3 +165,20 @@ def documented(text: str) -> OfTheClass:
         return "\n".join([text.rstrip(), "", "    Settings", "    --------", *lines])
 
     return OfTheClass(write)
+
+
+def even(name: str, value: Any) -> int:
+    """Return an even integer of at least 2."""
+    if checks.integer(name, value, 2) % 2:
+        raise checks.refusal(name, value, "even")
+    return int(value)
+
+
+def increasing_steps(name: str, value: Any) -> tuple[int, ...]:
+    """Return increasing numbers of steps."""
+    if not isinstance(value, (list, tuple)) or not value:
+        raise checks.refusal(name, value, "a non-empty tuple of increasing integers of at least 0")
+    steps = tuple(checks.integer(f"{name}[{position}]", step, 0, 10**4) for position, step in enumerate(value))
+    if any(later <= earlier for earlier, later in itertools.pairwise(steps)):
+        raise checks.refusal(name, value, "increasing")
+    return steps

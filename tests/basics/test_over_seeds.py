@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gmfl_lite.sweep import over_seeds, rounds_to
+from gmfl_lite.basics.over_seeds import over_seeds, rounds_to
 
 
 def test_the_interval_is_the_one_of_all_possible_draws():
