@@ -15,12 +15,10 @@ from ..result import Result
 from .curves import Curve
 from .latest_wins import LatestWins
 from .sentences import of_an_error
+from .state import Sweep
 from .what_if import WhatIf, in_words
 
 RESULTS_KEPT = 64
-
-Sweep = tuple[str, Sequence[Any]]
-"""A knob's name, and the values that it goes through."""
 
 _NOTHING: dict[str, Any] = {"curves": (), "fedavg": None, "federation": None}
 """What is to be seen where none of the what-ifs could be run."""

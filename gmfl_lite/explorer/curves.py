@@ -1,6 +1,7 @@
 """Curves: what is known of each what-if so far, and which of them are shown together."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,10 +27,10 @@ class Curve:
     history: pd.DataFrame
     status: str
 
-    def reached(self, steps: int) -> float | None:
-        """Return the last accuracy, in percent, of new agents; of trained-on ones where none are new."""
+    def reached(self, steps: int) -> float:
+        """Return the last accuracy (%) of new agents, or of those trained on where none are new; nan before any."""
         if not len(self.history):
-            return None
+            return math.nan
         last = self.history[self.history["round"] == self.history["round"].iloc[-1]]
         return 100 * last[last["fine_tune_steps"] == steps]["accuracy"].iloc[-1]
 

@@ -20,12 +20,12 @@ from ..experiment import Experiment
 from ..plots.picture import Picture
 from ..result import Result
 from . import sentences
-from .background_runs import Runs, Sweep
+from .background_runs import Runs
 from .curves import Curve, brought_up_to_date, together
 from .knobs import KNOBS, PRESETS, Knob
 from .latest_wins import LatestWins
 from .panel import Panel
-from .state import State, steps_to_show
+from .state import State, Sweep, steps_to_show
 from .what_if import WhatIf, in_words
 
 FRAME = 0.1
@@ -47,7 +47,9 @@ class Exploration(Result):
     words: str
     picture: Picture
 
-    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> tuple[dict, dict]:
+    def _repr_mimebundle_(
+        self, include: object = None, exclude: object = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         return self.picture._repr_mimebundle_()
 
 
@@ -144,15 +146,16 @@ class Explorer:
         ('completed', 0)
         >>> explorer.close()
         """
-        what_if, fedavg = _what_if("experiment", experiment, weights_seed), None
+        what_if, fedavg, beside = _what_if("experiment", experiment, weights_seed), None, None
         result = self._runs.result(what_if, progress=progress)
         if result.status == "completed" and what_if != what_if.fedavg:
             fedavg = self._runs.result(what_if.fedavg, progress=progress)
+            beside = Curve(what_if.fedavg, fedavg.history, fedavg.status)
         state = State(
             steps_to_show(experiment),
             knobs={},
             curves=(Curve(what_if, result.history, result.status),),
-            fedavg=fedavg and Curve(what_if.fedavg, fedavg.history, fedavg.status),
+            fedavg=beside,
             federation=what_if.federation,
         )
         words = result.message if result.status == "diverged" else state.words
@@ -247,7 +250,7 @@ class Explorer:
         self._painter.close()
         self._panel.close()
 
-    def _repr_mimebundle_(self, **options: Any) -> dict:
+    def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
         shown = self.panel._repr_mimebundle_(**options)
         return {**shown, "text/plain": "The explorer's knobs: run this cell to see and to move them."}
 

@@ -9,9 +9,9 @@ from .what_if import in_words
 
 def of_a_curve(curve: Curve, fedavg: Curve | None, steps: int) -> str:
     """Say what a curve shows, next to FedAvg's once that is complete."""
-    reached = curve.reached(steps)
-    if reached is None:
+    if not len(curve.history):
         return ""
+    reached = curve.reached(steps)
     who = "new agents" if curve.what_if.experiment.n_new_agents else "agents trained on"
     words = f"after {steps_in_words(steps)} {who} reach {reached:.0f} %"
     if curve.status != "completed":

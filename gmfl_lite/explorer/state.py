@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ..experiment import Experiment
@@ -14,6 +15,9 @@ from . import sentences
 from .curves import FEDAVG, Curve, by_name
 from .take_away import as_papermill, as_python
 from .what_if import WhatIf, labels
+
+Sweep = tuple[str, tuple[Any, ...]]
+"""A knob's name, and the values that it goes through."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +43,7 @@ class State:
 
     steps: int
     knobs: Mapping[str, Any]
-    swept: tuple[str, tuple[Any, ...]] | None = None
+    swept: Sweep | None = None
     curves: tuple[Curve, ...] = ()
     family: str | None = None
     fedavg: Curve | None = None
@@ -87,14 +91,19 @@ class State:
 
     def table(self) -> pd.DataFrame:
         """Return one row a run: its name, how it ended, and the accuracy (%) of new agents after 0, 1, … steps."""
-        pinned, rows = {pin.what_if for pin in self.pins}, []
-        for name, curve in self.runs.items():
-            row = {"run": name, "pinned": "yes" if curve.what_if in pinned else "", "status": curve.status}
-            row["rounds"] = curve.history["round"].max() if len(curve.history) else 0
-            rows.append(row | {f"after {s}": curve.reached(s) for s in curve.what_if.experiment.eval_steps})
+        pinned = {pin.what_if for pin in self.pins}
+        rows = [
+            {
+                "run": name,
+                "pinned": "yes" if curve.what_if in pinned else "",
+                "status": curve.status,
+                "rounds": curve.history["round"].max() if len(curve.history) else 0,
+                **{f"after {steps}": curve.reached(steps) for steps in curve.what_if.experiment.eval_steps},
+            }
+            for name, curve in self.runs.items()
+        ]
         if self.best_first:
-            final = f"after {self.steps}"
-            rows.sort(key=lambda row: -1 if row[final] is None else row[final], reverse=True)
+            rows.sort(key=lambda row: np.nan_to_num(row[f"after {self.steps}"], nan=-1.0), reverse=True)
         return pd.DataFrame(rows)
 
     def python(self) -> str:

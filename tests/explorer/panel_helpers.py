@@ -56,10 +56,14 @@ def move(explorer: gl.Explorer, name: str, value) -> None:
     control(explorer, name).value = value
 
 
-def painted(explorer: gl.Explorer, part: str) -> str:
-    """Return the HTML of a part of the panel."""
-    (widget,) = [w for w in everything(explorer.panel) if f"gmfl-{part}" in getattr(w, "_dom_classes", ())]
-    return widget.value
+def part(explorer: gl.Explorer, name: str) -> ipywidgets.HTML:
+    """Return the part of the panel that is marked by a name: "words", "picture", …"""
+    (widget,) = [w for w in everything(explorer.panel) if f"gmfl-{name}" in getattr(w, "_dom_classes", ())]
+    return widget
+
+
+def painted(explorer: gl.Explorer, name: str) -> str:
+    return part(explorer, name).value
 
 
 def words(explorer: gl.Explorer) -> str:

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from panel_helpers import LONG, QUICK, alt, control, move, painted, press, same, threads, until, words
+from panel_helpers import LONG, QUICK, control, move, painted, part, press, same, threads, until, words
 
 import gmfl_lite as gl
 from gmfl_lite.explorer.background_runs import Runs
@@ -215,11 +215,12 @@ def test_timing_through_the_panel(panel, record_property):
     """
     explorer = panel(gl.Experiment())
     explorer.wait(60)
+    picture = part(explorer, "picture")
     first_points, own, stops = [], [], []
     for nu in (5, 1, 2):
         started = time.monotonic(), time.process_time()
         move(explorer, "nu", nu)
-        until(lambda: f"ν = {nu} " in alt(explorer))  # noqa: B023
+        until(lambda: f"ν = {nu} " in picture.value)  # noqa: B023
         first_points.append(time.monotonic() - started[0])
         own.append(min(first_points[-1], time.process_time() - started[1]))
     move(explorer, "nu", 3)

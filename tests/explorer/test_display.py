@@ -1,12 +1,16 @@
 """What the panel says and draws of its state."""
 
+import dataclasses
+import html
+
 import pandas as pd
 import pytest
-from panel_helpers import QUICK, alt, control, painted, press, words
+from panel_helpers import QUICK, alt, control, painted, press, table, words
 
 import gmfl_lite as gl
 from gmfl_lite.explorer import sentences
 from gmfl_lite.explorer.curves import Curve
+from gmfl_lite.explorer.knobs import KNOBS
 from gmfl_lite.explorer.state import State
 from gmfl_lite.explorer.what_if import WhatIf
 
@@ -93,3 +97,28 @@ def test_an_exception_in_the_drawing_is_shown_and_does_not_repeat(panel, monkeyp
     explorer.wait(60)
     assert "KeyError: 'lost'" in words(explorer)
     assert calls == [1]
+
+
+def test_the_panel_is_painted_from_the_state_and_the_state_stays_as_it_is(panel):
+    explorer = panel()
+    explorer.set(nu=1)
+    explorer.wait(60)
+    press(explorer, "Pin this curve")
+    explorer.sweep("model")
+    explorer.wait(60)
+    state = explorer.state
+    assert words(explorer) == state.words
+    assert alt(explorer) == state.picture().alt
+    assert table(explorer)["run"] == list(state.runs) == state.table()["run"].tolist()
+    for code in (state.python(), state.papermill()):
+        assert html.escape(code) in painted(explorer, "take-away")
+    assert (state.busy, state.progress, painted(explorer, "progress")) == (False, "", "")
+    assert (state.swept, state.family) == (("model", KNOBS["model"].values), "model")
+    runs = list(state.runs)
+    explorer.set(model="mlp", nu=5)
+    assert (state.knobs["nu"], state.knobs["model"], state.swept[0], list(state.runs)) == (1, "softmax", "model", runs)
+    assert (explorer.state.knobs["nu"], explorer.state.knobs["model"], explorer.state.swept) == (5, "mlp", None)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        state.steps = 0
+    with pytest.raises(TypeError):
+        state.knobs["nu"] = 0
