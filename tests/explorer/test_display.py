@@ -104,7 +104,7 @@ def test_the_panel_is_painted_from_the_state_and_the_state_stays_as_it_is(panel)
     explorer.set(nu=1)
     explorer.wait(60)
     press(explorer, "Pin this curve")
-    explorer.sweep("model")
+    explorer.sweep("permuted_classes")
     explorer.wait(60)
     state = explorer.state
     assert words(explorer) == state.words
@@ -113,11 +113,11 @@ def test_the_panel_is_painted_from_the_state_and_the_state_stays_as_it_is(panel)
     for code in (state.python(), state.papermill()):
         assert html.escape(code) in painted(explorer, "take-away")
     assert (state.busy, state.progress, painted(explorer, "progress")) == (False, "", "")
-    assert (state.swept, state.family) == (("model", KNOBS["model"].values), "model")
+    assert (state.swept, state.family) == (("permuted_classes", KNOBS["permuted_classes"].values), "permuted_classes")
     runs = list(state.runs)
-    explorer.set(model="mlp", nu=5)
-    assert (state.knobs["nu"], state.knobs["model"], state.swept[0], list(state.runs)) == (1, "softmax", "model", runs)
-    assert (explorer.state.knobs["nu"], explorer.state.knobs["model"], explorer.state.swept) == (5, "mlp", None)
+    explorer.set(nu=5, permuted_classes=2)
+    assert (state.knobs["nu"], state.swept[0], list(state.runs)) == (1, "permuted_classes", runs)
+    assert (explorer.state.knobs["nu"], explorer.state.swept) == (5, None)
     with pytest.raises(dataclasses.FrozenInstanceError):
         state.steps = 0
     with pytest.raises(TypeError):
