@@ -112,7 +112,7 @@ def _are_words(value: object) -> bool:
     return isinstance(value, tuple) and all(isinstance(word, str) for word in value)
 
 
-def _takes_three(load: object) -> bool:
+def _takes_three(load: Callable[..., Any]) -> bool:
     try:
         return bool(inspect.signature(load).bind("root", "split", "download"))
     except (TypeError, ValueError):
@@ -224,11 +224,11 @@ def load_images(folder: str | Path, *, like: Dataset, invert: bool = False) -> D
             try:
                 with Image.open(path) as image:
                     upright = ImageOps.exif_transpose(image)  # telephones note how they were held
-                    image = upright.convert("L" if channels == 1 else "RGB").resize((width, height))
+                    like_the_others = upright.convert("L" if channels == 1 else "RGB").resize((width, height))
             except OSError as error:
                 advice = "save it as PNG or JPEG, or take it out of the folder"
                 raise ValueError(f"{path} is not an image that can be read: {advice} ({error})") from error
-            pixels.append(np.asarray(image, np.float32).reshape(height, width, channels) / 255)
+            pixels.append(np.asarray(like_the_others, np.float32).reshape(height, width, channels) / 255)
             labels.append(label)
     if len(pixels) < 2:
         raise ValueError(f"{folder}: must hold at least 2 images, one to train on and one to score")

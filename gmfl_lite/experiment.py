@@ -184,7 +184,7 @@ class Experiment:
     __signature__ = OfTheClass(signature)
 
     def __init_subclass__(cls) -> None:
-        cls.__doc__ = documented(cls.__doc__ or "An Experiment with more settings.")
+        cls.__doc__ = documented(cls.__doc__)
 
     def __new__(cls, **settings: Any) -> Self:
         """Check everything before the dataclass stops at the first unknown name."""

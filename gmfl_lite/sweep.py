@@ -68,10 +68,10 @@ def sweep(
     with tqdm(total=len(points), unit="point", disable=progress_hidden(progress)) as bar:
         for number, answer in _answers(points, executor, cache, history):
             columns = {name: [points[number][1].get(name)] * len(answer) for name in varied}
-            tables[number] = pd.concat([pd.DataFrame(columns), answer], axis=1)
+            tables[number] = rows = pd.concat([pd.DataFrame(columns), answer], axis=1)
             bar.update()
             if on_point is not None:
-                on_point(number, tables[number])
+                on_point(number, rows)
     return pd.concat(tables, ignore_index=True)
 
 
@@ -121,21 +121,24 @@ def _answers(
             except BrokenExecutor as error:  # a worker died while the rest was being handed out
                 yield number, _failed(error)
         for future in as_completed(waiting):
-            error = future.exception()
-            yield waiting[future], future.result() if error is None else _failed(error)
+            failure = future.exception()
+            yield waiting[future], future.result() if failure is None else _failed(failure)
     finally:  # after Ctrl-C, do not begin what nobody waits for
         for future in waiting:
             future.cancel()
 
 
-def _points(grid: Mapping | Sequence, base: Experiment) -> tuple[list[Point], list[str]]:
+def _points(
+    grid: Mapping[str, Iterable[Any]] | Sequence[Experiment], base: Experiment
+) -> tuple[list[Point], list[str]]:
     if not isinstance(base, Experiment):
         raise checks.refusal("base", base, "an Experiment")
+    points: list[Point]
     if isinstance(grid, Mapping):
-        names = settings(type(base))
+        known = settings(type(base))
         for name, values in grid.items():
-            if name not in names:
-                raise ExperimentError(f"{name} is not a setting{checks.nearest(name, names)}")
+            if name not in known:
+                raise ExperimentError(f"{name} is not a setting{checks.nearest(name, known)}")
             if isinstance(values, str) or not isinstance(values, Iterable):
                 raise checks.refusal(f"grid[{name!r}]", values, "a list of values")
         combinations = itertools.product(*(list(values) for values in grid.values()))

@@ -4,11 +4,11 @@ import dataclasses
 import inspect
 import itertools
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 from . import checks
 
@@ -62,7 +62,7 @@ class Setting:
     def problems(self, values: Mapping[str, Any]) -> list[str]:
         """Return what is wrong with this one's value beside the others'."""
         given, counts = values[self.name] != self.default, self.counts(values)
-        if not self.refused_otherwise or given == counts or (counts and self.default is not None):
+        if self.needs is None or not self.refused_otherwise or given == counts or (counts and self.default is not None):
             return []
         other, must = self.needs[0], "given" if counts else "left out"
         return [f"{self.name} = {values[self.name]!r}: must be {must} with {other}={values[other]!r}"]
@@ -94,14 +94,18 @@ def setting(default: Any, check: Check, help: str, changes: str, **more: Any) ->
     return field(default=default, metadata={"setting": record})
 
 
-@lru_cache
-def settings(of: type) -> Mapping[str, Setting]:
+def settings(of: type[Any]) -> Mapping[str, Setting]:
     """Return the records of an Experiment's settings, by name.
 
     >>> import gmfl_lite as gl
     >>> settings(gl.Experiment)["local_steps"].about
     'τ, local meta steps of a picked agent in a round.'
     """
+    return _settings(cast(Hashable, of))
+
+
+@lru_cache
+def _settings(of: Any) -> Mapping[str, Setting]:
     found = {}
     for spec in dataclasses.fields(of):
         if "setting" not in spec.metadata:
@@ -154,15 +158,17 @@ class OfTheClass:
 
 def signature(of: type) -> inspect.Signature:
     """Return the settings with their defaults, as editors show them."""
-    return inspect.Signature(list(inspect.signature(of.__init__).parameters.values())[1:])
+    return inspect.Signature(list(inspect.signature(vars(of)["__init__"]).parameters.values())[1:])
 
 
-def documented(text: str) -> OfTheClass:
+def documented(text: str | None) -> Any:
     """Return a class's docstring that ends with all settings, and what each is for."""
 
     def write(of: type) -> str:
         lines = [f"    {name} = {record.default!r}: {record.about}" for name, record in settings(of).items()]
-        return "\n".join([text.rstrip(), "", "    Settings", "    --------", *lines])
+        return "\n".join(
+            [(text or "An Experiment with more settings.").rstrip(), "", "    Settings", "    --------", *lines]
+        )
 
     return OfTheClass(write)
 

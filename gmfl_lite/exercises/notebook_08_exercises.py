@@ -197,7 +197,7 @@ def largest_nu(agents, fine_tune_lr, meta_lr):
     return max(nu for nu in range(30) if meta_lr * agents.meta_smoothness(nu, fine_tune_lr) < 2)
 
 
-HOLDINGS = settings_that_change("holdings")
+HOLDINGS = settings_that_change("holdings", of=gl.Experiment)
 CONTEST = gl.Experiment(
     model="softmax",
     n_agents=12,

@@ -191,10 +191,11 @@ class Explorer:
         """
         knob = None if name is None else self._knob(name)
         with self._lock:
-            if knob is not None and not knob.counts(self._state.knobs):
-                other, values = knob.setting.counts_with
+            needs = knob and knob.setting.counts_with
+            if knob is not None and needs and not knob.counts(self._state.knobs):
+                other, values = needs
                 raise ValueError(f"{name} changes nothing unless {in_words(other, ' or '.join(map(str, values)))}")
-            self._start(self._state.knobs, knob and (knob.name, self._panel.range(knob.name)))
+            self._start(self._state.knobs, None if knob is None else (knob.name, self._panel.range(knob.name)))
 
     def redraw(self, name: str) -> None:
         """Set a knob to its next value, and start to run; after the last comes the first.

@@ -50,8 +50,8 @@ class WhatIf:
         changes = {name: value for name, value in values.items() if name != "weights_seed"}
         now = {**vars(base.experiment), **changes}
         for name, record in settings(type(base.experiment)).items():
-            if record.default is None and not record.counts(now):  # left out, unless that is how it was
-                other, _ = record.counts_with
+            if record.default is None and record.needs and not record.counts(now):  # left out, unless it was like that
+                other = record.needs[0]
                 changes[name] = base.value(name) if now[other] == base.value(other) else None
         rounds = changes.get("rounds", base.experiment.rounds)
         changes["eval_every"] = min(base.experiment.eval_every, max(1, rounds // 10))  # at least ten points
