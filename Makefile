@@ -19,6 +19,7 @@ test: .venv/ready-to-test lint  ## run the whole test suite
 lint: .venv/ready-to-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 notebooks: .venv/ready-to-test  ## run all notebooks and commit-ready their outputs
 	$(BIN)/python tools/notebooks.py link notebooks/*.ipynb
