@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from . import theory
+from .basics import __version__ as __version__
 from .by_hand import by_hand
 from .data import Dataset, load_dataset
 from .engine import Engine, Loop, Vectorized, build_engine
@@ -32,13 +33,15 @@ from .sweep import sweep
 from .theory.heterogeneity import label_heterogeneity, model_heterogeneity
 from .trainer import local_update, train
 
-__version__ = "0.1.0"
-
 _LATE = {"plots": ".plots", "exercises": ".exercises", "Explorer": ".explorer"}
 
 if TYPE_CHECKING:  # for editors and type checkers, which complete these names and refuse misspelled ones
-    from . import exercises, plots
+    from types import ModuleType
+
+    from . import plots
     from .explorer import Explorer
+
+    exercises: ModuleType  # it stands on this face, which therefore does not import it
 else:
 
     def __getattr__(name: str) -> object:

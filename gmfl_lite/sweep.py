@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 from tqdm.auto import tqdm
 
-from .basics import checks
+from .basics import __version__, checks
 from .basics.setting_records import settings
 from .experiment import Experiment, ExperimentError
 from .result import HISTORY_COLUMNS, Result, load_result
@@ -156,8 +156,6 @@ def _points(
 
 
 def _digest(experiment: Experiment) -> str:
-    from . import __version__
-
     return hashlib.sha256(json.dumps([__version__, experiment.to_dict()], sort_keys=True).encode()).hexdigest()
 
 

@@ -82,7 +82,7 @@ def test_several_sweeps_may_share_a_cache(serial, tmp_path):
 
 def test_another_version_of_the_library_computes_anew(tmp_path, monkeypatch):
     for version, files in (("0.1.0", 1), ("9.9.9", 2), ("9.9.9", 2)):
-        monkeypatch.setattr(gl, "__version__", version)
+        monkeypatch.setattr(module, "__version__", version)
         gl.sweep([BASE], cache=tmp_path, progress=False)
         assert len(list(tmp_path.iterdir())) == files
 

@@ -12,7 +12,6 @@ ROOT = Path(__file__).parent.parent
 SAID = {
     "reveal_type(gl.plots.curves)": '.Picture"',
     "reveal_type(gl.Explorer().set)": 'type is "def (',
-    "reveal_type(gl.exercises.look_ahead.check)": "Verdict",
     "reveal_type(gl.theory.growth)": "smoothness: ",
     "reveal_type(gl.run(gl.Experiment()))": '.Result"',
     "gl.run(3)": 'has incompatible type "int"; expected "Experiment"',

@@ -20,7 +20,6 @@ from .constants import (
     growth,
     hessian_free_bias,
     largest_safe_fine_tune_lr,
-    meta_gradient_cost,
     meta_heterogeneity,
     meta_smoothness,
     spectral_smoothness,
@@ -28,6 +27,7 @@ from .constants import (
     truncation_bias,
     truncation_factor,
 )
+from .cost import meta_gradient_cost
 from .measured_constants import Advice, Constants, advice, estimate_constants
 from .observed_runs import Observation, beside_bound, observe
 from .quadratics import Quadratics

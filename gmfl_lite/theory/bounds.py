@@ -248,7 +248,7 @@ def rounds_to_reach(
     array([  1840., 184000.])
     """
     epsilon = checks.numbers("epsilon", epsilon, 0, above=True)
-    scale = _gap(initial_gap) * _smoothness(meta_smoothness)
+    scale = _gap(initial_gap) * checks.numbers("meta_smoothness", meta_smoothness, 0, above=True)
     gamma_F = checks.numbers("meta_heterogeneity", meta_heterogeneity, 0)
     with np.errstate(all="ignore"):
         return _whole(epsilon, np.maximum(9.2 * scale / epsilon**2, 5.3 * scale * gamma_F / epsilon**3))
@@ -289,11 +289,13 @@ def prescription(
     >>> round(prescription(0.1, agents_per_round=10, **setting).meta_lr, 4)
     0.0087
     """
-    epsilon = checks.number("epsilon", epsilon, 0, above=True)
-    tau = checks.integer("local_steps", local_steps, 1)
+    epsilon, tau = checks.number("epsilon", epsilon, 0, above=True), checks.integer("local_steps", local_steps, 1)
     gamma_F = checks.number("meta_heterogeneity", meta_heterogeneity, 0)
     b, s = checks.number("meta_bias", meta_bias, 0), checks.number("meta_std", meta_std, 0)
-    L_F, phi = _smoothness(meta_smoothness), float(sampling_factor(n_agents, agents_per_round))
+    L_F, phi = (
+        checks.numbers("meta_smoothness", meta_smoothness, 0, above=True),
+        float(sampling_factor(n_agents, agents_per_round)),
+    )
     several = float(tau > 1)
     if phi == 0 and b == 0 and s == 0:
         factor = 4.6
@@ -338,10 +340,6 @@ def _transient(rounds: ArrayLike, tau: np.ndarray, meta_lr: ArrayLike, initial_g
 
 def _gap(initial_gap: ArrayLike) -> np.ndarray:
     return checks.numbers("initial_gap", initial_gap, 0)
-
-
-def _smoothness(meta_smoothness: ArrayLike) -> np.ndarray:
-    return checks.numbers("meta_smoothness", meta_smoothness, 0, above=True)
 
 
 def _whole(epsilon: ArrayLike, rounds: np.ndarray) -> int | np.ndarray:
