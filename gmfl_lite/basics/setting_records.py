@@ -4,11 +4,9 @@ import dataclasses
 import inspect
 import itertools
 import math
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
-from types import MappingProxyType
-from typing import Any, cast
+from typing import Any
 
 from . import checks
 
@@ -94,24 +92,19 @@ def setting(default: Any, check: Check, help: str, changes: str, **more: Any) ->
     return field(default=default, metadata={"setting": record})
 
 
-def settings(of: type[Any]) -> Mapping[str, Setting]:
+def settings(of: type[Any]) -> dict[str, Setting]:
     """Return the records of an Experiment's settings, by name.
 
     >>> import gmfl_lite as gl
     >>> settings(gl.Experiment)["local_steps"].about
     'τ, local meta steps of a picked agent in a round.'
     """
-    return _settings(cast(Hashable, of))
-
-
-@lru_cache
-def _settings(of: Any) -> Mapping[str, Setting]:
     found = {}
     for spec in dataclasses.fields(of):
         if "setting" not in spec.metadata:
             raise TypeError(f"{of.__name__}.{spec.name} must be declared with gmfl_lite.basics.setting_records.setting")
         found[spec.name] = dataclasses.replace(spec.metadata["setting"], name=spec.name)
-    return MappingProxyType(found)
+    return found
 
 
 def settings_that_change(*what: str, of: type) -> tuple[str, ...]:
@@ -158,7 +151,9 @@ class OfTheClass:
 
 def signature(of: type) -> inspect.Signature:
     """Return the settings with their defaults, as editors show them."""
-    return inspect.Signature(list(inspect.signature(vars(of)["__init__"]).parameters.values())[1:])
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    shown = [inspect.Parameter(f.name, keyword, default=f.default, annotation=f.type) for f in dataclasses.fields(of)]
+    return inspect.Signature(shown)
 
 
 def documented(text: str | None) -> Any:
