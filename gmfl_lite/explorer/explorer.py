@@ -26,7 +26,7 @@ from .knobs import KNOBS, PRESETS, Knob
 from .latest_wins import LatestWins
 from .panel import Panel
 from .state import State, Sweep, steps_to_show
-from .what_if import WhatIf, in_words
+from .what_if import WhatIf
 
 FRAME = 0.1
 """Seconds between two drawings at least: a browser gets no more than ten a second."""
@@ -191,10 +191,8 @@ class Explorer:
         """
         knob = None if name is None else self._knob(name)
         with self._lock:
-            needs = knob and knob.setting.counts_with
-            if knob is not None and needs and not knob.counts(self._state.knobs):
-                other, values = needs
-                raise ValueError(f"{name} changes nothing unless {in_words(other, ' or '.join(map(str, values)))}")
+            if knob is not None and not knob.counts(self._state.knobs):
+                raise ValueError(f"{name} changes nothing unless {knob.condition}")
             self._start(self._state.knobs, None if knob is None else (knob.name, self._panel.range(knob.name)))
 
     def redraw(self, name: str) -> None:

@@ -72,6 +72,12 @@ class Knob:
     def symbol(self) -> str:
         return self.setting.symbol or self.name
 
+    @property
+    def condition(self) -> str:
+        """What this knob counts with, in words; empty if it always does."""
+        needs = self.setting.counts_with
+        return f"{needs[0]} = {' or '.join(map(readable, needs[1]))}" if needs else ""
+
     def counts(self, values: Mapping[str, Any]) -> bool:
         """Whether this knob changes anything while the others have these values."""
         needs = self.setting.counts_with
