@@ -197,7 +197,7 @@ def _differentiated(
     params, support = _beyond_the_dropped(loss_fn, params, support, lr, kept)
     if recompute:
         return _backwards(loss_fn, params, support, query, lr, exact_product(loss_fn))
-    return grad_and_value(_meta_loss)(params, loss_fn, support, query, lr)
+    return grad_and_value(lambda w: scalar(loss_fn)(fine_tune(loss_fn, w, support, lr), query))(params)
 
 
 def _hessian_free(
@@ -225,10 +225,6 @@ def _beyond_the_dropped(
     """Take the steps whose factors are dropped; return where they lead, and the batches that are left."""
     dropped = len(support) - kept
     return fine_tune(loss_fn, params, support[:dropped], lr), support[dropped:]
-
-
-def _meta_loss(params: Params, loss_fn: LossFn, support: Sequence[Any], query: Any, lr: float) -> torch.Tensor:
-    return scalar(loss_fn)(fine_tune(loss_fn, params, support, lr), query)
 
 
 def _backwards(

@@ -112,9 +112,7 @@ def train(
     engine = build_engine(experiment, federation, loss_fn, params) if engine is None else engine
     limit = limit_of(experiment, federation, loss_fn, params) if limit is None else limit
     for round in range(start, experiment.rounds):
-        picked = pick_agents(
-            federation.n_agents, experiment.agents_per_round, experiment.seed, round, federation.x.device
-        )
+        picked = picked_in(round, experiment, federation)
         average, losses = Average(), []
         for agents in chunks(engine.share(picked), engine.agents_at_once):
             batches = batches_of(agents, experiment, federation, round)
@@ -163,9 +161,11 @@ def mean_loss(
     return 0.0 if mean.is_meta else mean.item()
 
 
-def first_picked(experiment: "Experiment", federation: Federation) -> Any:
+def first_picked(experiment: "Experiment", federation: Federation) -> Batch:
     """Return all training samples of the agents of the first round, as one padded batch."""
-    device = federation.x.device
-    return federation.train_sets(
-        pick_agents(federation.n_agents, experiment.agents_per_round, experiment.seed, 0, device)
-    )
+    return federation.train_sets(picked_in(0, experiment, federation))
+
+
+def picked_in(round: int, experiment: "Experiment", federation: Federation) -> torch.Tensor:
+    """Return the agents of a round."""
+    return pick_agents(federation.n_agents, experiment.agents_per_round, experiment.seed, round, federation.x.device)
