@@ -190,9 +190,8 @@ def methods_with(formula: str) -> str:
 
 
 def _differentiated(
-    loss_fn: LossFn, params: Params, support: list[Any], query: Any, lr: float, *, kept: int, delta: float,
-    recompute: bool,
-) -> tuple[Params, torch.Tensor]:  # fmt: skip
+    loss_fn: LossFn, params: Params, support: list[Any], query: Any, lr: float, *, kept: int, recompute: bool, **_: Any
+) -> tuple[Params, torch.Tensor]:
     """Return the gradient through the last `kept` steps, from one graph or step by step."""
     params, support = _beyond_the_dropped(loss_fn, params, support, lr, kept)
     if recompute:
@@ -201,9 +200,8 @@ def _differentiated(
 
 
 def _hessian_free(
-    loss_fn: LossFn, params: Params, support: list[Any], query: Any, lr: float, *, kept: int, delta: float,
-    recompute: bool,
-) -> tuple[Params, torch.Tensor]:  # fmt: skip
+    loss_fn: LossFn, params: Params, support: list[Any], query: Any, lr: float, *, kept: int, delta: float, **_: Any
+) -> tuple[Params, torch.Tensor]:
     params, support = _beyond_the_dropped(loss_fn, params, support, lr, kept)
     return _backwards(loss_fn, params, support, query, lr, _difference_product(loss_fn, delta))
 

@@ -202,8 +202,7 @@ class _Training:
                 yield result
         except FloatingPointError as error:
             when = f"in round {result.round + 1}" if len(result.history) else "before training"
-            how = self.experiment, self.federation, self.loss_fn, self.start, result.params
-            message = f"diverged {when}: {error}; {what_to_lower(*how)}"
+            message = f"diverged {when}: {error}; {self.advice(result.params)}"
             yield dataclasses.replace(result, status="diverged", message=message)
 
     def so_far(self, result: Result, round: int, params: Params) -> Result:
@@ -227,6 +226,9 @@ class _Training:
         if round < experiment.rounds:
             return later
         return dataclasses.replace(later, status="completed", message=f"all {round} rounds")
+
+    def advice(self, params: Params) -> str:
+        return what_to_lower(self.experiment, self.federation, self.loss_fn, self.start, params)
 
 
 def _postfix(rows: pd.DataFrame) -> str:

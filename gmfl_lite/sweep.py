@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from .basics import __version__, checks
 from .basics.setting_records import settings
+from .engine import prepare_process
 from .experiment import Experiment, ExperimentError
 from .result import HISTORY_COLUMNS, Result, load_result
 from .runner import progress_hidden, run
@@ -113,6 +114,7 @@ def _answers(
         for number, point in enumerate(points):
             yield number, run_point(point, cache, history)
         return
+    prepare_process()  # before workers are forked from this process
     waiting = {}
     try:
         for number, point in enumerate(points):

@@ -30,6 +30,10 @@ def prepare_process() -> None:
     set_threads()
     keep_freed_memory()
     load_derivatives()
+    if hasattr(
+        os, "register_at_fork"
+    ):  # a forked process has none of OpenMP's threads, and would wait for them for ever
+        os.register_at_fork(after_in_child=functools.partial(torch.set_num_threads, 1))
 
 
 def usable_cores() -> int:

@@ -1,5 +1,6 @@
 """Importing changes nothing; the first engine fits threads and memory to the machine, unless told not to."""
 
+import multiprocessing
 import os
 import platform
 import subprocess
@@ -88,3 +89,36 @@ print(hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in params.valu
 """
     smaller = {**machine.PORTABLE, "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
     assert python(code, **machine.PORTABLE) == python(code, **smaller)
+
+
+POOL = """
+import multiprocessing, sys
+from concurrent.futures import ProcessPoolExecutor
+import torch
+import gmfl_lite as gl
+
+if __name__ == "__main__":
+    small = gl.Experiment(model="softmax", n_agents=12, n_new_agents=4, agents_per_round=8, rounds=1, device="cpu")
+    if sys.argv[2] == "a run":
+        gl.run(small, progress=False)
+    else:  # OpenMP's threads are there, and the library does not know
+        torch.ones(3000, 3000) @ torch.ones(3000, 3000)
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context(sys.argv[1])) as pool:
+        table = gl.sweep({"nu": [0, 1]}, small, executor=pool, progress=False)
+    print(sorted(set(table["status"])), torch.get_num_threads())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("before", ["a run", "products"])
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+def test_a_sweep_on_processes_ends_whatever_was_computed_before(method, before, tmp_path):
+    if method not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"this system knows no {method}")
+    (tmp_path / "pool.py").write_text(POOL)
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("GMFL", "OMP", "CPU_LIMIT"))}
+    threads = {**inherited, "OMP_NUM_THREADS": "2"}
+    command = [sys.executable, "-W", "ignore", str(tmp_path / "pool.py"), method, before]
+    ran = subprocess.run(command, env=threads, capture_output=True, text=True, timeout=150, check=False)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    assert ran.stdout.startswith("['completed']")
