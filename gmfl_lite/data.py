@@ -78,7 +78,7 @@ class DatasetSource:
     ----------
     name : what load_dataset and Experiment's `dataset` call it.
     classes : the classes' names, in the order of the labels.
-    load : (root, split, download) -> (x, y), as a Dataset holds them. `root` is the folder of downloaded files, `split`
+    read : (root, split, download) -> (x, y), as a Dataset holds them. `root` is the folder of downloaded files, `split`
         "train" or "test". A RuntimeError or an OSError means that the `files` are not there.
     small : whether it fits a small machine, such as Binder's; the explorer offers only those that do.
     files : paths below `root`, or absolute ones; any of them is there once the dataset is. Empty: it needs none.
@@ -87,7 +87,7 @@ class DatasetSource:
 
     name: str
     classes: tuple[str, ...]
-    load: Callable[[Path, str, bool], Samples]
+    read: Callable[[Path, str, bool], Samples]
     small: bool
     files: tuple[str, ...] = ()
     hint: str = "Put its files there."
@@ -96,7 +96,7 @@ class DatasetSource:
         right = {
             "name must be a word": self.name and _are_words((self.name,)),
             "classes must be a tuple of names": self.classes and _are_words(self.classes),
-            "load must be a function of (root, split, download)": _takes_three(self.load),
+            "read must be a function of (root, split, download)": _takes_three(self.read),
             "small must be True or False": isinstance(self.small, bool),
             "files must be a tuple of paths": _are_words(self.files),
         }
@@ -112,9 +112,9 @@ def _are_words(value: object) -> bool:
     return isinstance(value, tuple) and all(isinstance(word, str) for word in value)
 
 
-def _takes_three(load: Callable[..., Any]) -> bool:
+def _takes_three(read: Callable[..., Any]) -> bool:
     try:
-        return bool(inspect.signature(load).bind("root", "split", "download"))
+        return bool(inspect.signature(read).bind("root", "split", "download"))
     except (TypeError, ValueError):
         return False
 
@@ -135,7 +135,7 @@ def add_dataset(source: DatasetSource) -> None:
     Examples
     --------
     >>> two_dots = lambda root, split, download: (torch.tensor([[[[0.0]]], [[[1.0]]]]), torch.tensor([0, 1]))
-    >>> add_dataset(DatasetSource(name="two dots", classes=("dark", "light"), load=two_dots, small=True))
+    >>> add_dataset(DatasetSource(name="two dots", classes=("dark", "light"), read=two_dots, small=True))
     >>> load_dataset("two dots")
     Dataset('two dots', 2 images of 1×1×1, 2 classes)
     >>> del DATASETS["two dots"]
@@ -174,7 +174,7 @@ def load_dataset(name: str, root: str | Path | None = None, split: str = "train"
         raise checks.refusal("root", root, "a folder's path")
     source, folder = DATASETS[name], _folder(root)
     try:
-        x, y = source.load(folder, split, download)
+        x, y = source.read(folder, split, download)
     except (RuntimeError, OSError) as error:
         if not source.files:
             raise
@@ -313,11 +313,11 @@ def _from_bytes(images: np.ndarray, labels: Any) -> Samples:
 
 _TORCHVISION = "Put torchvision's files there."
 for _source in (
-    DatasetSource(name="digits", classes=tuple("0123456789"), load=_digits, small=True),
+    DatasetSource(name="digits", classes=tuple("0123456789"), read=_digits, small=True),
     DatasetSource(
         name="fashion-mnist",
         classes=("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot"),
-        load=_fashion_mnist,
+        read=_fashion_mnist,
         small=True,
         files=("FashionMNIST/raw/train-images-idx3-ubyte", f"{DEBIAN_FASHION_MNIST}/train-images-idx3-ubyte.gz"),
         hint=f"{_TORCHVISION} On Debian, `apt-get install dataset-fashion-mnist` brings it, too.",
@@ -325,7 +325,7 @@ for _source in (
     DatasetSource(
         name="mnist",
         classes=tuple("0123456789"),
-        load=_from_torchvision("MNIST"),
+        read=_from_torchvision("MNIST"),
         small=True,
         files=("MNIST/raw/train-images-idx3-ubyte",),
         hint=_TORCHVISION,
@@ -333,7 +333,7 @@ for _source in (
     DatasetSource(
         name="emnist",
         classes=tuple("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabdefghnqrt"),
-        load=_emnist,
+        read=_emnist,
         small=False,
         files=("EMNIST/raw/emnist-balanced-train-images-idx3-ubyte",),
         hint=_TORCHVISION,
@@ -341,7 +341,7 @@ for _source in (
     DatasetSource(
         name="cifar10",
         classes=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
-        load=_from_torchvision("CIFAR10"),
+        read=_from_torchvision("CIFAR10"),
         small=False,
         files=("cifar-10-batches-py/data_batch_1",),
         hint=_TORCHVISION,

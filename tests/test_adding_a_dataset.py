@@ -27,7 +27,7 @@ def corners(root, split, download):
 SOURCE = DatasetSource(
     name="corners",
     classes=CORNERS,
-    load=corners,
+    read=corners,
     small=True,
     files=("corners.txt",),
     hint="Ask the author for the file.",
@@ -96,7 +96,7 @@ def test_another_one_of_the_same_name_is_not_mistaken_for_it():
     del DATASETS["corners"]
     add_dataset(
         dataclasses.replace(
-            SOURCE, load=lambda root, split, download: (torch.ones(400, 1, 4, 4), torch.arange(400) % 4)
+            SOURCE, read=lambda root, split, download: (torch.ones(400, 1, 4, 4), torch.arange(400) % 4)
         )
     )
     assert not torch.equal(gl.build_federation(experiment).x, before)
@@ -109,8 +109,8 @@ def test_another_one_of_the_same_name_is_not_mistaken_for_it():
         ({"name": ""}, "dataset '': name must be a word"),
         ({"classes": ()}, "dataset 'mine': classes must be a tuple of names"),
         ({"classes": 4}, "dataset 'mine': classes must be a tuple of names"),
-        ({"load": "corners.txt"}, r"dataset 'mine': load must be a function of \(root, split, download\)"),
-        ({"load": lambda root: None}, r"dataset 'mine': load must be a function of \(root, split, download\)"),
+        ({"read": "corners.txt"}, r"dataset 'mine': read must be a function of \(root, split, download\)"),
+        ({"read": lambda root: None}, r"dataset 'mine': read must be a function of \(root, split, download\)"),
         (
             {"small": "yes", "files": "corners.txt"},
             "'mine': small must be True or False; files must be a tuple of paths",
@@ -126,7 +126,7 @@ def test_a_wrong_record_is_refused_when_it_is_added(change, message):
 
 
 def test_a_record_with_a_missing_field_is_refused_when_it_is_added():
-    with pytest.raises(TypeError, match="missing 2 required keyword-only arguments: 'load' and 'small'"):
+    with pytest.raises(TypeError, match="missing 2 required keyword-only arguments: 'read' and 'small'"):
         add_dataset(DatasetSource(name="mine", classes=CORNERS))
     with pytest.raises(ValueError, match="must be a DatasetSource"):
         add_dataset("mine")

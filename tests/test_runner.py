@@ -6,6 +6,7 @@ import json
 import math
 import re
 import threading
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -13,10 +14,11 @@ import pytest
 import torch
 
 import gmfl_lite as gl
-from gmfl_lite import data, runner
+from gmfl_lite import data
 from gmfl_lite.basics import storage
 from gmfl_lite.models import as_functions, cross_entropy
 from gmfl_lite.runner import HISTORY_COLUMNS
+from gmfl_lite.theory.after_divergence import what_to_lower
 
 needs_fashion = pytest.mark.skipif(
     not data.DEBIAN_FASHION_MNIST.is_dir(), reason="Debian's package dataset-fashion-mnist is not installed"
@@ -148,10 +150,9 @@ def test_divergence_stops_and_names_the_step_size_to_lower(settings, field):
 def test_blame_falls_on_the_meta_step_where_w_itself_has_gone_astray(federation):
     predict, start = as_functions(gl.build_model("mlp", federation), torch.device("cpu"))
     experiment = SMALL.replace(fine_tune_lr=20.0)
-    engine = gl.build_engine(experiment, federation, cross_entropy(predict), start)
-    training = runner._Training(experiment, federation, predict, start, engine, None)
-    assert training.to_blame(start) == "fine_tune_lr"
-    assert training.to_blame({name: 30 * tensor for name, tensor in start.items()}) == "meta_lr"
+    told = partial(what_to_lower, experiment, federation, cross_entropy(predict), start)
+    assert told(start).startswith("lower fine_tune_lr ")
+    assert told({name: 30 * tensor for name, tensor in start.items()}).startswith("lower meta_lr ")
 
 
 def test_what_is_evaluated_does_not_decide_what_diverges():

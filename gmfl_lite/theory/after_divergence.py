@@ -40,7 +40,7 @@ def what_to_lower(
 
     def steepness(params: Params, batch: Batch) -> torch.Tensor:
         one = tree_map(lambda tensor: tensor.unsqueeze(0), (params, batch))
-        return curvatures(measured, *one)[0]
+        return curvatures(measured, *one, iterations=8)[0]  # for the one digit that is said
 
     steepest = map_agents(steepness, start, first_picked(experiment, federation), execution="loop").max().item()
     now = getattr(experiment, cause)

@@ -290,10 +290,10 @@ def test_nbval_sees_a_changed_number(tmp_path):
 def test_nbval_sees_a_changed_constant_of_the_library(tmp_path):
     """With differences of gradients over a long way, Hessian-free is not exact any more."""
     shutil.copytree(ROOT / "gmfl_lite", tmp_path / "gmfl_lite", ignore=shutil.ignore_patterns("__pycache__"))
-    objective = tmp_path / "gmfl_lite" / "objective.py"
-    text = objective.read_text(encoding="utf-8")
+    gradients = tmp_path / "gmfl_lite" / "meta_gradients.py"
+    text = gradients.read_text(encoding="utf-8")
     assert text.count("DELTA = 1e-5") == 1
-    objective.write_text(text.replace("DELTA = 1e-5", "DELTA = 0.3"), encoding="utf-8")
+    gradients.write_text(text.replace("DELTA = 1e-5", "DELTA = 0.3"), encoding="utf-8")
     [notebook] = (path for path in NOTEBOOKS if path.stem == "03-the-meta-objective-by-hand")
     (tmp_path / "notebooks").mkdir()
     shutil.copy(notebook, tmp_path / "notebooks")
