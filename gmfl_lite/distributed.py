@@ -16,13 +16,14 @@ import json
 import os
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from . import engine
 from .basics import checks
-from .engine.shared import Shared, agree
+from .engine.among_processes import Shared, agree
 from .experiment import Experiment
 from .federation import Federation
 from .objective import LossFn, Params
@@ -32,8 +33,12 @@ TIMEOUT = timedelta(minutes=10)
 """How long a process waits for the others' share of a round before it gives up: torch's nccl default, not gloo's 30."""
 
 
-def build_engine(experiment: Experiment, federation: Federation, loss_fn: LossFn, params: Params) -> Shared:
+def build_engine(
+    experiment: Experiment, federation: Federation, loss_fn: LossFn, params: Params, **options: Any
+) -> Shared:
     """Return the engine that the experiment asks for, shared among the processes of torch's default process group.
+
+    `options` as in `gmfl_lite.build_engine`: hooks of your own.
 
     Raises
     ------
@@ -46,7 +51,7 @@ def build_engine(experiment: Experiment, federation: Federation, loss_fn: LossFn
         allowed = f"at least {n}, the number of processes, so that each has an agent to compute"
         raise checks.refusal("agents_per_round", experiment.agents_per_round, allowed)
     agree("experiments", json.dumps(experiment.to_dict()).encode())
-    return Shared(engine.build_engine(experiment, federation, loss_fn, params))
+    return Shared(engine.build_engine(experiment, federation, loss_fn, params, **options))
 
 
 def choose_backend(device: str, gpus: int) -> str:

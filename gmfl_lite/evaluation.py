@@ -7,7 +7,7 @@ from functools import partial
 import pandas as pd
 import torch
 
-from .engine import Stopped, agents_at_once, chunks, map_agents
+from .engine import agents_at_once, chunks, look_at, map_agents, naming
 from .federation import Batch, Federation
 from .models import Predict, cross_entropy
 from .objective import Params, fine_tune
@@ -44,8 +44,7 @@ def adaptation_curve(
     losses, accuracies, taken = [], [], 0
     for target in steps:
         for _ in range(target - taken):
-            if stop is not None and stop.is_set():
-                raise Stopped
+            look_at(stop)
             params = fine_tune(loss_fn, params, [train], lr)
         taken = target
         losses.append(loss_fn(params, (x, y, weight)))
@@ -79,24 +78,23 @@ def evaluate(
         example = federation.train_sets(torch.zeros(1, dtype=torch.int64, device=federation.x.device))
         most = max(1, agents_at_once(cross_entropy(predict), params, example, copies=4))
     for group, members in federation.groups.items():
-        scores = [
-            map_agents(
-                curve, params, (federation.train_sets(agents), federation.test_sets(agents)), execution=execution
-            )
-            for agents in chunks(members, most)
-        ]
+        scores = []
+        for agents in chunks(members, most):
+            data = federation.train_sets(agents), federation.test_sets(agents)
+            with naming(agents):
+                scores.append(map_agents(curve, params, data, execution=execution))
         losses, accuracies = (torch.cat(part).cpu() for part in zip(*scores, strict=True))
         if not losses.isfinite().all():
             first = min(step for step, column in zip(steps, losses.T, strict=True) if not column.isfinite().all())
             raise FloatingPointError(f"the loss of {group} agents is not finite after {first} fine-tuning steps")
-        agents = members.tolist()
+        numbers = members.tolist()
         frames.append(
             pd.DataFrame(
                 {
-                    "agent": [agent for agent in agents for _ in steps],
+                    "agent": [agent for agent in numbers for _ in steps],
                     "group": group,
-                    "samples": federation.sizes[agents].repeat(len(steps)),
-                    "fine_tune_steps": list(steps) * len(agents),
+                    "samples": federation.sizes[numbers].repeat(len(steps)),
+                    "fine_tune_steps": list(steps) * len(numbers),
                     "loss": losses.flatten().tolist(),
                     "accuracy": accuracies.flatten().tolist(),
                 }

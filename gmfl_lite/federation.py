@@ -1,16 +1,15 @@
 """The agents of a run on one device: one dataset, and which of its samples each agent trains and is scored on."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 
 from .basics import checks, randomness
 from .basics.devices import checked_device
+from .basics.shifts import rename_classes, rotate
 from .basics.whole_numbers import stratified_split
 from .data import Dataset
 
@@ -128,7 +127,7 @@ class Federation:
         ]
         train, test = (IndexTable.from_lists(lists, device) for lists in zip(*halves, strict=True))
         if permuted_classes:
-            y = _rename_classes(y, parts, permuted_classes, len(dataset.classes), seed)
+            y = rename_classes(y, parts, permuted_classes, len(dataset.classes), seed)
         rotations = np.zeros(len(parts))
         if max_rotation:
             x = x.clone()
@@ -238,21 +237,3 @@ def _checked_parts(parts: Sequence[np.ndarray], n_samples: int) -> list[np.ndarr
     if times.max() > 1:
         raise ValueError(f"parts: must be disjoint, but sample {times.argmax()} is held {times.max()} times")
     return parts
-
-
-def _rename_classes(y: np.ndarray, parts: list[np.ndarray], k: int, n_classes: int, seed: int) -> np.ndarray:
-    y = y.copy()
-    for agent, part in enumerate(parts):
-        rng = randomness.generator(seed, "permuted classes", agent)
-        chosen, names = rng.permutation(n_classes)[:k], np.arange(n_classes)
-        names[chosen] = np.roll(chosen, 1)  # a cycle, so that each of the k gets another name
-        y[part] = names[y[part]]
-    return y
-
-
-def rotate(images: torch.Tensor, degrees: float) -> torch.Tensor:
-    """Turn images [N, C, H, W] anticlockwise about their centre, with zeros (background) where nothing was."""
-    angle = math.radians(degrees)
-    cos, sin = math.cos(angle), math.sin(angle)
-    turn = images.new_tensor([[[cos, -sin, 0.0], [sin, cos, 0.0]]]).expand(len(images), -1, -1)
-    return F.grid_sample(images, F.affine_grid(turn, list(images.shape), align_corners=False), align_corners=False)

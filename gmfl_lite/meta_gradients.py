@@ -160,8 +160,10 @@ def add_gradient(method: GradientMethod) -> GradientMethod:
 
     Raises
     ------
-    ValueError : the name is taken.
+    ValueError : not a GradientMethod, or its name is taken.
     """
+    if not isinstance(method, GradientMethod):
+        raise checks.refusal("method", method, "a GradientMethod")
     if method.name in METHODS:
         raise checks.refusal("name of a gradient", method.name, f"another than {', '.join(METHODS)}, which are taken")
     METHODS[method.name] = method

@@ -135,8 +135,12 @@ class Protected(Around):
         return f"{self.inner}, {self._in_words}"
 
 
-def protected(clip_norm: float, noise: float) -> Callable[[Experiment, Federation, LossFn, Params], Protected]:
+def protected(
+    clip_norm: float, noise: float, **options: Any
+) -> Callable[[Experiment, Federation, LossFn, Params], Protected]:
     """Return what builds such an engine, for gl.run(experiment, engine=protected(clip_norm, noise)).
+
+    `options` as in `gmfl_lite.build_engine`: hooks of your own.
 
     Examples
     --------
@@ -147,6 +151,7 @@ def protected(clip_norm: float, noise: float) -> Callable[[Experiment, Federatio
     """
 
     def build(experiment: Experiment, federation: Federation, loss_fn: LossFn, params: Params) -> Protected:
-        return Protected(build_engine(experiment, federation, loss_fn, params), experiment.seed, clip_norm, noise)
+        inner = build_engine(experiment, federation, loss_fn, params, **options)
+        return Protected(inner, experiment.seed, clip_norm, noise)
 
     return build

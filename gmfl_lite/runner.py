@@ -44,7 +44,7 @@ def run(
     federation, model : replace what the experiment would build: your own data, your own module, whose current
         parameters are the start and which is not changed.
     on_round : called as on_round(round, rows) after every evaluation, with that round's rows of the history.
-    stop : an event looked at before every local step; Ctrl-C does the same. What there is then is returned.
+    stop : an event looked at before every local step; Ctrl-C does the same. The run returns the result so far.
     checkpoint : a path, written after every evaluation; a run that finds one goes on from it, and ends as if it had
         never been interrupted.
     engine : builds what computes the agents' updates, an Engine: a class of your own, `build_engine` with a

@@ -143,12 +143,14 @@ SERVER_STEPS: dict[str, ServerStep] = {}
 
 
 def add_server_step(step: ServerStep) -> ServerStep:
-    """Make a way for a server to step a choice everywhere: in Experiment, every engine, Flower and the panel.
+    """Make a way for a server to step a choice everywhere: in Experiment, every engine, torchrun and Flower.
 
     Raises
     ------
-    ValueError : the name is taken.
+    ValueError : not a ServerStep, or its name is taken.
     """
+    if not isinstance(step, ServerStep):
+        raise checks.refusal("step", step, "a ServerStep")
     if step.name in SERVER_STEPS:
         allowed = f"another than {', '.join(SERVER_STEPS)}, which are taken"
         raise checks.refusal("name of a server step", step.name, allowed)
@@ -198,7 +200,7 @@ add_server_step(
         name="average",
         help="go the part server_lr of the way to the agents' average",
         step=_towards_the_average,
-        on_quadratics=lambda w, average, server_lr: w + server_lr * (average - w),
+        on_quadratics=lambda w, average, server_lr: average if server_lr == 1 else w + server_lr * (average - w),
     )
 )
 

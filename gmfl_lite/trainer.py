@@ -89,7 +89,8 @@ def train(
     experiment : step sizes, ν, gradient, rounds, agents_per_round, local_steps, batch_size, weighting, server and seed.
     federation, loss_fn, params : the agents, f_i as a function of (params, batch), and w at round `start`.
     engine : computes the picked agents' local updates; by default what `build_engine` gives.
-    limit : the mean meta-loss beyond which a round has diverged; by default `limit_of` w.
+    limit : the mean meta-loss beyond which a round has diverged; by default `limit_of` w, so give that of the first w
+        where you go on from a later one.
     stop : looked at before every local step.
 
     Raises

@@ -23,6 +23,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 import gmfl_lite as gl
+from gmfl_lite.engine.threads_and_memory import PORTABLE, usable_cores
 
 ROOT = Path(__file__).resolve().parent.parent
 VALIDATION_SEEDS = (1000, 1001, 1002, 1003, 1004)
@@ -221,7 +222,7 @@ def _named(cell: Cell, frame: pd.DataFrame) -> pd.DataFrame:
 
 def processes(jobs: int) -> ProcessPoolExecutor:
     """Return an executor of new processes whose arithmetic is the same on many machines."""
-    os.environ |= gl.machine.PORTABLE
+    os.environ |= PORTABLE
     return ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
 
 
@@ -272,7 +273,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="a small study, in a minute")
     parser.add_argument("--time", action="store_true", help="only measure what a round costs here")
-    parser.add_argument("--jobs", type=int, default=gl.machine.usable_cores(), help="processes at once")
+    parser.add_argument("--jobs", type=int, default=usable_cores(), help="processes at once")
     parser.add_argument("--cache", type=Path, default=ROOT / "artefacts" / "evidence", help="finished runs")
     parser.add_argument("--out", type=Path, help="folder of the tables")
     asked = parser.parse_args()

@@ -99,6 +99,8 @@ def test_an_unfit_record_is_refused_when_it_is_added(changes, message):
     before = dict(METHODS)
     with pytest.raises(ValueError, match=message):
         add_gradient(GradientMethod(**{**RECORD, **changes}))
+    with pytest.raises(ValueError, match="must be a GradientMethod"):
+        add_gradient("middle")
     assert before == METHODS
 
 

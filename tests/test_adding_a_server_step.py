@@ -39,6 +39,9 @@ def test_it_arrives_everywhere(added, federation, tmp_path):
             assert (found[name] - plain[name]).abs().max() > 1e-3
     with pytest.raises(ValueError, match=r"server = 'heavy_ball' with server_lr = 0\.5: must be 'average'"):
         theory.observe(experiment.replace(batch_size=None))
+    agents = theory.Quadratics.random(4, 3, lowest=0.1, highest=1.0, seed=0)
+    with pytest.raises(ValueError, match="server = 'heavy_ball': must be one with a formula: 'average'"):
+        agents.round([0.0, 0.0, 0.0], 1, 0.1, 0.1, 1, server="heavy_ball")
     flower = pytest.importorskip("gmfl_lite.flower")
     assert flower.from_config(flower.to_config(experiment)) == experiment
 
@@ -69,4 +72,6 @@ def test_what_it_remembers_is_in_a_checkpoint(added, federation, tmp_path):
 def test_an_unfit_record_is_refused_when_it_is_added(changes, message):
     with pytest.raises(ValueError, match=message):
         add_server_step(ServerStep(**{**RECORD, **changes}))
+    with pytest.raises(ValueError, match="must be a ServerStep"):
+        add_server_step("heavy_ball")
     assert "heavy_ball" not in SERVER_STEPS

@@ -12,6 +12,7 @@ from classroom import environment, free_port, settings
 
 import gmfl_lite as gl
 from gmfl_lite import distributed
+from gmfl_lite.engine.among_processes import Shared
 
 EXPERIMENT = gl.Experiment(
     n_agents=9, n_new_agents=2, agents_per_round=5, rounds=3, eval_every=3, weighting="samples", size_spread=1.0,
@@ -141,3 +142,11 @@ def test_what_torchrun_cannot_give_is_refused(monkeypatch):
     monkeypatch.delenv("LOCAL_WORLD_SIZE")
     with pytest.raises(ValueError, match="start by torchrun: torchrun --nproc-per-node"):
         distributed.main([])
+
+
+def test_agents_that_remember_are_not_shared_among_processes(federation):
+    predict, w = gl.models.as_functions(gl.build_model("softmax", federation), torch.device("cpu"))
+    engine = gl.build_engine(gl.Experiment(), federation, gl.models.cross_entropy(predict), w)
+    engine.own = {"c": torch.zeros(12, 3)}
+    with pytest.raises(ValueError, match=r"what agents keep .* cannot be shared among processes"):
+        Shared(engine)

@@ -155,6 +155,13 @@ def test_blame_falls_on_the_meta_step_where_w_itself_has_gone_astray(federation)
     assert told({name: 30 * tensor for name, tensor in start.items()}).startswith("lower meta_lr ")
 
 
+def test_a_server_that_goes_too_far_is_blamed():
+    result = gl.run(SMALL.replace(server_lr=300.0, rounds=20), progress=False)
+    assert result.status == "diverged"
+    assert result.message.endswith("; lower server_lr (now 300), for example to 1")
+    assert gl.run(SMALL.replace(server_lr=1.0), progress=False).status == "completed"
+
+
 def test_what_is_evaluated_does_not_decide_what_diverges():
     wild = SMALL.replace(nu=0, meta_lr=200, batch_size=5, rounds=20, eval_every=20, fine_tune_lr=1.0)
     results = [gl.run(wild.replace(eval_steps=steps), progress=False) for steps in ((0,), (0, 5), (5,))]

@@ -1,5 +1,6 @@
 """The server's side of a round: averages in chunks, its step, and what is refused."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -69,6 +70,16 @@ def test_train_itself_says_that_it_diverged(federation):
     predict, w = gl.models.as_functions(gl.build_model("mlp", federation), torch.device("cpu"))
     with pytest.raises(server.Diverged):
         list(gl.train(experiment, federation, gl.models.cross_entropy(predict), w))
+
+
+def test_quadratics_take_the_servers_step():
+    agents = theory.Quadratics.random(4, 3, lowest=0.1, highest=1.0, seed=0)
+    w, how = [1.0, -1.0, 2.0], (2, 0.3, 0.5, 3)
+    whole, half = (agents.round(w, *how, server_lr=lr) for lr in (1.0, 0.5))
+    np.testing.assert_allclose(half, (np.array(w) + whole) / 2, rtol=1e-12)
+    walked = agents.train(w, *how, rounds=2, server_lr=0.5)
+    np.testing.assert_allclose(walked[1, 0], half, rtol=1e-12)
+    np.testing.assert_allclose(walked[2, 0], agents.round(half, *how, server_lr=0.5), rtol=1e-12)
 
 
 def test_observations_refuse_a_step_that_the_bounds_do_not_know():

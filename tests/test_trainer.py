@@ -313,6 +313,8 @@ def test_the_result_says_what_computed_it(federation, monkeypatch):
     assert said("auto", 30) == at_once + "recorded, as 150 local steps repay it"
     assert said("loop").startswith("loop")
     monkeypatch.setattr(vectorized, "agents_at_once", lambda *_: 4)
-    assert said("auto").startswith("vectorized: at most 4 agents at once, which memory is meant for; not recorded, as")
+    assert said("auto").startswith(
+        "vectorized: at most 4 agents at once, to stay within the memory budget; not recorded"
+    )
     monkeypatch.setattr(vectorized, "agents_at_once", lambda *_: 1)
     assert said("auto").startswith("vectorized: one agent at a time, as each keeps more numbers than caches hold; ")

@@ -4,7 +4,7 @@ from .agents_axis import agents_at_once, chunks, map_agents
 from .base import Around, Engine
 from .build import build_engine
 from .local_step import LocalStep, Stopped, estimate_settings, look_at, one_step, take_steps
-from .loop import AgentError, Loop
+from .loop import AgentError, Loop, naming
 from .threads_and_memory import prepare_process
 from .vectorized import Vectorized
 
@@ -22,6 +22,7 @@ __all__ = [
     "estimate_settings",
     "look_at",
     "map_agents",
+    "naming",
     "one_step",
     "prepare_process",
     "take_steps",

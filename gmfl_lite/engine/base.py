@@ -1,8 +1,9 @@
 """What an engine is: it computes the local updates of a round's agents, and remembers what a run needs to go on."""
 
+import inspect
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +54,7 @@ class Engine(ABC):
         self.hooks: dict[str, Callable[..., Any] | None] = {"server_step": server_step}
         plain = partial(server.server_step, server=experiment.server, server_lr=experiment.server_lr)
         self._step: Step = plain if server_step is None else server_step
+        self._library = set(vars(self))
 
     @abstractmethod
     def update(
@@ -105,10 +107,11 @@ class Engine(ABC):
 
         A checkpoint holds it, and is refused by an engine with another.
         """
-        return ", ".join([type(self).__qualname__, *self.in_words()])
+        own = {name: value for name, value in vars(self).items() if name not in {*self._library, "_library"}}
+        return ", ".join([f"{type(self).__qualname__}{_values(own)}", *self.in_words()])
 
     def in_words(self) -> list[str]:
-        """Name the hooks that are set."""
+        """Name the hooks that are set, with the plain values that they hold."""
         return [f"{name} {_named(hook)}" for name, hook in self.hooks.items() if hook is not None]
 
     # How the agents are shared among processes (gmfl_lite.distributed); here one has them all.
@@ -134,6 +137,12 @@ class Around(Engine):
 
     def __init__(self, inner: Engine) -> None:
         self.inner, self.execution, self.agents_at_once = inner, inner.execution, inner.agents_at_once
+
+    def __getattr__(self, name: str) -> Any:
+        """Return the inner engine's `own`, `memory`, `hooks` and whatever else it has."""
+        if name == "inner":  # which is not there while a copy is made
+            raise AttributeError(name)
+        return getattr(self.inner, name)
 
     def update(
         self, params: Params, batches: Any, agents: torch.Tensor, stop: threading.Event | None
@@ -167,7 +176,16 @@ class Around(Engine):
 
 
 def _named(hook: Any) -> str:
+    """Return the name of a function or of an object's class, with the plain values that it was made with."""
     if isinstance(hook, partial):
-        given = [*map(_named, hook.args), *(f"{name}={_named(value)}" for name, value in hook.keywords.items())]
-        return f"{_named(hook.func)}({', '.join(given)})"
-    return f"{hook.__module__}.{hook.__qualname__}" if hasattr(hook, "__qualname__") else repr(hook)
+        given = dict(enumerate(hook.args)) | hook.keywords
+        return f"{_named(hook.func)}{_values({str(name): value for name, value in given.items()})}"
+    if not hasattr(hook, "__qualname__"):
+        return f"{type(hook).__module__}.{type(hook).__qualname__}{_values(vars(hook))}"
+    held = inspect.getclosurevars(hook).nonlocals if inspect.isfunction(hook) else {}
+    return f"{hook.__module__}.{hook.__qualname__}{_values(held)}"
+
+
+def _values(values: Mapping[str, Any]) -> str:
+    plain = [f"{name}={value!r}" for name, value in values.items() if isinstance(value, bool | int | float | str)]
+    return f"({', '.join(plain)})" if plain else ""

@@ -1,6 +1,8 @@
 """One agent after the other: the engine that a student reads, and that names the agent which fails."""
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,6 +21,19 @@ if TYPE_CHECKING:
 
 class AgentError(RuntimeError):
     """What went wrong in one agent's local steps, and which agent that is."""
+
+
+@contextmanager
+def naming(agents: torch.Tensor) -> Iterator[None]:
+    """Let what goes wrong inside name the agent, where one is computed alone."""
+    try:
+        yield
+    except Stopped:
+        raise
+    except Exception as error:
+        if len(agents) != 1:
+            raise
+        raise AgentError(f"agent {int(agents[0])}: {type(error).__name__}: {error}") from error
 
 
 class Loop(Engine):
@@ -49,6 +64,7 @@ class Loop(Engine):
         prepare_process()
         self.hooks["local_step"] = local_step
         self.one = one_step(loss_fn, local_step, check_finite=False, **estimate_settings(experiment))
+        self._library = set(vars(self))
 
     def update(
         self,
@@ -62,12 +78,8 @@ class Loop(Engine):
         results = []
         for place in range(len(agents)):
             mine, kept = tree_map(lambda tensor: tensor[place], (batches, own or {}))  # noqa: B023
-            try:
+            with naming(agents[place : place + 1]):
                 results.append(take_steps(self.one, params, params, kept, mine, stop))
-            except (Stopped, KeyboardInterrupt):
-                raise
-            except Exception as error:
-                raise AgentError(f"agent {int(agents[place])}: {type(error).__name__}: {error}") from error
         return tree_map(lambda *tensors: torch.stack(tensors), *results)
 
     @property

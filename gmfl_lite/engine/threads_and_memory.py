@@ -4,6 +4,8 @@
 
 GMFL_LITE_THREADS=n      that many torch threads; 0 leaves them as they are
 GMFL_LITE_KEEP_MEMORY=0  leaves the allocator as it is
+
+A process that is forked afterwards computes with one thread, whatever is asked for: OpenMP's do not survive a fork.
 """
 
 import ctypes

@@ -73,13 +73,14 @@ class Vectorized(Engine):
         self.records, self.compiled = not recompute and steps >= RECORDED_FROM, compiled
         self.agents_in_words = (
             "all picked agents at once" if parts == 1
-            else f"at most {self.agents_at_once} agents at once, which memory is meant for" if not alone
+            else f"at most {self.agents_at_once} agents at once, to stay within the memory budget" if not alone
             else "one agent at a time, as each keeps more numbers than caches hold" if not recompute
-            else "one agent at a time and its steps recomputed, as memory is meant for no more"
+            else "one agent at a time and its steps recomputed, to stay within the memory budget"
         )  # fmt: skip
         repaid = "repay it" if self.records else "do not repay it"
         self.recording_in_words = f"{'' if self.records else 'not '}recorded, as {steps} local steps {repaid}"
         self.recordings: dict[int, Callable[..., tuple[Params, torch.Tensor]]] = {}
+        self._library = set(vars(self))
 
     def update(
         self,

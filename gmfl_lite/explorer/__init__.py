@@ -1,5 +1,6 @@
 """The panel of widgets behind which the what-ifs live: `gl.Explorer`."""
 
 from .explorer import Exploration, Explorer
+from .knobs import Knob, add_knob, add_preset
 
-__all__ = ["Exploration", "Explorer"]
+__all__ = ["Exploration", "Explorer", "Knob", "add_knob", "add_preset"]

@@ -80,10 +80,12 @@ def write_app(folder: str | Path, experiment: Experiment, **classroom: Any) -> P
 
     Raises
     ------
-    ValueError : an unknown name or a wrong value in `classroom`.
+    ValueError : an unknown name or a wrong value in `classroom`, or an experiment of a subclass.
     """
     for name in classroom:
         checks.choice("classroom setting", name, tuple(CLASSROOM))
+    if type(experiment) is not Experiment:
+        raise checks.refusal("experiment", type(experiment).__name__, "an Experiment itself: nodes know no subclass")
     config = "\n".join(f"{name} = {json.dumps(value)}" for name, value in to_config(experiment, **classroom).items())
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -191,6 +193,7 @@ def _protection(experiment: Experiment, context: Context) -> tuple[float, float]
 
 
 def _received(message: Message, context: Context) -> tuple[Experiment, int, Federation, Any, Params]:
+    prepare_process()
     experiment = from_config(context.run_config)
     _protection(experiment, context)
     try:
@@ -208,7 +211,6 @@ def _received(message: Message, context: Context) -> tuple[Experiment, int, Fede
 def train(message: Message, context: Context) -> Message:
     """Take the round's local meta steps from the server's w; send w_i back, and how many samples it comes from."""
     experiment, number, federation, predict, params = _received(message, context)
-    prepare_process()
     round = checks.integer("round", message.content["config"]["round"], 0)
     mine = batches_of(number, experiment, federation, round)
     w = params

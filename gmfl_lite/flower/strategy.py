@@ -129,8 +129,9 @@ class MetaFedAvg(Strategy):
         samples = torch.tensor([metrics["samples"] for metrics, _ in in_order])
         updates = {"w": torch.stack([update for _, update in in_order])}
         average = aggregate(updates, samples if self.experiment.weighting == "samples" else None)
-        w, server, server_lr = {"w": vector(self.arrays)}, self.experiment.server, self.experiment.server_lr
-        after, memory = server_step(w, average, self.memory, server=server, server_lr=server_lr)
+        w, mean = unpack(self.arrays, self.like), named(average["w"], self.like)
+        server, server_lr = self.experiment.server, self.experiment.server_lr
+        after, memory = server_step(w, mean, self.memory, server=server, server_lr=server_lr)
         check_round(loss, after, self.limit)
         self.arrays, self.memory, self.answered = pack(after), memory, self.answered + 1
         return self.arrays, MetricRecord({"loss": loss, "agents": len(in_order)})
@@ -220,7 +221,12 @@ def vector(arrays: Any) -> torch.Tensor:
 
 def unpack(arrays: Any, like: Params) -> Params:
     """Return the parameters that were sent, with the names, shapes and device of others."""
-    parts = vector(arrays).split([tensor.numel() for tensor in like.values()])
+    return named(vector(arrays), like)
+
+
+def named(flat: torch.Tensor, like: Params) -> Params:
+    """Return the parameters in one vector, with the names, shapes and device of others."""
+    parts = flat.split([tensor.numel() for tensor in like.values()])
     return {name: part.reshape(like[name].shape).to(like[name]) for name, part in zip(like, parts, strict=True)}
 
 

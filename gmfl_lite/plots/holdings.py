@@ -8,8 +8,9 @@ import torch
 from matplotlib.axes import Axes
 
 from ..basics import checks
+from ..basics.shifts import rotate
 from ..data import Dataset
-from ..federation import Federation, rotate
+from ..federation import Federation
 from ..theory.heterogeneity import label_heterogeneity
 from .picture import AXES, Picture
 

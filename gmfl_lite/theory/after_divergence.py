@@ -33,6 +33,8 @@ def what_to_lower(
     'lower meta_lr (now 500), for example to 0.4'
     """
     cause = _to_blame(experiment, federation, loss_fn, start, params)
+    if cause == "meta_lr" and experiment.server_lr > 1:  # the server goes beyond where the agents are
+        return f"lower server_lr (now {experiment.server_lr:g}), for example to 1"
     nu = experiment.nu if cause == "meta_lr" else 0
 
     def measured(params: Params, batch: Batch) -> torch.Tensor:

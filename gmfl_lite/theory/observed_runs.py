@@ -10,6 +10,7 @@ from torch import nn
 from torch.func import vmap
 
 from ..basics import checks
+from ..engine import estimate_settings
 from ..experiment import Experiment, build_federation
 from ..federation import Batch, Federation
 from ..meta_gradients import meta_gradient
@@ -177,10 +178,8 @@ class _Measure:
 
     def local_step(self, p: Params, batch: Batch) -> Params:
         experiment = self.experiment
-        return local_update(
-            self.loss_fn, p, [([batch] * experiment.nu, batch)], fine_tune_lr=experiment.fine_tune_lr,
-            meta_lr=experiment.meta_lr, method=experiment.gradient, backprop_steps=experiment.backprop_steps,
-        )[0]  # fmt: skip
+        steps = [([batch] * experiment.nu, batch)]
+        return local_update(self.loss_fn, p, steps, **estimate_settings(experiment))[0]
 
     def steepest(self, w: Params) -> float:
         """Return the largest ‖∇²F_i‖ at w and where the agents' local steps end."""

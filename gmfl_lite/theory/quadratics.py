@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike
 
 from ..basics import checks, randomness
 from ..meta_gradients import METHODS, factors_kept, methods_with
+from ..server import SERVER_STEPS
 
 
 class Quadratics:
@@ -192,10 +193,13 @@ class Quadratics:
         *,
         method: str = "exact",
         backprop_steps: int | None = None,
+        server: str = "average",
+        server_lr: float = 1.0,
     ) -> np.ndarray:
         """Return w [..., d] after a round: the mean over `agents` (None: all) of their w after τ local steps.
 
-        One agent's steps are w ↦ w* + (I − βQ_i)^τ (w − w*) with w* = c_i.
+        One agent's steps are w ↦ w* + (I − βQ_i)^τ (w − w*) with w* = c_i; then comes the server's step, if theory has
+        a formula for it.
 
         >>> Quadratics([[[1.0]], [[0.1]]], [[1.0], [-1.0]]).round([0.0], 0, 0.5, 0.5, 2)
         array([0.32625])
@@ -207,7 +211,9 @@ class Quadratics:
             raise checks.refusal("agents", agents, f"numbers from 0 to {len(self.c) - 1}")
         Q, c = self._meta_hessians(nu, fine_tune_lr, method, backprop_steps)[chosen], self.c[chosen]
         steps = np.linalg.matrix_power(np.eye(c.shape[1]) - meta_lr * Q, local_steps)
-        return (c + np.einsum("nij,...nj->...ni", steps, self._point(w)[..., None, :] - c)).mean(axis=-2)
+        w = self._point(w)
+        average = (c + np.einsum("nij,...nj->...ni", steps, w[..., None, :] - c)).mean(axis=-2)
+        return _stepped(w, average, server, server_lr)
 
     def train(
         self,
@@ -224,6 +230,8 @@ class Quadratics:
         seed: int = 0,
         method: str = "exact",
         backprop_steps: int | None = None,
+        server: str = "average",
+        server_lr: float = 1.0,
     ) -> np.ndarray:
         """Return w_0, …, w_K [K + 1, repeats, d] of several runs of the FedAvg variant.
 
@@ -254,7 +262,7 @@ class Quadratics:
                 gradients = np.einsum("rnij,rnj->rni", Q[agents], points - self.c[agents])
                 noises = draws.normal(size=gradients.shape) * noise / np.sqrt(d) if noise else 0.0
                 points = points - meta_lr * (gradients + noises)
-            visited.append(points.mean(axis=1))
+            visited.append(_stepped(visited[-1], points.mean(axis=1), server, server_lr))
         return np.stack(visited)
 
     def _point(self, w: ArrayLike) -> np.ndarray:
@@ -281,6 +289,16 @@ class Quadratics:
         if formula == "none":
             raise checks.refusal("method", method, f"one with a formula on quadratics: {methods_with('on_quadratics')}")
         return formula(self.A, np.eye(self.A.shape[1]) - fine_tune_lr * self.A, nu, kept)
+
+
+def _stepped(w: np.ndarray, average: np.ndarray, server: str, server_lr: float) -> np.ndarray:
+    """Return the server's next w, by the step's own formula."""
+    checks.choice("server", server, SERVER_STEPS)
+    formula = SERVER_STEPS[server].on_quadratics
+    if formula == "none":
+        known = [repr(name) for name, step in SERVER_STEPS.items() if step.on_quadratics != "none"]
+        raise checks.refusal("server", server, f"one with a formula: {', '.join(known)}")
+    return formula(w, average, checks.number("server_lr", server_lr, 0, above=True))
 
 
 def _root_mean_square(vectors: np.ndarray) -> float | np.ndarray:

@@ -21,11 +21,11 @@ BUILDERS = [gl.Loop, gl.Vectorized]
 CONTRIBUTING = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 
-def example(name: str) -> object:
-    """Return what CONTRIBUTING's block of Python with this name in it defines."""
+def example(name: str, over: str = "gl.Vectorized") -> object:
+    """Return what CONTRIBUTING's block of Python with this name in it defines, over another engine if asked for."""
     (block,) = [code for code in re.findall(r"```python\n(.*?)```", CONTRIBUTING, re.DOTALL) if f" {name}(" in code]
     names: dict[str, object] = {}
-    exec(compile(block, "CONTRIBUTING.md", "exec"), names)
+    exec(compile(block.replace("gl.Vectorized", over), "CONTRIBUTING.md", "exec"), names)
     return names[name]
 
 
@@ -120,9 +120,10 @@ def test_fed_adam_of_contributing(federation, builder):
     torch.testing.assert_close(as_matrix(result), w, rtol=0, atol=1e-4)
 
 
-def test_scaffold_of_contributing(federation):
+@pytest.mark.parametrize("over", ["gl.Vectorized", "gl.Loop"])
+def test_scaffold_of_contributing(federation, over):
     """Karimireddy et al. (2020), algorithm 1 with option II, written from the paper: c and c_i kept apart."""
-    scaffold = example("Scaffold")
+    scaffold = example("Scaffold", over)
     experiment = BASE.replace(agents_per_round=5)
     result = gl.run(experiment, federation=federation, engine=scaffold, progress=False)
     x, c = start_of(federation), torch.zeros_like(start_of(federation))
@@ -190,6 +191,62 @@ def test_a_checkpoint_knows_which_engine_made_it(federation, tmp_path):
         gl.run(short, federation=federation, engine=protected, checkpoint=plain, progress=False)
 
 
+def pulled(pull):
+    def local_step(w, gradient, start, own):
+        return {name: w[name] - 0.3 * (gradient[name] + pull * (w[name] - start[name])) for name in w}
+
+    return local_step
+
+
+class Stride:
+    """A server's step that is an object."""
+
+    def __init__(self, length):
+        self.length = length
+
+    def __call__(self, w, average, memory):
+        return {name: w[name] + self.length * (average[name] - w[name]) for name in w}, memory
+
+
+class Rounded(gl.Vectorized):
+    def __init__(self, *run, decimals):
+        super().__init__(*run)
+        self.decimals = decimals
+
+    def update(self, params, batches, agents, stop, own=None):
+        updates, losses = super().update(params, batches, agents, stop, own)
+        return {name: tensor.round(decimals=self.decimals) for name, tensor in updates.items()}, losses
+
+
+@pytest.mark.parametrize(
+    "builder",
+    [
+        lambda value: partial(gl.build_engine, local_step=pulled(value)),
+        lambda value: partial(gl.build_engine, server_step=Stride(value)),
+        lambda value: partial(gl.build_engine, server_step=partial(Stride(1), value)),
+        lambda value: partial(Rounded, decimals=value),
+    ],
+    ids=["closure", "object", "partial", "engine"],
+)
+def test_a_checkpoint_knows_what_hooks_and_engines_were_made_with(federation, builder):
+    predict, w = gl.models.as_functions(gl.build_model("softmax", federation), torch.device("cpu"))
+    made = (BASE, federation, gl.models.cross_entropy(predict), w)
+    one, again, two = (builder(value)(*made).recipe for value in (1, 1, 2))
+    assert one == again != two
+    assert "0x" not in one
+
+
+def test_engines_around_others_show_what_those_keep(federation):
+    predict, w = gl.models.as_functions(gl.build_model("softmax", federation), torch.device("cpu"))
+    builder = privacy.protected(clip_norm=1.0, noise=0.0, server_step=example("fed_adam"))
+    engine = builder(BASE, federation, gl.models.cross_entropy(predict), w)
+    assert engine.memory == {}
+    engine.server_step(w, {name: tensor + 1 for name, tensor in w.items()})
+    assert len(engine.memory) == 4
+    assert "fed_adam" in engine.recipe
+    assert "clipped at 1" in engine.recipe
+
+
 def test_a_state_that_no_engine_keeps_is_refused(federation):
     predict, w = gl.models.as_functions(gl.build_model("softmax", federation), torch.device("cpu"))
     engine = gl.build_engine(BASE, federation, gl.models.cross_entropy(predict), w)
@@ -220,6 +277,8 @@ def test_the_loop_names_the_agent_that_fails(digits):
         n_agents=6, n_new_agents=0, agents_per_round=6, rounds=1, execution="loop", model="softmax", eval_every=5
     )
     model = Fragile(gl.build_model("softmax", federation))
+    with pytest.raises(engines.AgentError, match=r"^agent 4: RuntimeError: too bright$"):  # while it is scored
+        gl.run(experiment, federation=federation, model=model, progress=False)
     predict, w = gl.models.as_functions(model, torch.device("cpu"))
     rounds = gl.train(experiment, federation, gl.models.cross_entropy(predict), w, limit=100.0)
     with pytest.raises(engines.AgentError, match=r"^agent 4: RuntimeError: too bright$"):

@@ -121,10 +121,11 @@ def federate(post: Post) -> gl.Result:
 
 @pytest.fixture
 def heavy_ball():
-    """A server step that remembers, from outside the library."""
+    """A server step that remembers and looks at every tensor by itself, from outside the library."""
 
     def step(w, average, memory, server_lr):
-        v = {name: 0.5 * memory.get(name, 0) + average[name] - w[name] for name in w}
+        change = {name: average[name] - w[name] for name in w}
+        v = {name: 0.5 * memory.get(name, 0) + move / (1 + move.norm()) for name, move in change.items()}
         return {name: w[name] + server_lr * v[name] for name in w}, v
 
     add_server_step(ServerStep(name="heavy_ball", help="momentum", step=step, on_quadratics="none"))

@@ -20,6 +20,8 @@ class Shared(Around):
 
     def __init__(self, inner: Engine) -> None:
         super().__init__(inner)
+        if inner.own:
+            raise ValueError("what agents keep from round to round (Engine.own) cannot be shared among processes")
         self.rank, self.processes, self.together = dist.get_rank(), dist.get_world_size(), False
 
     def update(

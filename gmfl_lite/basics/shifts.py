@@ -1,0 +1,28 @@
+"""How agents differ in what they see and in what they call it: turned images, renamed classes."""
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from . import randomness
+
+
+def rename_classes(y: np.ndarray, parts: list[np.ndarray], k: int, n_classes: int, seed: int) -> np.ndarray:
+    """Return labels in which each agent renames k of the classes by its own permutation, a cycle."""
+    y = y.copy()
+    for agent, part in enumerate(parts):
+        rng = randomness.generator(seed, "permuted classes", agent)
+        chosen, names = rng.permutation(n_classes)[:k], np.arange(n_classes)
+        names[chosen] = np.roll(chosen, 1)  # a cycle, so that each of the k gets another name
+        y[part] = names[y[part]]
+    return y
+
+
+def rotate(images: torch.Tensor, degrees: float) -> torch.Tensor:
+    """Turn images [N, C, H, W] anticlockwise about their centre, with zeros (background) where nothing was."""
+    angle = math.radians(degrees)
+    cos, sin = math.cos(angle), math.sin(angle)
+    turn = images.new_tensor([[[cos, -sin, 0.0], [sin, cos, 0.0]]]).expand(len(images), -1, -1)
+    return F.grid_sample(images, F.affine_grid(turn, list(images.shape), align_corners=False), align_corners=False)
