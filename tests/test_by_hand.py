@@ -5,7 +5,7 @@ import torch
 
 import gmfl_lite as gl
 
-EXPERIMENT = gl.Experiment(n_agents=12, agents_per_round=4, rounds=3, model="softmax", fine_tune_lr=0.2, meta_lr=0.2)
+EXPERIMENT = gl.Experiment(n_agents=12, agents_per_round=4, rounds=3, model="softmax", fine_tune_lr=0.2, meta_lr=0.3)
 
 
 @pytest.mark.parametrize(
