@@ -181,7 +181,7 @@ def _named(hook: Any) -> str:
         given = dict(enumerate(hook.args)) | hook.keywords
         return f"{_named(hook.func)}{_values({str(name): value for name, value in given.items()})}"
     if not hasattr(hook, "__qualname__"):
-        return f"{type(hook).__module__}.{type(hook).__qualname__}{_values(vars(hook))}"
+        return f"{type(hook).__module__}.{type(hook).__qualname__}{_values(getattr(hook, '__dict__', {}))}"
     held = inspect.getclosurevars(hook).nonlocals if inspect.isfunction(hook) else {}
     return f"{hook.__module__}.{hook.__qualname__}{_values(held)}"
 

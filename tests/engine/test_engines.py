@@ -236,6 +236,19 @@ def test_a_checkpoint_knows_what_hooks_and_engines_were_made_with(federation, bu
     assert "0x" not in one
 
 
+def test_a_hook_without_attributes_has_a_name_all_the_same(federation):
+    class Slotted:
+        __slots__ = ()
+
+        def __call__(self, w, average, memory):
+            return average, memory
+
+    predict, w = gl.models.as_functions(gl.build_model("softmax", federation), torch.device("cpu"))
+    engine = gl.build_engine(BASE, federation, gl.models.cross_entropy(predict), w, server_step=Slotted())
+    assert "Slotted" in engine.recipe
+    assert "0x" not in engine.recipe
+
+
 def test_engines_around_others_show_what_those_keep(federation):
     predict, w = gl.models.as_functions(gl.build_model("softmax", federation), torch.device("cpu"))
     builder = privacy.protected(clip_norm=1.0, noise=0.0, server_step=example("fed_adam"))
