@@ -40,9 +40,9 @@ def by_hand(experiment: Experiment, federation: Federation | None = None, model:
     >>> all(torch.allclose(mine[name], fast[name], atol=1e-5) for name in fast)
     True
     """
-    federation = federation or build_federation(experiment)
+    federation = (federation or build_federation(experiment)).in_precision(experiment.precision)
     model = model or build_model(experiment.model, federation, seed=experiment.seed)
-    predict, w = as_functions(model, federation.x.device)
+    predict, w = as_functions(model, federation.x.device, federation.dtype)
     f, alpha, beta = cross_entropy(predict), experiment.fine_tune_lr, experiment.meta_lr
 
     def F(w: Params, support: list[Batch], query: Batch) -> torch.Tensor:  # the loss after ν fine-tuning steps
@@ -65,7 +65,7 @@ def by_hand(experiment: Experiment, federation: Federation | None = None, model:
                 w_i = step(w_i, g(w_i, support, query), beta)
             sent.append(w_i)
             weights.append(int(federation.train_sizes[agent]) if experiment.weighting == "samples" else 1)
-        p = torch.tensor(weights) / sum(weights)
+        p = torch.tensor(weights, dtype=federation.dtype) / sum(weights)
         average = {
             name: torch.stack([share * w_i[name] for share, w_i in zip(p, sent, strict=True)]).sum(0) for name in w
         }

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any, Self
 
 from .basics import checks
-from .basics.devices import choose_device
+from .basics.devices import PRECISIONS, choose_device
 from .basics.setting_records import (
     OfTheClass,
     Setting,
@@ -174,6 +174,9 @@ class Experiment:
     device: str = setting(
         "auto", one_of(("auto", "cpu", "cuda", "mps")), "Where to compute; 'auto' prefers a GPU.", "machine"
     )
+    precision: str = setting(
+        "float32", one_of(PRECISIONS), "'float64' gives the same printed digits on every processor.", "machine"
+    )
     seed: int = setting(
         0,
         integer(0, 2**63 - 1),
@@ -247,6 +250,8 @@ def _contradictions(records: Mapping[str, Setting], s: Mapping[str, Any]) -> lis
     for name in ("permuted_classes", "classes_per_agent"):
         if s[name] > n_classes:
             problems.append(f"{name} = {s[name]}: must be at most {n_classes}, the classes of {s['dataset']}")
+    if (s["device"], s["precision"]) == ("mps", "float64"):
+        problems.append("precision = 'float64': must be 'float32' with device='mps', which computes with no other")
     everybody = s["n_agents"] + s["n_new_agents"]
     if s["partition"] == "per_fedavg" and everybody % 2:
         problems.append(f"n_agents + n_new_agents = {everybody}: must be even with per_fedavg")
@@ -274,7 +279,7 @@ def build_federation(experiment: Experiment) -> Federation:
     except ValueError as error:
         total = f"n_agents + n_new_agents = {n_agents}"
         raise ExperimentError(f"{experiment.dataset} cannot be dealt out to {total}: {error}") from error
-    return Federation.from_partition(
+    federation = Federation.from_partition(
         dataset,
         parts,
         n_new_agents=experiment.n_new_agents,
@@ -282,5 +287,6 @@ def build_federation(experiment: Experiment) -> Federation:
         permuted_classes=experiment.permuted_classes,
         max_rotation=experiment.max_rotation,
         seed=experiment.seed,
-        device=choose_device(experiment.device),
+        device=choose_device(experiment.device, experiment.precision),
     )
+    return federation.in_precision(experiment.precision)

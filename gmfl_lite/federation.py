@@ -1,5 +1,6 @@
 """The agents of a run on one device: one dataset, and which of its samples each agent trains and is scored on."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,7 +9,7 @@ import pandas as pd
 import torch
 
 from .basics import checks, randomness
-from .basics.devices import checked_device
+from .basics.devices import PRECISIONS, checked_device
 from .basics.shifts import rename_classes, rotate
 from .basics.whole_numbers import stratified_split
 from .data import Dataset
@@ -47,6 +48,7 @@ class Federation:
     classes : the classes' names.
     groups : {"trained": agents, "new": agents}, int64 tensors; "new" only if there are any.
     rotations : degrees [n_agents + n_new_agents] by which each agent's images are turned.
+    dtype : of the images that agents get; see `in_precision`.
     """
 
     def __init__(
@@ -59,7 +61,7 @@ class Federation:
         n_new_agents: int,
         rotations: np.ndarray,
     ) -> None:
-        self.x, self.y, self.classes = x, y, classes
+        self.x, self.y, self.classes, self.dtype = x, y, classes, x.dtype
         self.rotations = rotations
         self._train, self._test = train, test
         self.n_new_agents = n_new_agents
@@ -137,6 +139,12 @@ class Federation:
                 x[part] = rotate(x[part], rotations[agent])
         return cls(x.to(device), torch.from_numpy(y).to(device), dataset.classes, train, test, n_new_agents, rotations)
 
+    def in_precision(self, precision: str) -> "Federation":
+        """Return the same agents, whose images come as "float32" or "float64"; they are stored once, as they are."""
+        converted = copy.copy(self)
+        converted.dtype = PRECISIONS[checks.choice("precision", precision, PRECISIONS)]
+        return converted
+
     @property
     def sizes(self) -> np.ndarray:
         return (self._train.sizes + self._test.sizes).numpy(force=True)
@@ -212,8 +220,8 @@ class Federation:
         """Return the batch of shape positions.shape = [agents, …]."""
         rows = table.index[agents].gather(1, positions.flatten(1)).reshape(positions.shape)
         sizes = table.sizes[agents].reshape(-1, *[1] * (positions.ndim - 1))
-        counted = (positions < sizes).to(self.x.dtype)
-        return self.x[rows], self.y[rows], counted / sizes.clamp(max=positions.shape[-1])
+        counted = (positions < sizes).to(self.dtype)
+        return self.x[rows].to(self.dtype), self.y[rows], counted / sizes.clamp(max=positions.shape[-1])
 
     def _everything(self, table: IndexTable, agents: torch.Tensor) -> Batch:
         return self._gather(table, agents, torch.arange(table.width, device=agents.device).expand(len(agents), -1))
@@ -221,7 +229,7 @@ class Federation:
     def _of(self, table: IndexTable, agent: int) -> tuple[torch.Tensor, torch.Tensor]:
         agent = checks.integer("agent", agent, 0, len(table.sizes) - 1)
         rows = table.index[agent, : table.sizes[agent]]
-        return self.x[rows], self.y[rows]
+        return self.x[rows].to(self.dtype), self.y[rows]
 
 
 def _checked_parts(parts: Sequence[np.ndarray], n_samples: int) -> list[np.ndarray]:

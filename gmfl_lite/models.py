@@ -48,7 +48,7 @@ def build_model(name: str, dataset: Dataset | Federation, *, seed: int = 0) -> n
     Parameters
     ----------
     name : "softmax", "mlp" (hidden layers of 80 and 60 ELU units) or "cnn" (two convolutions, GroupNorm).
-    dataset : a Dataset or a Federation; gives the images' shape and the number of classes.
+    dataset : a Dataset or a Federation; gives the images' shape and type and the number of classes.
     seed : of the initial weights; no global random generator is read or written.
 
     Raises
@@ -74,20 +74,23 @@ def build_model(name: str, dataset: Dataset | Federation, *, seed: int = 0) -> n
     draws = torch.Generator().manual_seed(int(randomness.generator(seed, "weights").integers(2**62)))
     for layer in model.modules():
         for parameter_name, parameter in list(layer.named_parameters(recurse=False)):
-            setattr(layer, parameter_name, nn.Parameter(torch.empty(parameter.shape)))
+            setattr(layer, parameter_name, nn.Parameter(torch.empty(parameter.shape, dtype=torch.float32)))
         if isinstance(layer, (nn.Linear, nn.Conv2d)):
             bound = 1 / math.sqrt(layer.weight[0].numel())
             for parameter in layer.parameters(recurse=False):
-                nn.init.uniform_(parameter, -bound, bound, generator=draws)
+                # Scaled in float64: processors differ in how they round where they scale in float32.
+                share = torch.rand(parameter.shape, generator=draws, dtype=torch.float32).double()
+                parameter.data = (2 * bound * share - bound).float()
         elif isinstance(layer, nn.GroupNorm):
             layer.reset_parameters()
-    return model
+    return model.to(dataset.dtype if isinstance(dataset, Federation) else dataset.x.dtype)
 
 
-def as_functions(model: nn.Module, device: torch.device) -> tuple[Predict, Params]:
+def as_functions(model: nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> tuple[Predict, Params]:
     """Split a module into a pure function and a copy of its parameters; the module itself is not changed.
 
-    Parameters that do not require a gradient are frozen: they stay inside the function.
+    Parameters that do not require a gradient are frozen: they stay inside the function. Both live on `device`, and
+    compute in `dtype` if one is given (a federation's).
 
     Raises
     ------
@@ -108,7 +111,7 @@ def as_functions(model: nn.Module, device: torch.device) -> tuple[Predict, Param
                 f"{where} draws from torch's global generator, so that no run could be repeated, and agents "
                 "would score with other weights than they train. Set its p to 0, or use torch.nn.Identity."
             )
-    skeleton = copy.deepcopy(model).to(device)
+    skeleton = copy.deepcopy(model).to(device, dtype)
     params = {name: p.detach().clone() for name, p in skeleton.named_parameters() if p.requires_grad}
     if not params:
         raise ValueError("model: has no parameters to train (that require a gradient)")
@@ -128,7 +131,7 @@ def check_prediction(predict: Predict, params: Params, federation: Federation) -
     ValueError : the module does not take the images, gives another shape than one logit per class, or draws from
         torch's global random generator.
     """
-    images, state = federation.x[:2], torch.get_rng_state()
+    images, state = federation.x[:2].to(federation.dtype), torch.get_rng_state()
     try:
         logits = predict(params, images)
     except (RuntimeError, TypeError) as error:

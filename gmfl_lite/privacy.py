@@ -5,7 +5,6 @@ update holds that sample itself.
 """
 
 import threading
-import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +16,7 @@ from .engine import Around, Engine, build_engine
 from .experiment import Experiment
 from .federation import Federation
 from .objective import LossFn, Params
+from .server import Memory
 
 
 def invert_first_layer(sent: Params, received: Params) -> torch.Tensor:
@@ -88,40 +88,51 @@ def clip_and_add_noise(
 
     def blur(like: torch.Tensor) -> torch.Tensor:
         if isinstance(generator, np.random.Generator):
-            drawn = torch.from_numpy(generator.standard_normal(tuple(like.shape), np.float32))
+            drawn = torch.from_numpy(generator.standard_normal(tuple(like.shape)))
         else:
-            drawn = torch.empty(like.shape).normal_(0, 1, generator=generator)
+            drawn = torch.empty(like.shape, dtype=torch.float64).normal_(0, 1, generator=generator)
         return drawn.to(like) * (noise * clip_norm)
 
     return {name: before[name] + share * update + blur(update) for name, update in updates.items()}
 
 
 class Protected(Around):
-    """An engine whose agents clip their updates and add noise to them before the server sees them."""
+    """An engine whose agents clip their updates and add noise to them before the server sees them.
+
+    The noise is a function of (seed, round, agent); which round it is, is part of the engine's state.
+    """
 
     def __init__(self, inner: Engine, seed: int, clip_norm: float, noise: float) -> None:
         super().__init__(inner)
-        self.seed, self.clip_norm, self.noise = seed, clip_norm, noise
+        self.seed, self.clip_norm, self.noise, self.round = seed, clip_norm, noise, 0
 
     def update(
         self, params: Params, batches: Any, agents: torch.Tensor, stop: threading.Event | None
     ) -> tuple[Params, torch.Tensor]:
         updates, losses = self.inner.update(params, batches, agents, stop)
-        # A function of the w that the round starts from, so that a resumed run draws the same noise.
-        state = zlib.crc32(next(iter(updates.values())).contiguous().numpy(force=True).data)
-        seed = int(randomness.generator(self.seed, "noise", state).integers(2**62))
-        generator = torch.Generator().manual_seed(seed)
         rows = [
             clip_and_add_noise(
                 params,
-                {name: tensor[agent] for name, tensor in updates.items()},
+                {name: tensor[place] for name, tensor in updates.items()},
                 clip_norm=self.clip_norm,
                 noise=self.noise,
-                generator=generator,
+                generator=randomness.generator(self.seed, "noise", self.round, agent),
             )
-            for agent in range(len(losses))
+            for place, agent in enumerate(agents.tolist())
         ]
         return {name: torch.stack([row[name] for row in rows]) for name in params}, losses
+
+    def server_step(self, w: Params, average: Params) -> Params:
+        self.round += 1
+        return self.inner.server_step(w, average)
+
+    def state(self) -> Memory:
+        return {**self.inner.state(), "noise/round": torch.tensor(self.round)}
+
+    def load_state(self, state: Memory) -> None:
+        inner = dict(state)
+        self.round = int(inner.pop("noise/round"))
+        self.inner.load_state(inner)
 
     @property
     def recipe(self) -> str:

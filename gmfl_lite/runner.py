@@ -42,7 +42,7 @@ def run(
     ----------
     experiment : the what-if.
     federation, model : replace what the experiment would build: your own data, your own module, whose current
-        parameters are the start and which is not changed.
+        parameters are the start and which is not changed. Both are computed with in experiment.precision.
     on_round : called as on_round(round, rows) after every evaluation, with that round's rows of the history.
     stop : an event looked at before every local step; Ctrl-C does the same. The run returns the result so far.
     checkpoint : a path, written after every evaluation; a run that finds one goes on from it, and ends as if it had
@@ -64,12 +64,11 @@ def run(
     ('completed', 30)
     """
     _check_arguments(experiment, federation, model, on_round, stop, checkpoint)
-    if federation is None:
-        federation = build_federation(experiment)
+    federation = build_federation(experiment) if federation is None else federation.in_precision(experiment.precision)
     if model is None:
         model = build_model(experiment.model, federation, seed=experiment.seed)
     device = federation.x.device
-    predict, start = as_functions(model, device)
+    predict, start = as_functions(model, device, federation.dtype)
     check_prediction(predict, start, federation)
     computes = engine(experiment, federation, cross_entropy(predict), start)
     if not isinstance(computes, Engine):

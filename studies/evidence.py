@@ -23,7 +23,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 import gmfl_lite as gl
-from gmfl_lite.engine.threads_and_memory import PORTABLE, usable_cores
+from gmfl_lite.engine.threads_and_memory import usable_cores
 
 ROOT = Path(__file__).resolve().parent.parent
 VALIDATION_SEEDS = (1000, 1001, 1002, 1003, 1004)
@@ -38,7 +38,7 @@ STARTS = ((0, 0), (-6, 0), (0, -6), (-3, -3))
 
 _COMMON = {
     "partition": "iid", "model": "mlp", "agents_per_round": 10, "eval_steps": (0, 1, 2, 5, 10),
-    "execution": "vectorized", "device": "cpu",
+    "execution": "vectorized", "device": "cpu", "precision": "float64",
 }  # fmt: skip
 DATASETS = {
     "digits": gl.Experiment(
@@ -221,8 +221,8 @@ def _named(cell: Cell, frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def processes(jobs: int) -> ProcessPoolExecutor:
-    """Return an executor of new processes whose arithmetic is the same on many machines."""
-    os.environ |= PORTABLE
+    """Return an executor of new processes that compute with one thread each."""
+    os.environ["GMFL_LITE_THREADS"] = "1"
     return ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
 
 

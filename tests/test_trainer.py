@@ -60,12 +60,13 @@ def softmax_oracle(federation, w, b, experiment):
     return W[:, :-1], W[:, -1]
 
 
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-4), ("float64", 1e-12)])
 @pytest.mark.parametrize("execution", ["vectorized", "loop"])
 @pytest.mark.parametrize("nu", [0, 1, 3])
-def test_three_rounds_equal_the_formulas(federation, nu, execution):
+def test_three_rounds_equal_the_formulas(federation, nu, execution, precision, tolerance):
     experiment = gl.Experiment(
         model="softmax", nu=nu, rounds=3, local_steps=2, batch_size=None, fine_tune_lr=0.5, meta_lr=0.8,
-        n_agents=12, n_new_agents=3, agents_per_round=12, execution=execution, eval_every=3,
+        n_agents=12, n_new_agents=3, agents_per_round=12, execution=execution, eval_every=3, precision=precision,
     )  # fmt: skip
     model = gl.build_model("softmax", federation)
     start = [p.detach().double().numpy() for p in model.parameters()]
@@ -74,9 +75,9 @@ def test_three_rounds_equal_the_formulas(federation, nu, execution):
     for found, expected, before in zip(
         result.params.values(), softmax_oracle(federation, *start, experiment), start, strict=True
     ):
-        np.testing.assert_allclose(found.double().numpy(), expected, rtol=0, atol=1e-4)
+        np.testing.assert_allclose(found.double().numpy(), expected, rtol=0, atol=tolerance)
         moved = max(moved, abs(expected - before).max())
-    assert moved > 0.05  # so that 1e-4 means something
+    assert moved > 0.05  # so that the tolerance means something
 
 
 def experiments():
@@ -92,13 +93,15 @@ def experiments():
     yield "full batch", base.replace(batch_size=None)
 
 
+@pytest.mark.parametrize("precision", ["float32", "float64"])
 @pytest.mark.parametrize("experiment", [pytest.param(e, id=name) for name, e in experiments()])
-def test_both_engines_give_the_same_model(federation, experiment):
+def test_both_engines_give_the_same_model(federation, experiment, precision):
     fast, readable = (
-        gl.run(experiment.replace(execution=execution), federation=federation, progress=False)
+        gl.run(experiment.replace(execution=execution, precision=precision), federation=federation, progress=False)
         for execution in ("vectorized", "loop")
     )
     tolerance = 5e-4 if experiment.gradient == "hessian_free" else 1e-5  # differences divide rounding errors by delta
+    tolerance *= 1e-6 if precision == "float64" else 1
     for name, tensor in fast.params.items():
         torch.testing.assert_close(tensor, readable.params[name], rtol=0, atol=tolerance)
     np.testing.assert_allclose(fast.history["loss"], readable.history["loss"], atol=2e-3)

@@ -20,8 +20,6 @@ import nbformat
 import papermill
 from guards import STATED, Cost, faults, overruns, stated_cost
 
-from gmfl_lite.engine.threads_and_memory import PORTABLE
-
 ROOT = Path(__file__).parent.parent
 INDEX = "[All notebooks](../README.md#the-notebooks)"
 BEGIN, END = "<!-- notebooks: written by `make notebooks` -->", "<!-- end of notebooks -->"
@@ -210,6 +208,5 @@ def main(command: str, paths: list[Path]) -> None:
 
 
 if __name__ == "__main__":
-    os.environ |= PORTABLE  # for the kernels
     os.environ["TQDM_DISABLE"] = "1"  # bars are for people who wait; a stored one shows nothing
     main(sys.argv[1], [Path(path) for path in sys.argv[2:]])

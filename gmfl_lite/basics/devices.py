@@ -1,18 +1,24 @@
-"""Where to compute."""
+"""Where to compute, and how exactly."""
 
 import torch
 
 from . import checks, randomness
 
+PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
 
-def choose_device(name: str) -> torch.device:
-    """Return the device called `name`; "auto" is CUDA where there is one, else MPS, else the CPU."""
+
+def choose_device(name: str, precision: str = "float32") -> torch.device:
+    """Return the device called `name`; "auto" is CUDA where there is one, else MPS if it will do, else the CPU."""
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        return torch.device(next(device for device, here in present.items() if here and randomness.works_on(device)))
+        return torch.device(next(name for name, here in present.items() if here and _will_do(name, precision)))
     if not present[name]:
         raise checks.refusal("device", name, "one that this machine has: 'auto' or 'cpu'")
     return torch.device(name)
+
+
+def _will_do(device: str, precision: str) -> bool:
+    return randomness.works_on(device) and (device, precision) != ("mps", "float64")  # which Apple's GPUs lack
 
 
 def checked_device(device: str | torch.device) -> torch.device:

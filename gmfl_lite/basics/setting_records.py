@@ -14,7 +14,7 @@ Check = Callable[[str, Any], Any]
 """(name, value) -> the value as it is kept, or a ValueError."""
 CHANGES = ("holdings", "agents", "draws", "training", "looks", "machine")
 """What a setting can change: who holds what; how many agents and samples there are and how each agent's are split;
-everything that is drawn; how w is trained; what is looked at; where and in which order it is computed."""
+everything that is drawn; how w is trained; what is looked at; where, in which order and how exactly it is computed."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,8 +21,12 @@ def rename_classes(y: np.ndarray, parts: list[np.ndarray], k: int, n_classes: in
 
 
 def rotate(images: torch.Tensor, degrees: float) -> torch.Tensor:
-    """Turn images [N, C, H, W] anticlockwise about their centre, with zeros (background) where nothing was."""
+    """Turn images [N, C, H, W] anticlockwise about their centre, with zeros (background) where nothing was.
+
+    In float64, and rounded to the images' type at the end: the same on every processor.
+    """
     angle = math.radians(degrees)
     cos, sin = math.cos(angle), math.sin(angle)
-    turn = images.new_tensor([[[cos, -sin, 0.0], [sin, cos, 0.0]]]).expand(len(images), -1, -1)
-    return F.grid_sample(images, F.affine_grid(turn, list(images.shape), align_corners=False), align_corners=False)
+    turn = torch.tensor([[[cos, -sin, 0.0], [sin, cos, 0.0]]], dtype=torch.float64).expand(len(images), -1, -1)
+    where = F.affine_grid(turn, list(images.shape), align_corners=False).to(images.device)
+    return F.grid_sample(images.double(), where, align_corners=False).to(images)

@@ -22,14 +22,14 @@ from flwr.serverapp import Grid, ServerApp
 from torch.utils._pytree import tree_map
 
 from ..basics import checks
-from ..basics.devices import choose_device
+from ..basics.devices import PRECISIONS, choose_device
 from ..basics.setting_records import settings
-from ..data import load_dataset, load_images
+from ..data import Dataset, load_dataset, load_images
 from ..engine import estimate_settings, prepare_process
 from ..evaluation import adaptation_curve
 from ..experiment import Experiment, build_federation
 from ..federation import Federation, IndexTable
-from ..models import as_functions, build_model, cross_entropy
+from ..models import Predict, as_functions, build_model, cross_entropy
 from ..objective import Params
 from ..privacy import clip_and_add_noise
 from ..trainer import batches_of, local_update
@@ -171,8 +171,8 @@ def own_data(experiment: Experiment, node_config: Mapping[str, Any]) -> tuple[in
             [np.arange(len(dataset))],
             test_fraction=experiment.test_fraction,
             seed=experiment.seed,
-            device=choose_device(experiment.device),
-        )
+            device=choose_device(experiment.device, experiment.precision),
+        ).in_precision(experiment.precision)
         parts = whole.train(0), whole.test(0)
     else:
         whole = build_federation(experiment)
@@ -203,8 +203,15 @@ def _received(message: Message, context: Context) -> tuple[Experiment, int, Fede
             raise
         log("%s", error)  # here, as Flower sends an error's text, and this one may name files
         raise ValueError("the agent's own images cannot be used: its terminal says why") from None
-    predict, params = as_functions(build_model(experiment.model, federation, seed=experiment.seed), federation.x.device)
+    predict, params = _model(experiment, federation, federation.x.device)
     return experiment, number, federation, predict, unpack(message.content["arrays"], params)
+
+
+def _model(
+    experiment: Experiment, agents: Dataset | Federation, device: str | torch.device = "cpu"
+) -> tuple[Predict, Params]:
+    model = build_model(experiment.model, agents, seed=experiment.seed)
+    return as_functions(model, torch.device(device), PRECISIONS[experiment.precision])
 
 
 @agent.train()
@@ -228,8 +235,7 @@ def train(message: Message, context: Context) -> Message:
 
 def one_answer(experiment: Experiment, node_config: Mapping[str, Any], **classroom: Any) -> Message:
     """Return what an agent sends in the first round: the very message, made here, without a network."""
-    model = build_model(experiment.model, load_dataset(experiment.dataset), seed=experiment.seed)
-    _, params = as_functions(model, torch.device("cpu"))
+    _, params = _model(experiment, load_dataset(experiment.dataset))
     content = RecordDict({"arrays": pack(params), "config": ConfigRecord({"round": 0})})
     # As it would reach the node; Message's other arguments ask for a run that is under way.
     address = Metadata(0, "", 0, 1, "", "", time.time(), 60.0, "train")
@@ -274,7 +280,7 @@ def serve(grid: Grid, context: Context) -> None:
     config = check_classroom(context.run_config, experiment)
     seconds = float(config["round_seconds"])
     dataset, problem = load_dataset(experiment.dataset), None
-    _, start = as_functions(build_model(experiment.model, dataset, seed=experiment.seed), torch.device("cpu"))
+    _, start = _model(experiment, dataset)
     strategy = MetaFedAvg(experiment, seconds, start, len(dataset.classes), config["save"])
     everybody = experiment.n_agents + experiment.n_new_agents
     try:

@@ -14,6 +14,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from ..basics import checks
+from ..basics.devices import PRECISIONS
 from ..evaluation import AGENT_COLUMNS, summarise
 from ..experiment import Experiment
 from ..objective import NonFiniteLoss, Params
@@ -241,11 +242,12 @@ def read_answer(reply: Message, experiment: Experiment, length: int = 0) -> tupl
     if reply.has_error():
         reason = reply.error.reason or "an error without a reason"
         raise FloatingPointError(reason) if NonFiniteLoss.__name__ in reason else ValueError(reason)
+    dtype = PRECISIONS[experiment.precision]
     names, steps = (("loss",), ()) if length else (("loss", "accuracy"), (len(experiment.eval_steps),))
     try:
         metrics = {name: reply.content["metrics"][name] for name in ("agent", "samples", *names)}
         numbers = {name: np.asarray(metrics[name], np.float64) for name in names}
-        update = vector(reply.content["arrays"]) if length else torch.empty(0)
+        update = vector(reply.content["arrays"]) if length else torch.empty(0, dtype=dtype)
     except Exception as error:  # whatever the bytes of strangers lead to
         raise ValueError(f"its answer cannot be read ({error!r})") from error
     checks.integer("agent", metrics["agent"], 0, experiment.n_agents + experiment.n_new_agents - 1)
@@ -253,8 +255,8 @@ def read_answer(reply: Message, experiment: Experiment, length: int = 0) -> tupl
     for name, values in numbers.items():
         if values.shape != steps:
             raise ValueError(f"{name}: must be {list(steps)} numbers, got {list(values.shape)}")
-    if update.shape != (length,) or update.dtype != torch.float32:
-        raise ValueError(f"it sent {update.dtype} {list(update.shape)}, not {length} float32 numbers")
+    if update.shape != (length,) or update.dtype != dtype:
+        raise ValueError(f"it sent {update.dtype} {list(update.shape)}, not {length} {experiment.precision} numbers")
     if not all(np.isfinite(values).all() for values in numbers.values()):
         raise FloatingPointError("its loss or accuracy is not finite")
     if not update.isfinite().all():

@@ -85,12 +85,12 @@ def model_heterogeneity(
     10 0.4
     """
     iterations = checks.integer("iterations", iterations, 1)
-    predict, own = as_functions(model, federation.x.device)
+    predict, own = as_functions(model, federation.x.device, federation.dtype)
     if params is None:
         params = own
     elif {name: tensor.shape for name, tensor in params.items()} != {name: t.shape for name, t in own.items()}:
         raise ValueError("params: must have the names and shapes of the model's parameters")
-    params = {name: tensor.to(federation.x.device) for name, tensor in params.items()}
+    params = {name: tensor.to(federation.x.device, federation.dtype) for name, tensor in params.items()}
     loss_fn = cross_entropy(predict)
     agents = federation.groups["trained"]
     batches = federation.train_sets(agents)

@@ -232,9 +232,9 @@ def _loss_and_params(
         raise checks.refusal("federation", type(federation).__name__, "a gmfl_lite.Federation")
     device = federation.x.device
     if isinstance(model_or_loss, nn.Module):
-        predict, own = as_functions(model_or_loss, device)
+        predict, own = as_functions(model_or_loss, device, federation.dtype)
         loss_fn = cross_entropy(predict)
-        params = own if params is None else params
+        params = own if params is None else {name: t.to(federation.dtype) for name, t in params.items()}
         if {name: t.shape for name, t in params.items()} != {name: t.shape for name, t in own.items()}:
             raise ValueError("params: must have the names and shapes of the model's parameters")
     elif not callable(model_or_loss):

@@ -82,9 +82,9 @@ def observe(
     if (experiment.server, experiment.server_lr) != ("average", 1.0):
         found = f"{experiment.server!r} with server_lr = {experiment.server_lr:g}"
         raise ValueError(f"server = {found}: must be 'average' with server_lr = 1: the bounds know no other step")
-    federation = build_federation(experiment) if federation is None else federation
+    federation = build_federation(experiment) if federation is None else federation.in_precision(experiment.precision)
     model = build_model(experiment.model, federation, seed=experiment.seed) if model is None else model
-    predict, w = as_functions(model, federation.x.device)
+    predict, w = as_functions(model, federation.x.device, federation.dtype)
     measure = _Measure(experiment, cross_entropy(predict), federation.train_sets(federation.groups["trained"]))
     visited = [w, *(later for _, later, _ in train(experiment, federation, measure.loss_fn, w))]
     rows = [measure.at(point) for point in visited[:-1]]
