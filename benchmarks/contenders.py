@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_map
 import gmfl_lite as gl
 from gmfl_lite.models import as_functions, cross_entropy
 from gmfl_lite.server import pick_agents
+from gmfl_lite.trainer import batches_of as batches_from
 
 ALPHA = BETA = 0.05
 BATCH = 20
@@ -36,7 +37,7 @@ def federation_of(agents: int, size: int = 28, samples: int = 40) -> gl.Federati
 
 def batches_of(federation: gl.Federation, nu: int, local_steps: int = 1) -> list:
     agents = torch.arange(federation.n_agents)
-    return federation.batches(agents, nu=nu, local_steps=local_steps, batch_size=BATCH, seed=0, round=0)
+    return list(federation.batches(agents, nu=nu, local_steps=local_steps, batch_size=BATCH, seed=0, round=0))
 
 
 def one_agent(agent: int, tree: object) -> object:
@@ -300,9 +301,7 @@ def our_local_steps(**settings: object) -> Call:
     predict, w = as_functions(gl.build_model(experiment.model, federation), torch.device("cpu"))
     engine = gl.build_engine(experiment, federation, cross_entropy(predict), w)
     picked = pick_agents(federation.n_agents, experiment.agents_per_round, 0, 0)
-    batches = federation.batches(
-        picked, nu=experiment.nu, local_steps=experiment.local_steps, batch_size=experiment.batch_size, seed=0, round=0
-    )
+    batches = list(batches_from(picked, experiment, federation, 0))
     return lambda: engine.update(w, batches, picked, None)
 
 

@@ -2,12 +2,12 @@
 
 import threading
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 
 import pandas as pd
 import torch
 
-from .engine import agents_at_once, chunks, look_at, map_agents, naming
+from .engine import agents_at_once, in_order, look_at, map_agents, naming, parts
 from .federation import Batch, Federation
 from .models import Predict, cross_entropy
 from .objective import Params, fine_tune
@@ -73,17 +73,16 @@ def evaluate(
     Stopped : `stop` was set.
     """
     curve = partial(adaptation_curve, predict, steps=steps, lr=fine_tune_lr, stop=stop)
-    most, frames = 1, []
-    if execution == "vectorized":
-        example = federation.train_sets(torch.zeros(1, dtype=torch.int64, device=federation.x.device))
-        most = max(1, agents_at_once(cross_entropy(predict), params, example, copies=4))
+    fit, frames = partial(agents_at_once, cross_entropy(predict), params, copies=4), []
+    at_once = cache(lambda width: max(1, fit(federation.example(width))) if execution == "vectorized" else 1)
     for group, members in federation.groups.items():
         scores = []
-        for agents in chunks(members, most):
+        for some in parts(federation.alike(members, scored=True), at_once):
+            agents = members[some]
             data = federation.train_sets(agents), federation.test_sets(agents)
             with naming(agents):
-                scores.append(map_agents(curve, params, data, execution=execution))
-        losses, accuracies = (torch.cat(part).cpu() for part in zip(*scores, strict=True))
+                scores.append((some, map_agents(curve, params, data, execution=execution)))
+        losses, accuracies = (values.cpu() for values in in_order(scores))
         if not losses.isfinite().all():
             first = min(step for step, column in zip(steps, losses.T, strict=True) if not column.isfinite().all())
             raise FloatingPointError(f"the loss of {group} agents is not finite after {first} fine-tuning steps")

@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -10,6 +9,7 @@ import torch
 
 from .basics import checks, randomness
 from .basics.devices import PRECISIONS, checked_device
+from .basics.ragged import InBlocks, IndexTable, alike
 from .basics.shifts import rename_classes, rotate
 from .basics.whole_numbers import stratified_split
 from .data import Dataset
@@ -18,23 +18,8 @@ Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """Images, labels and weights; the weights of an agent's batch sum to one, padding has weight zero."""
 
 
-@dataclass(frozen=True, eq=False)
-class IndexTable:
-    """Which rows of the dataset each agent holds: int64 [agents, width], padded, and how many of them count."""
-
-    index: torch.Tensor
-    sizes: torch.Tensor
-
-    @classmethod
-    def from_lists(cls, lists: Sequence[np.ndarray], device: torch.device) -> "IndexTable":
-        sizes = np.array([len(rows) for rows in lists])
-        index = np.zeros((len(lists), sizes.max()), np.int64)
-        index[np.arange(index.shape[1]) < sizes[:, None]] = np.concatenate(lists)
-        return cls(torch.from_numpy(index).to(device), torch.from_numpy(sizes).to(device))
-
-    @property
-    def width(self) -> int:
-        return self.index.shape[1]
+BLOCK_NUMBERS = 2**20
+"""Numbers (8 MB) that are drawn at once for the mini-batches to come, or those of one local step if it takes more."""
 
 
 class Federation:
@@ -112,7 +97,7 @@ class Federation:
         """
         if not isinstance(dataset, Dataset):
             raise checks.refusal("dataset", type(dataset).__name__, "a gmfl_lite.Dataset")
-        parts = _checked_parts(parts, len(dataset))
+        parts = checks.disjoint(parts, len(dataset))
         n_new_agents = checks.integer("n_new_agents", n_new_agents, 0, len(parts) - 1)
         test_fraction = checks.number("test_fraction", test_fraction, 0, 1, above=True)
         permuted_classes = checks.integer("permuted_classes", permuted_classes, 0, len(dataset.classes))
@@ -156,11 +141,13 @@ class Federation:
 
     @property
     def label_counts(self) -> pd.DataFrame:
-        counts = [
-            torch.bincount(torch.cat([self.train(i)[1], self.test(i)[1]]), minlength=len(self.classes)).tolist()
-            for i in range(len(self._train.sizes))
-        ]
-        return pd.DataFrame(counts, columns=pd.Index(self.classes, name="class")).rename_axis("agent")
+        agents, classes = self.n_agents + self.n_new_agents, len(self.classes)
+        counts = torch.zeros(agents * classes, dtype=torch.int64, device=self.y.device)
+        for table in (self._train, self._test):
+            holder = torch.arange(agents, device=self.y.device).repeat_interleave(table.sizes)
+            counts += torch.bincount(holder * classes + self.y[table.index], minlength=agents * classes)
+        shown = counts.reshape(agents, classes).numpy(force=True)
+        return pd.DataFrame(shown, columns=pd.Index(self.classes, name="class")).rename_axis("agent")
 
     @property
     def groups(self) -> dict[str, torch.Tensor]:
@@ -190,58 +177,66 @@ class Federation:
         """Return all scored samples of several agents as one padded batch: [agents, width, …]."""
         return self._everything(self._test, agents)
 
+    def alike(
+        self, agents: torch.Tensor, batch_size: int | None = None, *, scored: bool = False
+    ) -> list[tuple[int, torch.Tensor]]:
+        """Put agents of about the same size together, so that their batches are at most half padding.
+
+        Return (the width of their training batches, places in `agents`) of each group: one group where all sizes are
+        about equal. batch_size: how many samples a batch holds at most. scored: by what is scored, too.
+        """
+        tested = [self._test.widths()] if scored else []
+        return alike(agents, self._train.widths(batch_size), *tested)
+
+    def example(self, width: int) -> Batch:
+        """Return a batch of one agent, [1, width, …], for its shapes: one sample, repeated."""
+        agent = torch.zeros(1, dtype=torch.int64, device=self.x.device)
+        x, y, weight = self._gather(self._train, agent, agent[:, None])
+        return x.expand(1, width, *x.shape[2:]), y.expand(1, width), weight.expand(1, width) / width
+
     def batches(
         self, agents: torch.Tensor, *, nu: int, local_steps: int, batch_size: int | None, seed: int, round: int
-    ) -> list[tuple[list[Batch], Batch]]:
+    ) -> Sequence[tuple[list[Batch], Batch]]:
         """Return (support, query) for every local step: ν batches to fine-tune on, one to score after them.
 
         Every batch holds min(batch_size, samples) distinct samples of each agent, uniformly drawn and independent of
         the other batches: an agent with fewer samples than `batch_size` brings all it has. None is the full batch.
         Tensors are [agents, batch, …]. What is drawn is a function of (seed, round, agent, local step, batch number),
         and the query comes first: runs with another ν see the same query and share their first support batches.
+
+        Mini-batches are drawn when they are asked for, some local steps at once, and not kept: go through them once.
         """
-        width = self._train.width
-        batch_size = min(batch_size or width, width)
-        if batch_size == width:
+        if batch_size is None or batch_size >= self._train.width:
             whole = self.train_sets(agents)
             return [([whole] * nu, whole)] * local_steps
-        keys = randomness.keys(seed, "batches", round, agents)[:, None, None]
-        steps, numbers = (torch.arange(n, device=agents.device) for n in (local_steps, nu + 1))
-        keys = randomness.spawn(randomness.spawn(keys, steps[:, None]), numbers)
-        sizes = self._train.sizes[agents][:, None, None]
-        drawn = self._gather(self._train, agents, randomness.choose(keys, sizes, batch_size, width))
-        dealt: list[tuple[list[Batch], Batch]] = []
-        for step in zip(*(tensor.unbind(1) for tensor in drawn), strict=True):
-            query, *support = zip(*(tensor.unbind(1) for tensor in step), strict=True)
-            dealt.append((support, query))
-        return dealt
+        batch = max(width for width, _ in self.alike(agents, batch_size))
+        groups, keys = self.alike(agents), randomness.keys(seed, "batches", round, agents)[:, None, None]
+        numbers = torch.arange(nu + 1, device=agents.device)
+
+        def draw(first: int, end: int) -> list[tuple[list[Batch], Batch]]:
+            steps = torch.arange(first, end, device=agents.device)
+            named = randomness.spawn(randomness.spawn(keys, steps[:, None]), numbers)
+            drawn = self._gather(self._train, agents, self._train.choose(named, agents, groups, batch))
+            dealt: list[tuple[list[Batch], Batch]] = []
+            for step in zip(*(tensor.unbind(1) for tensor in drawn), strict=True):
+                query, *support = zip(*(tensor.unbind(1) for tensor in step), strict=True)
+                dealt.append((support, query))
+            return dealt
+
+        drawn_from = sum(width * len(places) for width, places in groups)
+        numbers_a_step = (nu + 1) * (drawn_from + len(agents) * batch * self.x[0].numel())
+        return InBlocks(local_steps, max(1, BLOCK_NUMBERS // numbers_a_step), draw)
 
     def _gather(self, table: IndexTable, agents: torch.Tensor, positions: torch.Tensor) -> Batch:
         """Return the batch of shape positions.shape = [agents, …]."""
-        rows = table.index[agents].gather(1, positions.flatten(1)).reshape(positions.shape)
-        sizes = table.sizes[agents].reshape(-1, *[1] * (positions.ndim - 1))
-        counted = (positions < sizes).to(self.dtype)
-        return self.x[rows].to(self.dtype), self.y[rows], counted / sizes.clamp(max=positions.shape[-1])
+        rows, counted = table.rows(agents, positions)
+        sizes = table.sizes[agents].reshape(-1, *[1] * (positions.ndim - 1)).clamp(max=positions.shape[-1])
+        return self.x[rows].to(self.dtype), self.y[rows], counted.to(self.dtype) / sizes
 
     def _everything(self, table: IndexTable, agents: torch.Tensor) -> Batch:
-        return self._gather(table, agents, torch.arange(table.width, device=agents.device).expand(len(agents), -1))
+        width = max(width for width, _ in alike(agents, table.widths()))
+        return self._gather(table, agents, torch.arange(width, device=agents.device).expand(len(agents), -1))
 
     def _of(self, table: IndexTable, agent: int) -> tuple[torch.Tensor, torch.Tensor]:
-        agent = checks.integer("agent", agent, 0, len(table.sizes) - 1)
-        rows = table.index[agent, : table.sizes[agent]]
+        rows = table.of(checks.integer("agent", agent, 0, len(table.lengths) - 1))
         return self.x[rows].to(self.dtype), self.y[rows]
-
-
-def _checked_parts(parts: Sequence[np.ndarray], n_samples: int) -> list[np.ndarray]:
-    if not isinstance(parts, (list, tuple, np.ndarray)) or not len(parts):
-        raise checks.refusal("parts", parts, "a list that holds at least one agent's indices")
-    parts = [checks.labels(f"parts[{agent}]", part) for agent, part in enumerate(parts)]
-    for agent, part in enumerate(parts):
-        if len(part) < 2:
-            raise ValueError(f"parts[{agent}]: must hold at least 2 samples, one to train on and one to score")
-        if part.max() >= n_samples:
-            raise ValueError(f"parts[{agent}]: index {part.max()} is beyond the dataset's {n_samples} samples")
-    times = np.bincount(np.concatenate(parts))
-    if times.max() > 1:
-        raise ValueError(f"parts: must be disjoint, but sample {times.argmax()} is held {times.max()} times")
-    return parts

@@ -13,7 +13,7 @@ import torch
 from torch.utils._pytree import tree_map
 
 from .basics import checks
-from .engine import Engine, LocalStep, build_engine, chunks, map_agents, one_step, take_steps
+from .engine import Engine, LocalStep, build_engine, in_order, map_agents, one_step, parts, take_steps
 from .federation import Batch, Federation
 from .objective import LossFn, Params, meta_loss
 from .server import Average, check_round, loss_limit, pick_agents
@@ -114,15 +114,16 @@ def train(
     limit = limit_of(experiment, federation, loss_fn, params) if limit is None else limit
     for round in range(start, experiment.rounds):
         picked = picked_in(round, experiment, federation)
-        average, losses = Average(), []
-        for agents in chunks(engine.share(picked), engine.agents_at_once):
+        mine, average, losses = engine.share(picked), Average(), []
+        for some in parts(federation.alike(mine, experiment.batch_size), engine.at_once):
+            agents = mine[some]
             batches = batches_of(agents, experiment, federation, round)
             updates, loss = engine.update(params, batches, agents, stop)
             sizes = federation.train_sizes[agents]
             average.add(updates, sizes if experiment.weighting == "samples" else torch.ones_like(sizes))
-            losses.append(loss)
+            losses.append((some, loss))
         params = engine.server_step(params, engine.combine(average))
-        everyone = engine.gather(torch.cat(losses))
+        everyone = engine.gather(in_order(losses))
         if not everyone.is_meta:  # there are no values to look at on that device
             check_round(everyone.mean().item(), params, limit)
         yield round + 1, params, everyone
@@ -130,8 +131,8 @@ def train(
 
 def batches_of(
     agents: torch.Tensor | int, experiment: "Experiment", federation: Federation, round: int
-) -> list[tuple[list[Batch], Batch]]:
-    """Return τ pairs (support, query) for a round's local steps: of several agents, [agents, batch, …], or of one."""
+) -> Iterable[tuple[list[Batch], Batch]]:
+    """Return a round's τ pairs (support, query), drawn on the way: of several agents, [agents, batch, …], or of one."""
     several = torch.as_tensor(agents, device=federation.x.device)
     batches = federation.batches(
         several.reshape(-1),
@@ -141,7 +142,7 @@ def batches_of(
         seed=experiment.seed,
         round=round,
     )
-    return batches if several.ndim else tree_map(lambda tensor: tensor[0], batches)
+    return batches if several.ndim else (tree_map(lambda tensor: tensor[0], pair) for pair in batches)
 
 
 def limit_of(experiment: "Experiment", federation: Federation, loss_fn: LossFn, params: Params) -> float:

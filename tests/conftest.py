@@ -29,6 +29,17 @@ def federation(digits: gl.Dataset) -> gl.Federation:
     return gl.Federation.from_partition(digits, parts, n_new_agents=3, seed=1)
 
 
+@pytest.fixture(scope="session")
+def one_giant() -> gl.Federation:
+    """Ten agents that train and two new ones: the eighth has 1,500 samples, the others 8 to 14."""
+    sizes = [8, 9, 10, 11, 12, 13, 14, 1500, 8, 9, 10, 14]
+    generator, total = torch.Generator().manual_seed(0), sum(sizes)
+    images = torch.rand(total, 1, 4, 4, generator=generator)
+    labels = (4 * images[:, 0, 0, :3]).int().sum(1).clamp(max=9).long()
+    dataset = gl.Dataset("one giant", images, labels, tuple("0123456789"))
+    return gl.Federation.from_partition(dataset, np.split(np.arange(total), np.cumsum(sizes)[:-1]), n_new_agents=2)
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 import gmfl_lite as gl
+from gmfl_lite.basics import ragged
+from gmfl_lite.basics.ragged import IndexTable
 from gmfl_lite.engine import Stopped
 from gmfl_lite.engine.agents_axis import agents_at_once
 from gmfl_lite.evaluation import evaluate, summarise
-from gmfl_lite.federation import IndexTable
 from gmfl_lite.models import as_functions
 
 
@@ -57,7 +58,7 @@ def test_scored_samples_do_not_touch_the_fine_tuned_model(federation, model):
     for table, touched_at_zero in ((federation._test, True), (federation._train, False)):
         spoiled = copy.copy(federation)
         spoiled.x = federation.x.clone()
-        spoiled.x[table.index[4, : table.sizes[4]]] = 0.5
+        spoiled.x[table.of(4)] = 0.5
         after = scores(spoiled, model)
         changed = set(before[before["loss"] != after["loss"]]["agent"])
         assert changed == {4}
@@ -86,13 +87,26 @@ def test_a_loss_that_is_not_finite_is_no_score(federation, model):
         scores(federation, model, lr=1e30, steps=(0, 5))
 
 
-def test_padding_counts_for_nothing(federation, model):
-    wide = copy.copy(federation)
-    for name in ("_train", "_test"):
-        table = getattr(federation, name)
-        padding = torch.randint(len(federation.y), (15, 9), generator=torch.Generator().manual_seed(0))
-        setattr(wide, name, IndexTable(torch.cat([table.index, padding], 1), table.sizes))
-    np.testing.assert_allclose(scores(federation, model)["loss"], scores(wide, model)["loss"], atol=1e-5)
+def test_padding_counts_for_nothing(federation, model, monkeypatch):
+    narrow = scores(federation, model)
+    monkeypatch.setattr(ragged, "padded", lambda sizes: np.full_like(sizes, sizes.max() + 9))
+    assert federation.train_sets(torch.tensor([0]))[0].shape[1] == federation.train_sizes.max() + 9
+    np.testing.assert_allclose(narrow["loss"], scores(federation, model)["loss"], atol=1e-5)
+
+
+@pytest.mark.parametrize("execution", ["vectorized", "loop"])
+def test_agents_of_very_different_sizes_are_scored_as_each_is_alone(one_giant, execution):
+    """In groups, and in the agents' order all the same; a federation of the one agent is the oracle."""
+    model = gl.build_model("mlp", one_giant, seed=3)
+    found = scores(one_giant, model, execution=execution).set_index(["agent", "fine_tune_steps"])
+    assert found.index.get_level_values("agent").unique().tolist() == list(range(len(one_giant.sizes)))
+    for agent in (0, 6, 7, 11):  # the giant is number 7
+        (x, y), (x_test, y_test) = one_giant.train(agent), one_giant.test(agent)
+        dataset = gl.Dataset("alone", torch.cat([x, x_test]), torch.cat([y, y_test]), one_giant.classes)
+        train, test = torch.arange(len(x)).numpy(), torch.arange(len(x), len(dataset)).numpy()
+        tables = (IndexTable.from_lists([rows], torch.device("cpu")) for rows in (train, test))
+        alone = gl.Federation(dataset.x, dataset.y, dataset.classes, *tables, 0, np.zeros(1))
+        np.testing.assert_allclose(found.loc[agent]["loss"], scores(alone, model)["loss"], atol=1e-5)
 
 
 def test_stop_ends_an_evaluation_within_a_step(federation, model):

@@ -1,11 +1,18 @@
 """Agents: who holds what after shifts and splits, and which batches they draw."""
 
+import copy
+import itertools
+
 import numpy as np
 import pytest
 import torch
 import torchvision.transforms.functional as tvf
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import gmfl_lite as gl
+from gmfl_lite import federation as federation_module
+from gmfl_lite.basics import randomness
 
 
 def rows_of(dataset, x):
@@ -165,6 +172,90 @@ def test_batches_depend_on_seed_round_agent_step_and_number_only(federation):
     everything = [batch[1][0].flatten().tolist() for s, q in reference for batch in (*s, q)]
     everything += [drawn(federation, [2, 7], **c)[0][1][1][0].flatten().tolist() for c in ({"seed": 5}, {"round": 2})]
     assert len({tuple(labels) for labels in everything}) > 0.8 * len(everything)
+
+
+@pytest.mark.parametrize("which", ["federation", "one_giant"])
+@pytest.mark.parametrize("block_numbers", [1, 10**4, 10**9])
+def test_draws_are_those_of_each_agent_alone(request, monkeypatch, which, block_numbers):
+    """The oracle names the same keys for one agent, one step and one batch at a time, and draws from all positions."""
+    federation = request.getfixturevalue(which)
+    monkeypatch.setattr(federation_module, "BLOCK_NUMBERS", block_numbers)
+    agents, widest = [7, 3, 0], int(federation.train_sizes.max())
+    steps = drawn(federation, agents, local_steps=5)
+    assert len(steps) == 5
+    for t, (support, query) in enumerate(steps):
+        for number, (x, y, weight) in enumerate([query, *support]):
+            for place, agent in enumerate(agents):
+                own_x, own_y = federation.train(agent)
+                key = randomness.keys(4, "batches", 1, torch.tensor(agent))
+                key = randomness.spawn(randomness.spawn(key, torch.tensor(t)), torch.tensor(number))
+                positions = randomness.choose(key, torch.tensor(len(own_y)), 6, widest)
+                assert torch.equal(x[place], own_x[positions])
+                assert torch.equal(y[place], own_y[positions])
+                assert torch.equal(weight[place], torch.full((6,), 1 / 6))
+    assert torch.equal(steps[3][1][0], list(steps)[3][1][0])
+
+
+class Made(TorchDispatchMode):
+    """Adds up how many numbers tensor operations make."""
+
+    def __init__(self):
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        result = operation(*args, **(kwargs or {}))
+        self.total += sum(t.numel() for t in tree_leaves(result) if isinstance(t, torch.Tensor))
+        return result
+
+
+def test_batches_are_drawn_when_their_step_is_due(federation):
+    with Made() as at_first:
+        steps = drawn(federation, [0, 5], local_steps=10**6)
+    assert at_first.total < 1000
+    with Made() as in_ten_steps:
+        assert len(list(itertools.islice(steps, 10))) == 10
+    assert in_ten_steps.total < 40 * federation_module.BLOCK_NUMBERS
+
+
+def test_a_full_batch_is_gathered_once_for_all_steps(federation):
+    with Made() as once:
+        (first, _), *_ = drawn(federation, [3], batch_size=None, local_steps=1)
+    with Made() as often:
+        steps = list(drawn(federation, [3], batch_size=None, local_steps=1000))
+    assert once.total == often.total
+    assert all(query is steps[0][1] and support[0] is query for support, query in steps)
+    assert torch.equal(first[0][0], steps[0][1][0])
+
+
+def test_an_agents_padding_is_its_own(one_giant):
+    """Whatever others hold, an agent's batches are the same."""
+    changed = copy.copy(one_giant)
+    changed.x = torch.full_like(one_giant.x, float("nan"))
+    for table in (one_giant._train, one_giant._test):
+        changed.x[table.of(2)] = one_giant.x[table.of(2)]
+    for batch_size in (11, None):
+        ((support, query),) = drawn(changed, [2], batch_size=batch_size, local_steps=1)
+        assert all(batch[0].isfinite().all() for batch in (*support, query))
+    assert changed.test_sets(torch.tensor([2]))[0].isfinite().all()
+
+
+@pytest.mark.parametrize("small", [20, 200])
+def test_work_is_that_of_the_samples_whoever_holds_them(small):
+    """One agent of 4,000 samples among small ones: what is gathered to score all of them."""
+    sizes = [4000] + [12] * small
+    total = sum(sizes)
+    dataset = gl.Dataset("random", torch.zeros(total, 1, 4, 4), torch.arange(total) % 10, tuple("0123456789"))
+    ends = np.cumsum(sizes)[:-1]
+    unequal = gl.Federation.from_partition(dataset, np.split(np.arange(total), ends))
+    equal = gl.Federation.from_partition(dataset, np.array_split(np.arange(total), small + 1))
+    made = []
+    for federation in (equal, unequal):
+        with Made() as numbers:
+            for _, places in federation.alike(federation.groups["trained"], scored=True):
+                federation.train_sets(places), federation.test_sets(places)
+        made.append(numbers.total)
+    assert made[1] < 2 * made[0]
 
 
 @pytest.mark.parametrize(

@@ -123,3 +123,24 @@ def labels(name: str, value: Any) -> Integers:
         found = f"{array.dtype} of shape {array.shape}"
         raise ValueError(f"{name}: must be a non-empty one-dimensional array of integers from 0, got {found}")
     return array.astype(np.int64)
+
+
+def disjoint(parts: Any, n_samples: int) -> list[Integers]:
+    """Return `parts`, the indices of each agent's samples, at least two each and none twice, as int64 arrays.
+
+    >>> disjoint([[0, 1], [1, 2]], 3)
+    Traceback (most recent call last):
+    ValueError: parts: must be disjoint, but sample 1 is held 2 times
+    """
+    if not isinstance(parts, (list, tuple, np.ndarray)) or not len(parts):
+        raise refusal("parts", parts, "a list that holds at least one agent's indices")
+    found = [labels(f"parts[{agent}]", part) for agent, part in enumerate(parts)]
+    for agent, part in enumerate(found):
+        if len(part) < 2:
+            raise ValueError(f"parts[{agent}]: must hold at least 2 samples, one to train on and one to score")
+        if part.max() >= n_samples:
+            raise ValueError(f"parts[{agent}]: index {part.max()} is beyond the dataset's {n_samples} samples")
+    times = np.bincount(np.concatenate(found))
+    if times.max() > 1:
+        raise ValueError(f"parts: must be disjoint, but sample {times.argmax()} is held {times.max()} times")
+    return found

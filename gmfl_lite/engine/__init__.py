@@ -1,6 +1,6 @@
 """How local updates are computed fast: an agents axis, recordings, threads and memory. `Engine` is to be extended."""
 
-from .agents_axis import agents_at_once, chunks, map_agents
+from .agents_axis import agents_at_once, chunks, in_order, map_agents, parts
 from .base import Around, Engine
 from .build import build_engine
 from .local_step import LocalStep, Stopped, estimate_settings, look_at, one_step, take_steps
@@ -20,10 +20,12 @@ __all__ = [
     "build_engine",
     "chunks",
     "estimate_settings",
+    "in_order",
     "look_at",
     "map_agents",
     "naming",
     "one_step",
+    "parts",
     "prepare_process",
     "take_steps",
 ]

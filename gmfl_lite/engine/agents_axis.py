@@ -1,7 +1,7 @@
 """One function of one agent, for many agents: all of a chunk at once, or one after the other."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -32,6 +32,23 @@ def chunks(agents: torch.Tensor, most: int) -> Iterable[torch.Tensor]:
     """Split agents into as few parts as hold at most `most`, all but the last of the same size."""
     parts = math.ceil(len(agents) / most)
     return agents.split(math.ceil(len(agents) / parts))
+
+
+def parts(groups: Iterable[tuple[int, torch.Tensor]], at_once: Callable[[int], int]) -> Iterator[torch.Tensor]:
+    """Split groups, (the width of the agents' batches, their places), into parts of at most at_once(width) places."""
+    for width, places in groups:
+        yield from chunks(places, at_once(width))
+
+
+def in_order(results: Sequence[tuple[torch.Tensor, Any]]) -> Any:
+    """Put the parts' results, (places, tensors [agents, …]), together: each agent's at its place.
+
+    >>> in_order([(torch.tensor([2]), torch.tensor([7.0])), (torch.tensor([0, 1]), torch.tensor([5.0, 6.0]))])
+    tensor([5., 6., 7.])
+    """
+    places, values = zip(*results, strict=True)
+    order = torch.cat(places).argsort()
+    return tree_map(lambda *tensors: torch.cat(tensors)[order], *values)
 
 
 def agents_at_once(loss_fn: LossFn, params: Params, example: Any, copies: int) -> int:

@@ -28,7 +28,7 @@ class Engine(ABC):
     Attributes
     ----------
     execution : "vectorized" or "loop": how evaluation computes, too.
-    agents_at_once : how many agents `update` is given at most.
+    agents_at_once : how many agents `update` is given at most; `at_once` says it for batches of another width.
     own : what agents keep from round to round, a dict of tensors; saved in checkpoints.
     memory : what the server's step keeps, likewise.
 
@@ -65,7 +65,8 @@ class Engine(ABC):
         Parameters
         ----------
         params : the server's w.
-        batches : τ pairs (support, query), tensors with a leading agents axis.
+        batches : τ pairs (support, query), tensors with a leading agents axis; to go through once, as each is drawn
+            when it is its turn.
         agents : their numbers [agents], `agents_at_once` of them at most.
         stop : to look at before every local step.
 
@@ -77,6 +78,10 @@ class Engine(ABC):
         ------
         Stopped : `stop` was set.
         """
+
+    def at_once(self, width: int) -> int:
+        """Return how many agents `update` is given at most where each batch holds `width` samples of an agent."""
+        return self.agents_at_once
 
     def server_step(self, w: Params, average: Params) -> Params:
         """Return the server's next w; what the step remembers is kept in `memory`."""
@@ -148,6 +153,9 @@ class Around(Engine):
         self, params: Params, batches: Any, agents: torch.Tensor, stop: threading.Event | None
     ) -> tuple[Params, torch.Tensor]:
         return self.inner.update(params, batches, agents, stop)
+
+    def at_once(self, width: int) -> int:
+        return self.inner.at_once(width)
 
     def server_step(self, w: Params, average: Params) -> Params:
         return self.inner.server_step(w, average)

@@ -76,8 +76,10 @@ class Loop(Engine):
     ) -> tuple[Params, torch.Tensor]:
         """Return what Engine.update does; `own` [agents, …] is what `local_step` gets for each of the agents."""
         results = []
+        batches = batches if len(agents) == 1 else list(batches)  # every agent goes through them
         for place in range(len(agents)):
-            mine, kept = tree_map(lambda tensor: tensor[place], (batches, own or {}))  # noqa: B023
+            mine = (tree_map(lambda tensor: tensor[place], pair) for pair in batches)  # noqa: B023
+            kept = {name: tensor[place] for name, tensor in (own or {}).items()}
             with naming(agents[place : place + 1]):
                 results.append(take_steps(self.one, params, params, kept, mine, stop))
         return tree_map(lambda *tensors: torch.stack(tensors), *results)

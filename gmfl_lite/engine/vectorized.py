@@ -2,8 +2,9 @@
 
 import math
 import threading
-from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
+from functools import cache, partial
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,6 +25,19 @@ if TYPE_CHECKING:
 
 RECORDED_FROM = 150
 """Local steps of a whole run from which on they are recorded (gmfl_lite.engine.recording)."""
+
+MOST_RECORDINGS = 16
+"""As each takes seconds and holds only for so many agents with batches of one width, more are not made."""
+
+
+@dataclass(frozen=True)
+class _Way:
+    """How agents whose batches have one width are computed: so many at once, and by what function."""
+
+    at_once: int
+    alone: bool
+    recompute: bool
+    together: OneStep
 
 
 class Vectorized(Engine):
@@ -55,32 +69,47 @@ class Vectorized(Engine):
         super().__init__(experiment, server_step=server_step)
         prepare_process()
         self.hooks["local_step"] = local_step
-        everything = federation.train_sets(torch.zeros(1, dtype=torch.int64, device=federation.x.device))
-        example = tuple(tensor[:, : experiment.batch_size] for tensor in everything)
         kept = factors_kept(experiment.gradient, experiment.backprop_steps, experiment.nu)
-        most = partial(agents_at_once, loss_fn, params, example)
-        # Differentiating through a step keeps about three sets of an agent's numbers, recomputing it one, which takes
-        # longer (benchmarks/RESULTS.md): only where not even one agent fits otherwise.
-        recompute = most(3 * kept + 2) < 1
-        self.agents_at_once = max(1, most((1 if recompute else 3) * kept + 2))
-        parts = math.ceil(experiment.agents_per_round / self.agents_at_once)
-        one = one_step(loss_fn, local_step, recompute=recompute, check_finite=False, **estimate_settings(experiment))
-        alone = parts == experiment.agents_per_round
-        self.together: OneStep = partial(_alone, one) if alone else torch.func.vmap(one, in_dims=(0, None, 0, 0, 0))
+        one = partial(one_step, loss_fn, local_step, check_finite=False, **estimate_settings(experiment))
+        picked = experiment.agents_per_round
+
+        @cache
+        def way(width: int) -> _Way:
+            most = partial(agents_at_once, loss_fn, params, federation.example(width))
+            # Differentiating through a step keeps about three sets of an agent's numbers, recomputing it one, which
+            # takes longer (benchmarks/RESULTS.md): only where not even one agent fits otherwise.
+            recompute = most(3 * kept + 2) < 1
+            at_once = max(1, most((1 if recompute else 3) * kept + 2))
+            alone, step = math.ceil(picked / at_once) == picked, one(recompute=recompute)
+            together = partial(_alone, step) if alone else torch.func.vmap(step, in_dims=(0, None, 0, 0, 0))
+            return _Way(at_once, alone, recompute, together)
+
+        groups = federation.alike(federation.groups["trained"], experiment.batch_size)
+        self.way, self.widest = way, max(width for width, _ in groups)
+        widest = way(self.widest)
+        self.agents_at_once = widest.at_once
+        parts = math.ceil(picked / widest.at_once)
         # A recording merges what is recomputed to save memory. Whether to record is decided by the whole run's length,
         # so that a resumed run does what an uninterrupted one does.
-        steps = experiment.rounds * experiment.local_steps * parts
-        self.records, self.compiled = not recompute and steps >= RECORDED_FROM, compiled
+        steps = experiment.rounds * experiment.local_steps * (parts if len(groups) == 1 else 1)
+        shapes = _shapes([len(places) for _, places in groups], picked)
+        self.records = not widest.recompute and steps >= RECORDED_FROM * shapes and shapes <= MOST_RECORDINGS
+        self.compiled = compiled
         self.agents_in_words = (
-            "all picked agents at once" if parts == 1
-            else f"at most {self.agents_at_once} agents at once, to stay within the memory budget" if not alone
-            else "one agent at a time, as each keeps more numbers than caches hold" if not recompute
+            "picked agents of about the same size at once" if len(groups) > 1
+            else "all picked agents at once" if parts == 1
+            else f"at most {self.agents_at_once} agents at once, to stay within the memory budget" if not widest.alone
+            else "one agent at a time, as each keeps more numbers than caches hold" if not widest.recompute
             else "one agent at a time and its steps recomputed, to stay within the memory budget"
         )  # fmt: skip
         repaid = "repay it" if self.records else "do not repay it"
-        self.recording_in_words = f"{'' if self.records else 'not '}recorded, as {steps} local steps {repaid}"
-        self.recordings: dict[int, Callable[..., tuple[Params, torch.Tensor]]] = {}
+        many = f" in {shapes} shapes" * (shapes > 1)
+        self.recording_in_words = f"{'' if self.records else 'not '}recorded, as {steps} local steps{many} {repaid}"
+        self.recordings: dict[tuple[int, int], OneStep] = {}
         self._library = set(vars(self))
+
+    def at_once(self, width: int) -> int:
+        return self.agents_at_once if width == self.widest else self.way(width).at_once
 
     def update(
         self,
@@ -94,14 +123,21 @@ class Vectorized(Engine):
         own = own or {}
         # Contiguous, as the parameters will be from the second step on: a recording is made for that layout.
         w = {name: tensor.expand(len(agents), *tensor.shape).contiguous() for name, tensor in params.items()}
-        if self.records and len(agents) not in self.recordings:
-            self._record(len(agents), stop, w, params, own, *batches[0])
-        return take_steps(self.recordings.get(len(agents), self.together), w, params, own, batches, stop)
+        to_come = iter(batches)
+        first = list(islice(to_come, 1))  # an example of them all
+        width = first[0][1][0].shape[1] if first else self.widest
+        shape = len(agents), width
+        if self.records and first and shape not in self.recordings and len(self.recordings) < MOST_RECORDINGS:
+            self._record(shape, stop, w, params, own, *first[0])
+        together = self.recordings.get(shape, self.way(width).together)
+        return take_steps(together, w, params, own, chain(first, to_come), stop)
 
-    def _record(self, n_agents: int, stop: threading.Event | None, *example: Any) -> None:
-        look_up = partial(look_at, stop)
+    def _record(self, shape: tuple[int, int], stop: threading.Event | None, *example: Any) -> None:
+        look_up, way = partial(look_at, stop), self.way(shape[1])
+        if way.recompute:
+            return
         try:
-            self.recordings[n_agents] = capture(self.together, *example, look_up=look_up, compiled=self.compiled)
+            self.recordings[shape] = capture(way.together, *example, look_up=look_up, compiled=self.compiled)
         except Stopped:
             raise
         except Exception as error:  # whatever it is that cannot be recorded may run all the same
@@ -116,6 +152,12 @@ class Vectorized(Engine):
     def __str__(self) -> str:
         words = [f"vectorized: {self.agents_in_words}", self.recording_in_words, self.recipe]
         return "; ".join(filter(None, words)) + "; compiled" * (self.records and self.compiled)
+
+
+def _shapes(sizes: list[int], picked: int) -> int:
+    """Return how many kinds of batches may come where groups of agents have these sizes: so many of one width."""
+    counts = [(max(1, picked - sum(sizes) + size), min(picked, size)) for size in sizes]
+    return sum(most - fewest + 1 for fewest, most in counts)
 
 
 def _alone(one: OneStep, w: Params, start: Params, own: Params, support: Any, query: Any) -> Any:

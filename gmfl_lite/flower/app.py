@@ -23,12 +23,13 @@ from torch.utils._pytree import tree_map
 
 from ..basics import checks
 from ..basics.devices import PRECISIONS, choose_device
+from ..basics.ragged import IndexTable
 from ..basics.setting_records import settings
 from ..data import Dataset, load_dataset, load_images
 from ..engine import estimate_settings, prepare_process
 from ..evaluation import adaptation_curve
 from ..experiment import Experiment, build_federation
-from ..federation import Federation, IndexTable
+from ..federation import Federation
 from ..models import Predict, as_functions, build_model, cross_entropy
 from ..objective import Params
 from ..privacy import clip_and_add_noise

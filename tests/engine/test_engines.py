@@ -283,9 +283,8 @@ class Fragile(torch.nn.Module):
 def test_the_loop_names_the_agent_that_fails(digits):
     parts = gl.partition(digits.y, gl.IID(), 6, seed=0)
     federation = gl.Federation.from_partition(digits, parts)
-    x, _ = federation.train(4)
     federation.x = federation.x.clone()
-    federation.x[federation._train.index[4][: len(x)]] *= 3
+    federation.x[federation._train.of(4)] *= 3
     experiment = gl.Experiment(
         n_agents=6, n_new_agents=0, agents_per_round=6, rounds=1, execution="loop", model="softmax", eval_every=5
     )

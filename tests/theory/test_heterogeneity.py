@@ -77,7 +77,8 @@ def test_model_measures_equal_dense_gradients_and_hessians(tiny, layers):
 def test_agents_that_are_alike_are_alike(digits):
     copies = gl.Dataset("copies", digits.x[:40].repeat(4, 1, 1, 1), digits.y[:40].repeat(4), digits.classes)
     federation = gl.Federation.from_partition(copies, np.arange(160).reshape(4, 40), test_fraction=0.5)
-    federation._train.index.copy_(federation._train.index[:1] % 40 + 40 * torch.arange(4)[:, None])
+    first = federation._train.of(0) % 40
+    federation._train.index.copy_((first + 40 * torch.arange(4)[:, None]).flatten())
     found = gl.model_heterogeneity(federation, gl.build_model("softmax", federation), iterations=10)
     assert found.gradient < 1e-6
     assert found.hessian < 1e-6
