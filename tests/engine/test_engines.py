@@ -267,6 +267,21 @@ def test_a_state_that_no_engine_keeps_is_refused(federation):
         engine.load_state({"elsewhere/m": torch.zeros(1)})
 
 
+@pytest.mark.parametrize("builder", BUILDERS)
+def test_an_engine_goes_through_the_batches_once(federation, builder):
+    predict, w = gl.models.as_functions(gl.build_model("softmax", federation), torch.device("cpu"))
+    engine = builder(BASE, federation, gl.models.cross_entropy(predict), w)
+    agents = torch.tensor([4, 0, 9])
+    batches = federation.batches(agents, nu=BASE.nu, local_steps=3, batch_size=8, seed=0, round=0)
+    once, losses = engine.update(w, (pair for pair in batches), agents, None)
+    again, same = engine.update(w, list(batches), agents, None)
+    assert losses.shape == (3, 3)
+    assert torch.equal(losses, same)
+    assert all(torch.equal(once[name], again[name]) for name in w)
+    with pytest.raises((ValueError, engines.AgentError), match="batches: must hold at least one"):
+        engine.update(w, iter([]), agents, None)
+
+
 class Fragile(torch.nn.Module):
     """Fails for the agent whose images are marked."""
 
