@@ -7,6 +7,7 @@ from .local_step import LocalStep, Stopped, estimate_settings, look_at, one_step
 from .loop import AgentError, Loop, naming
 from .threads_and_memory import prepare_process
 from .vectorized import Vectorized
+from .watching import Watch
 
 __all__ = [
     "AgentError",
@@ -16,6 +17,7 @@ __all__ = [
     "Loop",
     "Stopped",
     "Vectorized",
+    "Watch",
     "agents_at_once",
     "build_engine",
     "chunks",

@@ -23,7 +23,8 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from .watching import BeforeEveryOperation
 
 aten = torch.ops.aten
 _VIEWS = (aten.view.default, aten._unsafe_view.default, aten.expand.default)
@@ -48,7 +49,7 @@ def capture(
     """
 
     def watched(*args: Any) -> Any:
-        with _BeforeEveryOperation(look_up):
+        with BeforeEveryOperation(look_up):
             return function(*args)
 
     while not _recording.acquire(timeout=0.05):
@@ -70,16 +71,6 @@ def capture(
         _write_over_what_is_used_up(list(recorded.graph.nodes))
     recorded.recompile()
     return _without_autograd(recorded, compiled)
-
-
-class _BeforeEveryOperation(TorchDispatchMode):
-    def __init__(self, act: Callable[[], None]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._act = act
-
-    def __torch_dispatch__(self, operation: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        self._act()
-        return operation(*args, **(kwargs or {}))
 
 
 def _without_autograd(recording: GraphModule, compiled: bool) -> Callable[..., Any]:
