@@ -193,7 +193,7 @@ class _Training:
                 result.params,
                 engine=self.engine,
                 start=result.round,
-                limit=limit_of(self.experiment, self.federation, self.loss_fn, self.start),
+                limit=limit_of(self.experiment, self.federation, self.loss_fn, self.start, self.stop),
                 stop=self.stop,
             )
             for round, params, _ in trained:
@@ -227,7 +227,7 @@ class _Training:
         return dataclasses.replace(later, status="completed", message=f"all {round} rounds")
 
     def advice(self, params: Params) -> str:
-        return what_to_lower(self.experiment, self.federation, self.loss_fn, self.start, params)
+        return what_to_lower(self.experiment, self.federation, self.loss_fn, self.start, params, self.stop)
 
 
 def _postfix(rows: pd.DataFrame) -> str:

@@ -13,9 +13,9 @@ import torch
 from torch.utils._pytree import tree_map
 
 from .basics import checks
-from .engine import Engine, LocalStep, build_engine, in_order, map_agents, one_step, parts, take_steps
+from .engine import Engine, LocalStep, build_engine, in_order, look_at, map_agents, one_step, parts, take_steps
 from .federation import Batch, Federation
-from .objective import LossFn, Params, meta_loss
+from .objective import LossFn, Params
 from .server import Average, check_round, loss_limit, pick_agents
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def train(
     2 (10, 5)
     """
     engine = build_engine(experiment, federation, loss_fn, params) if engine is None else engine
-    limit = limit_of(experiment, federation, loss_fn, params) if limit is None else limit
+    limit = limit_of(experiment, federation, loss_fn, params, stop) if limit is None else limit
     for round in range(start, experiment.rounds):
         picked = picked_in(round, experiment, federation)
         mine, average, losses = engine.share(picked), Average(), []
@@ -145,27 +145,30 @@ def batches_of(
     return batches if several.ndim else (tree_map(lambda tensor: tensor[0], pair) for pair in batches)
 
 
-def limit_of(experiment: "Experiment", federation: Federation, loss_fn: LossFn, params: Params) -> float:
-    """Return the mean meta-loss beyond which a round that started from w has diverged (`loss_limit`)."""
-    return loss_limit(len(federation.classes), mean_loss(experiment, federation, loss_fn, params))
-
-
-def mean_loss(
-    experiment: "Experiment", federation: Federation, loss_fn: LossFn, params: Params, steps: int = 0
+def limit_of(
+    experiment: "Experiment",
+    federation: Federation,
+    loss_fn: LossFn,
+    params: Params,
+    stop: threading.Event | None = None,
 ) -> float:
-    """Return the first picked agents' mean loss on their training sets, after some steps of fine-tuning there."""
+    """Return the mean meta-loss beyond which a round that started from w has diverged (`loss_limit`).
 
-    def tuned_loss(params: Params, batch: Any) -> torch.Tensor:
-        return meta_loss(loss_fn, params, [batch] * steps, batch, fine_tune_lr=experiment.fine_tune_lr)
+    It is measured on all training samples of the agents of the first round; `stop` is looked at before each of them.
+    """
+
+    def loss(params: Params, batch: Batch) -> torch.Tensor:
+        look_at(stop)
+        return loss_fn(params, batch)
 
     # One agent after the other: all samples of several at once would need more memory than the training itself.
-    mean = map_agents(tuned_loss, params, first_picked(experiment, federation), execution="loop").mean()
-    return 0.0 if mean.is_meta else mean.item()
+    mean = map_agents(loss, params, first_picked(experiment, federation), execution="loop").mean()
+    return loss_limit(len(federation.classes), 0.0 if mean.is_meta else mean.item())
 
 
-def first_picked(experiment: "Experiment", federation: Federation) -> Batch:
-    """Return all training samples of the agents of the first round, as one padded batch."""
-    return federation.train_sets(picked_in(0, experiment, federation))
+def first_picked(experiment: "Experiment", federation: Federation, most: int | None = None) -> Batch:
+    """Return all training samples of the agents of the first round, at most so many, as one padded batch."""
+    return federation.train_sets(picked_in(0, experiment, federation)[:most])
 
 
 def picked_in(round: int, experiment: "Experiment", federation: Federation) -> torch.Tensor:

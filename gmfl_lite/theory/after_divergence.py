@@ -1,30 +1,49 @@
-"""Which step size to lower after a run has diverged, and to what."""
+"""Which step size to lower after a run has diverged, and to what: told within a second."""
 
 import math
-from functools import partial
+import threading
+from collections.abc import Iterator
 
 import torch
+from torch.func import vmap
 from torch.utils._pytree import tree_map
 
-from ..engine import map_agents
+from ..engine import Stopped, Watch, agents_at_once, chunks
 from ..experiment import Experiment
 from ..federation import Batch, Federation
-from ..objective import LossFn, Params, meta_loss
-from ..server import EXPLOSION
-from ..trainer import first_picked, limit_of, mean_loss
+from ..objective import LossFn, Params, fine_tune, meta_loss
+from ..server import EXPLOSION, loss_limit
+from ..trainer import first_picked
 from .constants import largest_safe_fine_tune_lr
 from .spectrum import curvatures
 
+SECONDS = 0.8
+"""After this time what has been found by then is told."""
+
+Parts = list[tuple[Params, Batch]]
+"""The points and the batches of the agents that are computed at once."""
+
+AGENTS, SAMPLES = 10, 25
+"""What is measured is measured on so many of the first round's agents, and on so many samples of each."""
+
 
 def what_to_lower(
-    experiment: Experiment, federation: Federation, loss_fn: LossFn, start: Params, params: Params
+    experiment: Experiment,
+    federation: Federation,
+    loss_fn: LossFn,
+    start: Params,
+    params: Params,
+    stop: threading.Event | None = None,
 ) -> str:
     """Say which step size to lower, and to what: the safe value for the curvature measured at the start.
+
+    If there is no time for all of that, or it cannot be measured, the value is a cruder one.
 
     Parameters
     ----------
     experiment, federation, loss_fn : the run, its agents, and f_i as a function of (params, batch).
     start, params : the initial w, and the last sound one.
+    stop : ends the measuring at once; so does Ctrl-C.
 
     Examples
     --------
@@ -32,30 +51,87 @@ def what_to_lower(
     >>> gl.run(gl.Experiment(model="softmax", meta_lr=500.0), progress=False).message.partition("; ")[2]
     'lower meta_lr (now 500), for example to 0.4'
     """
-    cause = _to_blame(experiment, federation, loss_fn, start, params)
-    if cause == "meta_lr" and experiment.server_lr > 1:  # the server goes beyond where the agents are
-        return f"lower server_lr (now {experiment.server_lr:g}), for example to 1"
-    nu = experiment.nu if cause == "meta_lr" else 0
+    told = f"{_lower(experiment, 'meta_lr')}, or fine_tune_lr (now {experiment.fine_tune_lr:g})"
+    try:
+        with Watch(stop, SECONDS):
+            for better in _better_and_better(experiment, federation, loss_fn, start, params):
+                told = better
+    except (Stopped, KeyboardInterrupt, RuntimeError):  # a RuntimeError: numbers too wild for it, or too little memory
+        pass
+    return told
+
+
+def _better_and_better(
+    experiment: Experiment, federation: Federation, loss_fn: LossFn, start: Params, params: Params
+) -> Iterator[str]:
+    """Yield what to lower each time that more is known."""
+    data, nu = _thinned(first_picked(experiment, federation, AGENTS)), experiment.nu
+    most = max(1, agents_at_once(loss_fn, start, data, copies=4))
+    at_start, last = ([(_expanded(w, part), part) for part in _parts(data, most)] for w in (start, params))
+    steepest, losses = 0.0, torch.empty(2, 0)
+    for (first, batches), (points, _) in zip(at_start, last, strict=True):
+        losses = torch.cat([losses, torch.stack([vmap(loss_fn)(w, batches).cpu() for w in (first, points)])], dim=1)
+        loss_at_start, before = losses.mean(1).tolist()
+        sane = before <= 2 * loss_limit(len(federation.classes), loss_at_start) / EXPLOSION
+        steepest = max(steepest, _curvature(experiment, loss_fn, first, batches, nu=0))
+        crude = 4 * steepest if nu else steepest  # L_F ≤ 4L + …, by C1
+        unstable = experiment.fine_tune_lr * steepest > 2 and experiment.fine_tune_lr > experiment.meta_lr
+        yield _lower(experiment, *(("fine_tune_lr", steepest) if sane and unstable else ("meta_lr", crude)))
+    if sane and not _mean_loss_after_tuning(experiment, loss_fn, last) <= before:
+        yield _lower(experiment, "fine_tune_lr", steepest)
+        return
+    yield _lower(experiment, "meta_lr", crude)
+    most = agents_at_once(loss_fn, start, data, copies=6 * nu + 4)
+    if nu and most and experiment.server_lr <= 1:
+        found = [_curvature(experiment, loss_fn, _expanded(start, part), part, nu) for part in _parts(data, most)]
+        yield _lower(experiment, "meta_lr", max(found))
+
+
+def _curvature(experiment: Experiment, loss_fn: LossFn, points: Params, batches: Batch, nu: int) -> float:
+    """Return the largest curvature of the agents' losses after ν steps."""
 
     def measured(params: Params, batch: Batch) -> torch.Tensor:
         return meta_loss(loss_fn, params, [batch] * nu, batch, fine_tune_lr=experiment.fine_tune_lr)
 
-    def steepness(params: Params, batch: Batch) -> torch.Tensor:
-        one = tree_map(lambda tensor: tensor.unsqueeze(0), (params, batch))
-        return curvatures(measured, *one, iterations=8)[0]  # for the one digit that is said
+    return curvatures(measured, points, batches, iterations=8).max().item()  # for the one digit that is told
 
-    steepest = map_agents(steepness, start, first_picked(experiment, federation), execution="loop").max().item()
+
+def _mean_loss_after_tuning(experiment: Experiment, loss_fn: LossFn, parts: Parts) -> float:
+    """Return the agents' mean loss after as many fine-tuning steps as are taken or scored."""
+
+    def tuned(params: Params, batch: Batch) -> Params:
+        return fine_tune(loss_fn, params, [batch], experiment.fine_tune_lr)
+
+    losses = []
+    for points, batches in parts:
+        for _ in range(max(experiment.nu, *experiment.eval_steps)):
+            points = vmap(tuned)(points, batches)
+        losses.append(vmap(loss_fn)(points, batches))
+    return torch.cat(losses).mean().item()
+
+
+def _lower(experiment: Experiment, cause: str, steepest: float = math.nan) -> str:
+    if cause == "meta_lr" and experiment.server_lr > 1:  # the server goes beyond where the agents are
+        return f"lower server_lr (now {experiment.server_lr:g}), for example to 1"
     now = getattr(experiment, cause)
     value = now / 10
     if 0 < steepest < math.inf:
         safe = largest_safe_fine_tune_lr(experiment.nu, steepest) if cause == "fine_tune_lr" else 1 / steepest
         value = min(now / 2, safe)
-    return f"lower {cause} (now {now:g}), for example to {value:.1g}"
+    return f"lower {cause} (now {now:g}), for example to {float(f'{value:.1g}'):g}"
 
 
-def _to_blame(experiment: Experiment, federation: Federation, loss_fn: LossFn, start: Params, params: Params) -> str:
-    """Name the step size to lower: fine_tune_lr if fine-tuning makes a sane w worse, else meta_lr."""
-    losses = partial(mean_loss, experiment, federation, loss_fn, params)
-    before, after = losses(), losses(max(experiment.nu, *experiment.eval_steps))
-    sane = limit_of(experiment, federation, loss_fn, start) / EXPLOSION
-    return "fine_tune_lr" if before <= 2 * sane and not after <= before else "meta_lr"
+def _thinned(data: Batch) -> Batch:
+    """Return some of each agent's samples, evenly spread among them, as a batch whose weights sum to one again."""
+    x, y, weight = (tensor[:, :: math.ceil(data[2].shape[1] / SAMPLES)] for tensor in data)
+    return x, y, weight / weight.sum(1, keepdim=True)
+
+
+def _parts(data: Batch, most: int) -> list[Batch]:
+    """Return the batches of at most so many agents at once."""
+    split = chunks(torch.arange(len(data[2])), most)
+    return [tree_map(lambda tensor: tensor[agents], data) for agents in split]  # noqa: B023
+
+
+def _expanded(w: Params, data: Batch) -> Params:
+    return {name: tensor.expand(len(data[2]), *tensor.shape) for name, tensor in w.items()}
