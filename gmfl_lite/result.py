@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 
 from .basics import storage
+from .basics.growing_file import GrowingFile
 from .evaluation import AGENT_COLUMNS
 from .experiment import Experiment
 from .objective import Params
@@ -89,18 +90,22 @@ class Checkpoint:
 
 
 def store(
-    result: Result, path: str | Path, fingerprint: str = "", recipe: str = "", state: Params | None = None
+    result: Result, into: str | Path | GrowingFile, fingerprint: str = "", recipe: str = "", state: Params | None = None
 ) -> None:
-    """Write a result, or a checkpoint, to one file."""
+    """Write a result, or a checkpoint, to one file; one that grows has the history already."""
     record = {
         "fingerprint": fingerprint,
         "recipe": recipe,
         "experiment": result.experiment.to_dict(),
         **{name: getattr(result, name) for name in ("status", "message", "engine", "round")},
-        **{name: getattr(result, name).to_dict("list") for name in ("history", "agents")},
+        "agents": result.agents.to_dict("list"),
     }
     tensors = {**result.params, **{f"{_STATE}{name}": tensor for name, tensor in (state or {}).items()}}
-    storage.write(path, record, {name: tensor.numpy(force=True) for name, tensor in tensors.items()})
+    arrays = {name: tensor.numpy(force=True) for name, tensor in tensors.items()}
+    if isinstance(into, GrowingFile):
+        into.write(record, arrays)
+    else:
+        storage.write(into, {**record, "history": result.history.to_dict("list")}, arrays)
 
 
 _STATE = "engine/"

@@ -1,7 +1,6 @@
 """A what-if from its description to its result: train, score on the way, stop, resume, store."""
 
 import dataclasses
-import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -14,6 +13,8 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from .basics import checks
+from .basics.growing_file import GrowingFile
+from .basics.storage import digest
 from .engine import Engine, Stopped, build_engine
 from .evaluation import AGENT_COLUMNS, evaluate, summarise
 from .experiment import Experiment, build_federation
@@ -46,7 +47,7 @@ def run(
     on_round : called as on_round(round, rows) after every evaluation, with that round's rows of the history.
     stop : an event looked at before every local step; Ctrl-C does the same. The run returns the result so far.
     checkpoint : a path, written after every evaluation; a run that finds one goes on from it, and ends as if it had
-        never been interrupted.
+        never been interrupted. Until it ends, the history lies beside it, in a file whose name ends in .history.
     engine : builds what computes the agents' updates, an Engine: a class of your own, `build_engine` with a
         `local_step` or a `server_step` of your own, or `gmfl_lite.distributed.build_engine`, which shares the agents
         among the processes that torchrun has started.
@@ -75,27 +76,31 @@ def run(
         raise checks.refusal("engine", engine, f"what builds a gmfl_lite.Engine, not a {type(computes).__name__}")
     training = _Training(experiment, federation, predict, start, computes, stop)
 
-    fingerprint = "" if checkpoint is None else _fingerprint(federation, start)
+    # Of what else, beside the experiment, makes a run.
+    fingerprint = "" if checkpoint is None else digest([*federation.tensors().items(), *start.items()])
     result = _resume(checkpoint, experiment, fingerprint, computes, device)
     if result is None:
-        nothing = frame(None, HISTORY_COLUMNS), frame(None, AGENT_COLUMNS)
-        result = Result(experiment, "stopped", "stopped before training", str(computes), 0, start, *nothing)
-    with tqdm(total=experiment.rounds, initial=result.round, unit="round", disable=progress_hidden(progress)) as bar:
+        begun = "stopped", "stopped before training", str(computes), 0
+        result = Result(experiment, *begun, start, _NO_ROWS, frame(None, AGENT_COLUMNS))
+    history = list(result.history.itertuples(index=False, name=None))  # a new row costs the same however many there are
+    growing = GrowingFile(checkpoint if computes.writes else None, "history", HISTORY_COLUMNS, history)
+    hidden = progress_hidden(progress)
+    with growing, tqdm(total=experiment.rounds, initial=result.round, unit="round", disable=hidden) as bar:
         try:
             for later in training.results(result):
-                evaluated = len(later.history) > len(result.history)
-                result = later
+                result, rows = later, later.history
+                history.extend(list(rows.itertuples(index=False, name=None)))
                 bar.update(result.round - bar.n)
-                if checkpoint is not None and (evaluated or result.status != "stopped"):
-                    store(result, checkpoint, fingerprint, computes.recipe, computes.state())
-                if evaluated:
-                    rows = result.history[result.history["round"] == result.round].reset_index(drop=True)
+                if checkpoint is not None and (len(rows) or result.status != "stopped"):
+                    store(result, growing, fingerprint, computes.recipe, computes.state())
+                if len(rows):
                     bar.set_postfix_str(_postfix(rows))
                     if on_round is not None:
                         on_round(result.round, rows)
         except (Stopped, KeyboardInterrupt):
             pass
-    return dataclasses.replace(result, params={name: tensor.cpu() for name, tensor in result.params.items()})
+    params = {name: tensor.cpu() for name, tensor in result.params.items()}
+    return dataclasses.replace(result, params=params, history=frame(history, HISTORY_COLUMNS))
 
 
 def progress_hidden(progress: bool) -> bool:
@@ -127,15 +132,6 @@ def _check_arguments(
         raise checks.refusal("agents_per_round", experiment.agents_per_round, allowed)
     if checkpoint is not None and not Path(checkpoint).absolute().parent.is_dir():
         raise checks.refusal("checkpoint", str(checkpoint), "a path in a folder that exists")
-
-
-def _fingerprint(federation: Federation, start: Params) -> str:
-    """Return a digest of the agents' samples and of the initial w: what else, beside the experiment, makes a run."""
-    digest = hashlib.sha256()
-    for name, tensor in [*federation.tensors().items(), *start.items()]:
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().numpy(force=True).data)
-    return digest.hexdigest()
 
 
 def _resume(
@@ -179,12 +175,14 @@ class _Training:
         return cross_entropy(self.predict)
 
     def results(self, result: Result) -> Iterator[Result]:
-        """Yield the result so far, after the first evaluation and then after every round."""
+        """Yield the result so far after the first evaluation and every round; its history is the new rows alone."""
         if result.status != "stopped":
             return
+        scored = len(result.history) > 0
+        result = dataclasses.replace(result, history=_NO_ROWS)
         try:
-            if result.history.empty:
-                result = self.so_far(result, 0, self.start)
+            if not scored:
+                result, scored = self.so_far(result, 0, self.start), True
                 yield result
             trained = train(
                 self.experiment,
@@ -200,15 +198,16 @@ class _Training:
                 result = self.so_far(result, round, params)
                 yield result
         except FloatingPointError as error:
-            when = f"in round {result.round + 1}" if len(result.history) else "before training"
+            when = f"in round {result.round + 1}" if scored else "before training"
             message = f"diverged {when}: {error}; {self.advice(result.params)}"
-            yield dataclasses.replace(result, status="diverged", message=message)
+            yield dataclasses.replace(result, status="diverged", message=message, history=_NO_ROWS)
 
     def so_far(self, result: Result, round: int, params: Params) -> Result:
         """Return the result after another round, evaluated if that is due."""
         experiment = self.experiment
         done = f"stopped after {round} of {experiment.rounds} rounds"
-        later = dataclasses.replace(result, round=round, params=params, message=done, engine=str(self.engine))
+        how = str(self.engine)
+        later = dataclasses.replace(result, round=round, params=params, message=done, engine=how, history=_NO_ROWS)
         if round % experiment.eval_every and round < experiment.rounds:
             return later
         agents = evaluate(
@@ -220,14 +219,17 @@ class _Training:
             execution=self.engine.execution,
             stop=self.stop,
         )
-        history = pd.concat([result.history, summarise(agents).assign(round=round)], ignore_index=True)
-        later = dataclasses.replace(later, agents=agents, history=frame(history, HISTORY_COLUMNS))
+        rows = frame(summarise(agents).assign(round=round), HISTORY_COLUMNS)
+        later = dataclasses.replace(later, agents=agents, history=rows)
         if round < experiment.rounds:
             return later
         return dataclasses.replace(later, status="completed", message=f"all {round} rounds")
 
     def advice(self, params: Params) -> str:
         return what_to_lower(self.experiment, self.federation, self.loss_fn, self.start, params, self.stop)
+
+
+_NO_ROWS = frame(None, HISTORY_COLUMNS)
 
 
 def _postfix(rows: pd.DataFrame) -> str:

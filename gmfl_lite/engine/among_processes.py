@@ -23,6 +23,7 @@ class Shared(Around):
         if inner.own:
             raise ValueError("what agents keep from round to round (Engine.own) cannot be shared among processes")
         self.rank, self.processes, self.together = dist.get_rank(), dist.get_world_size(), False
+        self.writes = self.rank == 0
 
     def update(
         self, params: Params, batches: Any, agents: torch.Tensor, stop: threading.Event | None

@@ -47,6 +47,8 @@ class Engine(ABC):
 
     execution: str = "loop"
     agents_at_once: int = 1
+    writes: bool = True
+    """Whether this process, if a run is shared among several, writes the checkpoints."""
 
     def __init__(self, experiment: "Experiment", *, server_step: Step | None = None) -> None:
         self.own: Memory = {}
