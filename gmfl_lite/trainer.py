@@ -13,7 +13,7 @@ import torch
 from torch.utils._pytree import tree_map
 
 from .basics import checks
-from .engine import Engine, LocalStep, build_engine, in_order, look_at, map_agents, one_step, parts, take_steps
+from .engine import Engine, LocalStep, build_engine, in_order, look_at, one_step, parts, take_steps
 from .federation import Batch, Federation
 from .objective import LossFn, Params
 from .server import Average, check_round, loss_limit, pick_agents
@@ -156,19 +156,12 @@ def limit_of(
 
     It is measured on all training samples of the agents of the first round; `stop` is looked at before each of them.
     """
-
-    def loss(params: Params, batch: Batch) -> torch.Tensor:
+    losses = []
+    for agent in picked_in(0, experiment, federation).split(1):  # all at once would take more memory than training
         look_at(stop)
-        return loss_fn(params, batch)
-
-    # One agent after the other: all samples of several at once would need more memory than the training itself.
-    mean = map_agents(loss, params, first_picked(experiment, federation), execution="loop").mean()
+        losses.append(loss_fn(params, tree_map(lambda tensor: tensor[0], federation.train_sets(agent))))
+    mean = torch.stack(losses).mean()
     return loss_limit(len(federation.classes), 0.0 if mean.is_meta else mean.item())
-
-
-def first_picked(experiment: "Experiment", federation: Federation, most: int | None = None) -> Batch:
-    """Return all training samples of the agents of the first round, at most so many, as one padded batch."""
-    return federation.train_sets(picked_in(0, experiment, federation)[:most])
 
 
 def picked_in(round: int, experiment: "Experiment", federation: Federation) -> torch.Tensor:

@@ -13,7 +13,7 @@ from ..experiment import Experiment
 from ..federation import Batch, Federation
 from ..objective import LossFn, Params, fine_tune, meta_loss
 from ..server import EXPLOSION, loss_limit
-from ..trainer import first_picked
+from ..trainer import picked_in
 from .constants import largest_safe_fine_tune_lr
 from .spectrum import curvatures
 
@@ -65,7 +65,9 @@ def _better_and_better(
     experiment: Experiment, federation: Federation, loss_fn: LossFn, start: Params, params: Params
 ) -> Iterator[str]:
     """Yield what to lower each time that more is known."""
-    data, nu = _thinned(first_picked(experiment, federation, AGENTS)), experiment.nu
+    picked, nu = picked_in(0, experiment, federation)[:AGENTS], experiment.nu
+    draws = {"batch_size": SAMPLES, "seed": experiment.seed, "round": 0}
+    _, data = next(iter(federation.batches(picked, nu=0, local_steps=1, **draws)))
     most = max(1, agents_at_once(loss_fn, start, data, copies=4))
     at_start, last = ([(_expanded(w, part), part) for part in _parts(data, most)] for w in (start, params))
     steepest, losses = 0.0, torch.empty(2, 0)
@@ -119,12 +121,6 @@ def _lower(experiment: Experiment, cause: str, steepest: float = math.nan) -> st
         safe = largest_safe_fine_tune_lr(experiment.nu, steepest) if cause == "fine_tune_lr" else 1 / steepest
         value = min(now / 2, safe)
     return f"lower {cause} (now {now:g}), for example to {float(f'{value:.1g}'):g}"
-
-
-def _thinned(data: Batch) -> Batch:
-    """Return some of each agent's samples, evenly spread among them, as a batch whose weights sum to one again."""
-    x, y, weight = (tensor[:, :: math.ceil(data[2].shape[1] / SAMPLES)] for tensor in data)
-    return x, y, weight / weight.sum(1, keepdim=True)
 
 
 def _parts(data: Batch, most: int) -> list[Batch]:
