@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from .basics import checks
 from .basics.growing_file import GrowingFile
 from .basics.storage import digest
-from .engine import Engine, Stopped, build_engine
+from .engine import Engine, Stopped, build_engine, made_with
 from .evaluation import AGENT_COLUMNS, evaluate, summarise
 from .experiment import Experiment, build_federation
 from .federation import Federation
@@ -87,7 +87,7 @@ def run(
     hidden = progress_hidden(progress)
     with growing, tqdm(total=experiment.rounds, initial=result.round, unit="round", disable=hidden) as bar:
         try:
-            for later in training.results(result):
+            for later in made_with(computes.threads, training.results(result)):
                 result, rows = later, later.history
                 history.extend(list(rows.itertuples(index=False, name=None)))
                 bar.update(result.round - bar.n)

@@ -13,7 +13,7 @@ import torch
 from torch.utils._pytree import tree_map
 
 from .basics import checks
-from .engine import Engine, LocalStep, build_engine, in_order, look_at, one_step, parts, take_steps
+from .engine import Engine, LocalStep, build_engine, computing_with, in_order, look_at, one_step, parts, take_steps
 from .federation import Batch, Federation
 from .objective import LossFn, Params
 from .server import Average, check_round, loss_limit, pick_agents
@@ -113,19 +113,20 @@ def train(
     engine = build_engine(experiment, federation, loss_fn, params) if engine is None else engine
     limit = limit_of(experiment, federation, loss_fn, params, stop) if limit is None else limit
     for round in range(start, experiment.rounds):
-        picked = picked_in(round, experiment, federation)
-        mine, average, losses = engine.share(picked), Average(), []
-        for some in parts(federation.alike(mine, experiment.batch_size), engine.at_once):
-            agents = mine[some]
-            batches = batches_of(agents, experiment, federation, round)
-            updates, loss = engine.update(params, batches, agents, stop)
-            sizes = federation.train_sizes[agents]
-            average.add(updates, sizes if experiment.weighting == "samples" else torch.ones_like(sizes))
-            losses.append((some, loss))
-        params = engine.server_step(params, engine.combine(average))
-        everyone = engine.gather(in_order(losses))
-        if not everyone.is_meta:  # there are no values to look at on that device
-            check_round(everyone.mean().item(), params, limit)
+        with computing_with(engine.threads):
+            picked = picked_in(round, experiment, federation)
+            mine, average, losses = engine.share(picked), Average(), []
+            for some in parts(federation.alike(mine, experiment.batch_size), engine.at_once):
+                agents = mine[some]
+                batches = batches_of(agents, experiment, federation, round)
+                updates, loss = engine.update(params, batches, agents, stop)
+                sizes = federation.train_sizes[agents]
+                average.add(updates, sizes if experiment.weighting == "samples" else torch.ones_like(sizes))
+                losses.append((some, loss))
+            params = engine.server_step(params, engine.combine(average))
+            everyone = engine.gather(in_order(losses))
+            if not everyone.is_meta:  # there are no values to look at on that device
+                check_round(everyone.mean().item(), params, limit)
         yield round + 1, params, everyone
 
 

@@ -5,7 +5,7 @@ from .base import Around, Engine
 from .build import build_engine
 from .local_step import LocalStep, Stopped, estimate_settings, look_at, one_step, take_steps
 from .loop import AgentError, Loop, naming
-from .threads_and_memory import prepare_process
+from .threads_and_memory import computing_with, made_with, prepare_process
 from .vectorized import Vectorized
 from .watching import Watch
 
@@ -21,9 +21,11 @@ __all__ = [
     "agents_at_once",
     "build_engine",
     "chunks",
+    "computing_with",
     "estimate_settings",
     "in_order",
     "look_at",
+    "made_with",
     "map_agents",
     "naming",
     "one_step",

@@ -29,6 +29,7 @@ class Engine(ABC):
     ----------
     execution : "vectorized" or "loop": how evaluation computes, too.
     agents_at_once : how many agents `update` is given at most; `at_once` says it for batches of another width.
+    threads : how many of torch's threads compute (0: as many as it has now); in checkpoints, as sums depend on it.
     own : what agents keep from round to round, a dict of tensors; saved in checkpoints.
     memory : what the server's step keeps, likewise.
 
@@ -47,6 +48,8 @@ class Engine(ABC):
 
     execution: str = "loop"
     agents_at_once: int = 1
+    threads: int = 0
+    threads_in_words: str = ""
     writes: bool = True
     """Whether this process, if a run is shared among several, writes the checkpoints."""
 
@@ -81,6 +84,11 @@ class Engine(ABC):
         Stopped : `stop` was set.
         """
 
+    def count_threads(self, threads: int, why: str) -> None:
+        """Compute with so many threads from now on, and say why."""
+        self.threads = threads
+        self.threads_in_words = f"{threads} thread{'s' * (threads != 1)}, {why}" if threads else ""
+
     def at_once(self, width: int) -> int:
         """Return how many agents `update` is given at most where each batch holds `width` samples of an agent."""
         return self.agents_at_once
@@ -92,7 +100,7 @@ class Engine(ABC):
 
     def state(self) -> Memory:
         """Return all that a run needs to go on, beside w and the number of rounds: a dict of tensors."""
-        parts = {"own": self.own, "memory": self.memory}
+        parts = {"own": self.own, "memory": self.memory, "threads": {"": torch.tensor(self.threads)}}
         return {f"{part}/{name}": tensor for part, kept in parts.items() for name, tensor in kept.items()}
 
     def load_state(self, state: Memory) -> None:
@@ -104,6 +112,9 @@ class Engine(ABC):
         """
         for name, tensor in state.items():
             part, _, rest = name.partition("/")
+            if part == "threads":
+                self.count_threads(int(tensor), "as in the checkpoint")
+                continue
             if part not in ("own", "memory"):
                 raise ValueError(f"state: {name!r} is not what an engine keeps")
             getattr(self, part)[rest] = tensor
@@ -144,6 +155,7 @@ class Around(Engine):
 
     def __init__(self, inner: Engine) -> None:
         self.inner, self.execution, self.agents_at_once = inner, inner.execution, inner.agents_at_once
+        self.threads = inner.threads
 
     def __getattr__(self, name: str) -> Any:
         """Return the inner engine's `own`, `memory`, `hooks` and whatever else it has."""
@@ -167,6 +179,7 @@ class Around(Engine):
 
     def load_state(self, state: Memory) -> None:
         self.inner.load_state(state)
+        self.threads = self.inner.threads
 
     @property
     def recipe(self) -> str:

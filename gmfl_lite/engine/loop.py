@@ -11,9 +11,10 @@ from torch.utils._pytree import tree_map
 from ..federation import Federation
 from ..objective import LossFn, Params
 from ..server import Step
+from .agents_axis import a_gradient
 from .base import Engine
 from .local_step import LocalStep, Stopped, estimate_settings, one_step, take_steps
-from .threads_and_memory import prepare_process
+from .threads_and_memory import choose_threads, prepare_process
 
 if TYPE_CHECKING:
     from ..experiment import Experiment
@@ -64,6 +65,10 @@ class Loop(Engine):
         prepare_process()
         self.hooks["local_step"] = local_step
         self.one = one_step(loss_fn, local_step, check_finite=False, **estimate_settings(experiment))
+        if next(iter(params.values())).device.type == "cpu":
+            widths = federation.alike(federation.groups["trained"], experiment.batch_size)
+            example = federation.example(max(width for width, _ in widths))
+            self.count_threads(*choose_threads(a_gradient(loss_fn, params, example, 1)))
         self._library = set(vars(self))
 
     def update(
@@ -89,4 +94,5 @@ class Loop(Engine):
         return ", ".join(self.in_words()) if type(self) is Loop else super().recipe
 
     def __str__(self) -> str:
-        return "; ".join(["loop: one agent after the other, as execution asks", *filter(None, [self.recipe])])
+        words = ["loop: one agent after the other, as execution asks", self.recipe, self.threads_in_words]
+        return "; ".join(filter(None, words))

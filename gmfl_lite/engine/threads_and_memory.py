@@ -1,11 +1,11 @@
-"""Fit the process to its machine: as many threads as cores, and memory that is kept instead of asked for again.
+"""Fit the process to its machine: threads that repay themselves, and memory that is kept instead of asked for again.
 
-`prepare_process` does this once, when the first engine is built, and can be told not to by the environment:
+GMFL_LITE_THREADS=n      compute with n threads; 0 leaves torch's number as it is
+GMFL_LITE_KEEP_MEMORY=0  leave the allocator as it is
 
-GMFL_LITE_THREADS=n      that many torch threads; 0 leaves them as they are
-GMFL_LITE_KEEP_MEMORY=0  leaves the allocator as it is
-
-A process that is forked afterwards computes with one thread, whatever is asked for: OpenMP's do not survive a fork.
+Without a wish, a small step gets one thread: two of OpenMP's threads wait for each other actively, and wherever another
+program takes one of their cores, both stand still for a time slice (benchmarks/RESULTS.md has the measurements). A
+process that is forked computes with one thread, whatever is asked for: OpenMP's do not survive a fork.
 """
 
 import ctypes
@@ -13,29 +13,38 @@ import functools
 import math
 import os
 import platform
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 
-PORTABLE = {"MKL_CBWR": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "OMP_NUM_THREADS": "1"}
-"""Environment of a new process that is to give the same bits on all Intel processors since 2013.
+from ..basics import checks
 
-Wider instructions and more threads add in another order, and after a hundred rounds of training a difference in the
-last digit is one in the first. The notebooks' stored outputs and the evidence are made so, up to twice as slowly.
-"""
+SMALL = 0.005
+"""Seconds of one gradient on one thread up to which more threads are not even tried."""
+REPAID = 0.7
+"""The part of the time that twice as many threads may take: more of it, and the cores are better left to others."""
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of glibc's malloc.h
+_forked = False
+_T = TypeVar("_T")
 
 
 @functools.cache
 def prepare_process() -> None:
-    """Do once in this process what makes local updates fast: threads, memory, derivatives loaded."""
-    set_threads()
+    """Do once in this process what makes local updates fast: keep memory, load derivatives."""
     keep_freed_memory()
     load_derivatives()
-    if hasattr(
-        os, "register_at_fork"
-    ):  # a forked process has none of OpenMP's threads, and would wait for them for ever
-        os.register_at_fork(after_in_child=functools.partial(torch.set_num_threads, 1))
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_after_a_fork)
+
+
+def _after_a_fork() -> None:
+    global _forked
+    _forked = True
+    torch.set_num_threads(1)  # a forked process has none of OpenMP's threads, and would wait for them for ever
 
 
 def usable_cores() -> int:
@@ -52,15 +61,85 @@ def usable_cores() -> int:
     return max(1, math.floor(min(affinity, limit))) if limit > 0 else affinity
 
 
-def set_threads() -> None:
-    """Lower torch's threads to the usable cores; more of them make small batched products ten times slower or worse.
+def choose_threads(work: Callable[[], object]) -> tuple[int, str]:
+    """Return how many threads to compute with (0: as many as torch has now), and why.
 
-    A number that the user has set (OMP_NUM_THREADS, torch.set_num_threads) is only ever lowered.
+    Parameters
+    ----------
+    work : a gradient as large as those of a local step; it is timed. Twice as many threads are taken as long as that
+        saves a third of its time, up to the usable cores; a number that the user has set (OMP_NUM_THREADS,
+        torch.set_num_threads) is not exceeded. Where other programs compute, the timing shows it.
+
+    Raises
+    ------
+    ValueError : GMFL_LITE_THREADS is not a whole number.
     """
-    wanted = os.environ.get("GMFL_LITE_THREADS", "")
-    threads = int(wanted) if wanted.isdigit() else min(torch.get_num_threads(), usable_cores())
-    if threads and threads != torch.get_num_threads():
-        torch.set_num_threads(threads)
+    if _forked:
+        return 1, "as the process was forked"
+    if asked := os.environ.get("GMFL_LITE_THREADS"):
+        if not asked.isascii() or not asked.isdigit():
+            raise checks.refusal(
+                "GMFL_LITE_THREADS", asked, "a whole number of threads, or 0 to leave torch's as it is"
+            )
+        return int(asked), "as GMFL_LITE_THREADS asks"
+    threads, most = 1, min(torch.get_num_threads(), usable_cores())
+    if most == 1:
+        return 1, "as there is one core to use"
+    try:
+        seconds = min(_seconds(work, 1))
+    except Exception:  # whatever is wrong with it, its first step says so better
+        return 1, "as its work could not be timed"
+    if seconds < SMALL:
+        return 1, "as steps are small"
+    while threads < most:
+        more = min(2 * threads, most)
+        slowest = max(_seconds(work, more))
+        if slowest > REPAID * seconds:
+            break
+        threads, seconds = more, slowest
+    return threads, "as they save time" if threads > 1 else "as more save little time here"
+
+
+def _seconds(work: Callable[[], object], threads: int) -> list[float]:
+    """Time some work three times, and once before, when it may have to load; where it takes long, less often."""
+    times: list[float] = []
+    with computing_with(threads):
+        while len(times) < 4 and sum(times) < 0.5:
+            start = time.perf_counter()
+            work()
+            times.append(time.perf_counter() - start)
+    return times[1:] or times
+
+
+@contextmanager
+def computing_with(threads: int) -> Iterator[None]:
+    """Let torch compute with so many threads (0: as it is), and then with as many as before."""
+    before = torch.get_num_threads()
+    if threads in (0, before):
+        yield
+        return
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def made_with(threads: int, items: Iterable[_T]) -> Iterator[_T]:
+    """Yield items that are computed with so many threads; who takes them has torch's number as it was.
+
+    >>> before = torch.get_num_threads()
+    >>> all(torch.get_num_threads() == before for _ in made_with(1, range(3)))
+    True
+    """
+    iterator = iter(items)
+    while True:
+        with computing_with(threads):
+            try:
+                item = next(iterator)
+            except StopIteration:
+                return
+        yield item
 
 
 def keep_freed_memory() -> bool:
@@ -70,7 +149,10 @@ def keep_freed_memory() -> bool:
     every 4 kB: a meta step of many agents spends more time there than in its products (benchmarks/RESULTS.md). The
     price is that the process stays as large as it ever was; threads share two pools, so that not each keeps its own.
     """
-    if os.environ.get("GMFL_LITE_KEEP_MEMORY") == "0" or platform.libc_ver()[0] != "glibc":
+    wish = os.environ.get("GMFL_LITE_KEEP_MEMORY", "1")
+    if wish not in ("0", "1"):
+        raise checks.refusal("GMFL_LITE_KEEP_MEMORY", wish, "0 or 1")
+    if wish == "0" or platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
     settings = {_M_MMAP_THRESHOLD: 2**26, _M_TRIM_THRESHOLD: 2**31 - 1, _M_ARENA_MAX: 2}

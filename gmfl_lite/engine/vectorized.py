@@ -14,11 +14,11 @@ from ..federation import Federation
 from ..meta_gradients import factors_kept
 from ..objective import LossFn, Params
 from ..server import Step
-from .agents_axis import agents_at_once
+from .agents_axis import a_gradient, agents_at_once
 from .base import Engine
 from .local_step import LocalStep, OneStep, Stopped, estimate_settings, look_at, one_step, take_steps
 from .recording import capture
-from .threads_and_memory import prepare_process
+from .threads_and_memory import choose_threads, prepare_process
 
 if TYPE_CHECKING:
     from ..experiment import Experiment
@@ -106,6 +106,9 @@ class Vectorized(Engine):
         many = f" in {shapes} shapes" * (shapes > 1)
         self.recording_in_words = f"{'' if self.records else 'not '}recorded, as {steps} local steps{many} {repaid}"
         self.recordings: dict[tuple[int, int], OneStep] = {}
+        if next(iter(params.values())).device.type == "cpu":
+            at_once = min(picked, self.agents_at_once)
+            self.count_threads(*choose_threads(a_gradient(loss_fn, params, federation.example(self.widest), at_once)))
         self._library = set(vars(self))
 
     def at_once(self, width: int) -> int:
@@ -150,8 +153,9 @@ class Vectorized(Engine):
         return ", ".join(self.in_words()) if type(self) is Vectorized else super().recipe
 
     def __str__(self) -> str:
-        words = [f"vectorized: {self.agents_in_words}", self.recording_in_words, self.recipe]
-        return "; ".join(filter(None, words)) + "; compiled" * (self.records and self.compiled)
+        compiled = "compiled" * (self.records and self.compiled)
+        words = [self.agents_in_words, self.recording_in_words, self.recipe, compiled, self.threads_in_words]
+        return f"vectorized: {'; '.join(filter(None, words))}"
 
 
 def _shapes(sizes: list[int], picked: int) -> int:
