@@ -18,16 +18,20 @@ import operator
 import threading
 from collections.abc import Callable
 from functools import partial
+from types import MethodType
 from typing import Any
 
 import torch
-from torch.fx import GraphModule, Node
+from torch.func import functionalize
+from torch.fx import Graph, GraphModule, Node
+from torch.fx._lazy_graph_module import _use_lazy_graph_module
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from .watching import BeforeEveryOperation
 
 aten = torch.ops.aten
-_VIEWS = (aten.view.default, aten._unsafe_view.default, aten.expand.default)
+_VIEWS = (aten.reshape.default, aten._unsafe_view.default, aten.expand.default, aten.slice.Tensor)
 _recording = threading.Lock()  # torch records one function at a time
 
 
@@ -48,39 +52,56 @@ def capture(
     tensor([2., 4.])
     """
 
-    def watched(*args: Any) -> Any:
+    leaves, structure = tree_flatten(example)
+
+    @functionalize  # so that the recorded operations change nothing in place
+    def watched(*leaves: Any) -> Any:
         with BeforeEveryOperation(look_up):
-            return function(*args)
+            return function(*tree_unflatten(leaves, structure))
 
     while not _recording.acquire(timeout=0.05):
         look_up()
     try:
-        with torch.no_grad():
-            recorded = make_fx(watched, tracing_mode="fake", _allow_non_fake_inputs=True)(*example)
+        with torch.no_grad(), _use_lazy_graph_module(True):
+            recorded = make_fx(watched, tracing_mode="fake", _allow_non_fake_inputs=True)(*leaves)
     finally:
         _recording.release()
-    if any(_changes_in_place(node) for node in recorded.graph.nodes):
-        return _without_autograd(recorded, compiled)  # a tensor changed in place is not the same before and after
-    rewrites = partial(_do_once, {}), _drop_what_changes_nothing, _multiply_the_smaller, _fuse_products_with_sums
-    for rewrite in rewrites:
-        for node in list(recorded.graph.nodes):
-            look_up()
-            rewrite(node)
-        recorded.graph.eliminate_dead_code()
-    if not compiled:  # which does this itself
-        _write_over_what_is_used_up(list(recorded.graph.nodes))
-    recorded.recompile()
-    return _without_autograd(recorded, compiled)
-
-
-def _without_autograd(recording: GraphModule, compiled: bool) -> Callable[..., Any]:
-    replay = torch.compile(recording.forward) if compiled else recording.forward
+    for constant in recorded.graph.find_nodes(op="get_attr"):
+        constant.meta.setdefault("val", getattr(recorded, constant.target))  # which torch 2.6 leaves out
+    _tidy(recorded.graph, look_up, compiled)
+    replay = torch.compile(_as_function(recorded)) if compiled else _as_function(recorded)
 
     def replayed(*args: Any) -> Any:
         with torch.no_grad():
-            return replay(*args)
+            return replay(*structure.flatten_up_to(args))
 
     return replayed
+
+
+def _tidy(graph: Graph, look_up: Callable[[], None], compiled: bool) -> None:
+    for node in graph.nodes:
+        if node.target is aten.view.default:
+            node.target = aten.reshape.default  # real strides need not be the predicted ones
+    if any(_changes_in_place(node) for node in graph.nodes):
+        return  # an argument; it is not the same before and after
+    rewrites = partial(_do_once, {}), _drop_what_changes_nothing, _multiply_the_smaller, _fuse_products_with_sums
+    for rewrite in rewrites:
+        for node in list(graph.nodes):
+            look_up()
+            rewrite(node)
+        graph.eliminate_dead_code()
+    if not compiled:  # which does this itself
+        _write_over_what_is_used_up(list(graph.nodes))
+
+
+def _as_function(recorded: GraphModule) -> Callable[..., Any]:
+    """Compile a recording by hand: torch.fx would keep the source, tens of thousands of characters, for ever."""
+    code = recorded.graph.python_code("self")
+    names = dict(code.globals)
+    exec(compile(code.src, "<recording>", "exec"), names)
+    return MethodType(names.pop("forward"), recorded)  # which holds the tensors that the function closes over
+
+
 
 
 def _do_once(done: dict[Any, Node], node: Node) -> None:
@@ -97,8 +118,6 @@ def _drop_what_changes_nothing(node: Node) -> None:
         return
     if (node.target in _VIEWS and _shape(node) == _shape(source)) or _scale(node) == 1:
         node.replace_all_uses_with(source)
-    elif node.target is aten.view.default:
-        node.target = aten.reshape.default  # real strides need not be the predicted ones
     elif _transposed(node) and _transposed(source) and _axes(node) == _axes(source):
         node.replace_all_uses_with(_args(source)[0])
 

@@ -1,5 +1,8 @@
 """A recording gives what the function gives, tidied or not."""
 
+import gc
+import linecache
+import weakref
 from collections.abc import Callable
 from functools import partial
 
@@ -79,7 +82,15 @@ SMALL = draw(3, 1, 40, seed=3), draw(3, 40, 30, seed=4)
         ),
         pytest.param(lambda a: (a.int() + 1, a.int() + 1.0), (A,), None, id="equal numbers of two types"),
         pytest.param(lambda a: (1 / (a * 0.0).abs(), 1 / (a.abs() * -0.0)), (A,), None, id="equal zeros of two signs"),
-        pytest.param(lambda a: a.clone().exp_() + a.clone().mul_(2), (A,), None, id="changed in place"),
+        pytest.param(
+            lambda a: a.clone().exp_() + a.clone().mul_(2), (A,), ["clone", "exp", "mul", "add"], id="changed in place"
+        ),
+        pytest.param(
+            lambda w, a, b: (e := w.exp(), e.mT[0].add_(1), e.squeeze_(0).unsqueeze_(1).mul_(2), e.sum() + a @ b),
+            (W, A, B),
+            None,
+            id="changed through views and in shape",
+        ),
     ],
 )
 def test_tidying_changes_operations_and_not_values(function, arguments, expected):
@@ -91,6 +102,45 @@ def test_tidying_changes_operations_and_not_values(function, arguments, expected
     if expected is not None:
         names = [name.split(".")[1] for name in operations(recording)]
         assert [name for name in names if name not in ("reshape", "expand")] == expected
+
+
+def test_an_argument_that_is_changed_is_changed_by_the_recording_too():
+    def function(w, a):
+        before = w * 1
+        w.mT[0].add_(a.sum())
+        return before, w @ w.mT, w.view(-1).mul_(2)
+
+    recording = capture(function, W.clone(), A)
+    first, second = W.clone(), W.clone()
+    results, truths = recording(first, A), function(second, A)
+    torch.testing.assert_close(first, second)
+    for result, truth in zip(results, truths, strict=True):
+        torch.testing.assert_close(result, truth)
+
+
+def test_arguments_are_told_apart_by_their_keys():
+    recording = capture(lambda w: {"difference": w["a"] - w["b"]}, {"a": A, "b": 2 * A})
+    torch.testing.assert_close(recording({"b": A, "a": 5 * A})["difference"], 4 * A)
+    with pytest.raises(ValueError, match="key"):
+        recording({"a": A, "c": A})
+
+
+def test_recordings_leave_nothing_behind():
+    """Neither their source, in torch or in Python, nor their graph and the tensors that it closes over."""
+
+    def record() -> weakref.ref:
+        large = torch.ones(3, 5, 6)
+        recording = capture(lambda a, b: (a @ (b + large)).exp_(), A, B)
+        torch.testing.assert_close(recording(A, B), (A @ (B + 1)).exp())
+        return weakref.ref(recording.__closure__[0].cell_contents.__self__)
+
+    record()
+    sources = torch.fx.graph_module._loader.eval_cache
+    before = len(sources), len(linecache.cache)
+    recordings = [record() for _ in range(5)]
+    gc.collect()
+    assert (len(sources), len(linecache.cache)) == before
+    assert [recording() for recording in recordings] == [None] * 5
 
 
 def test_sums_of_another_type_are_left_alone():
@@ -151,19 +201,32 @@ def test_recorded_runs_end_where_others_do_and_resume_bit_by_bit(federation, tmp
         torch.testing.assert_close(recorded.params[key], plain.params[key], rtol=0, atol=1e-5)
 
 
-def test_modules_that_work_in_place_or_keep_frozen_parameters_are_recorded_rightly(federation, monkeypatch):
+def linear() -> torch.nn.Module:
+    frozen = torch.nn.Linear(64, 20).requires_grad_(False)
+    return torch.nn.Sequential(torch.nn.Flatten(), frozen, torch.nn.ReLU(inplace=True), torch.nn.Linear(20, 10))
+
+
+def convolution() -> torch.nn.Module:
+    """Its second derivatives have other strides than torch predicts."""
+    frozen = torch.nn.Linear(64, 10).requires_grad_(False)
+    layers = torch.nn.Conv2d(1, 4, 3, padding=1), torch.nn.GroupNorm(2, 4), torch.nn.ELU(inplace=True)
+    return torch.nn.Sequential(*layers, torch.nn.AvgPool2d(2), torch.nn.Flatten(), frozen)
+
+
+@pytest.mark.parametrize("build", [linear, convolution])
+def test_modules_that_work_in_place_or_keep_frozen_parameters_are_recorded_rightly(federation, monkeypatch, build):
     with torch.random.fork_rng():
-        frozen = torch.nn.Linear(64, 20).requires_grad_(False)
-        model = torch.nn.Sequential(torch.nn.Flatten(), frozen, torch.nn.ReLU(inplace=True), torch.nn.Linear(20, 10))
+        model = build()
     experiment = gl.Experiment(nu=2, rounds=3, n_agents=12, agents_per_round=5, fine_tune_lr=0.2)
     results = []
     for enough in (1, 10**9):
         monkeypatch.setattr(vectorized, "RECORDED_FROM", enough)
         results.append(gl.run(experiment, federation=federation, model=model, progress=False))
     recorded, plain = results
+    assert "; recorded" in recorded.engine
     for key in plain.params:
         torch.testing.assert_close(recorded.params[key], plain.params[key], rtol=0, atol=1e-6)
-    assert not torch.equal(plain.params["3.weight"], model[3].weight)
+    assert not any(torch.equal(tensor, model.state_dict()[key]) for key, tensor in plain.params.items())
 
 
 def test_what_is_drawn_twice_is_two_draws():
