@@ -5,7 +5,7 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 # Processes that run the tests; each computes with one thread.
 WORKERS ?= 2
 
-.PHONY: lab demo test notebooks pages docs pictures lint release binder bench evidence
+.PHONY: lab demo test oldest notebooks pages docs pictures lint release binder bench evidence
 
 lab: .venv/ready  ## open JupyterLab at the first notebook
 	$(BIN)/jupyter lab notebooks/00-start-here.ipynb
@@ -15,6 +15,9 @@ demo: .venv/ready  ## run the first notebook without a browser and print its fin
 
 test: .venv/ready-to-test lint  ## run the whole test suite
 	$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+
+oldest: .venv-oldest/ready  ## run the core of the suite on the oldest versions that pyproject.toml admits; Python 3.11
+	.venv-oldest/bin/python -m pytest -n $(WORKERS) -W ignore::DeprecationWarning @tests/core.txt $(PYTEST_ARGS)
 
 lint: .venv/ready-to-test
 	$(BIN)/ruff check .
@@ -66,3 +69,12 @@ evidence: .venv/ready  ## make the tables of studies/evidence; an hour or more, 
 .venv/ready-to-bench: .venv/ready-to-test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	touch $@
+
+.venv-oldest/ready: pyproject.toml
+	@rm -rf .venv-oldest && $(PYTHON) -m venv .venv-oldest
+	@.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check uv
+	@.venv-oldest/bin/uv pip install --quiet --python .venv-oldest --resolution lowest-direct \
+		--requirements pyproject.toml --extra core-test
+	@.venv-oldest/bin/uv pip install --quiet --python .venv-oldest --no-deps --editable .
+	@.venv-oldest/bin/uv pip list --python .venv-oldest
+	@touch $@

@@ -2,4 +2,10 @@
 
 from importlib.util import find_spec
 
-collect_ignore = [] if find_spec("flwr") else ["gmfl_lite/flower", "gmfl_lite/flower_app.py"]
+NEEDS = {
+    "gmfl_lite/flower": "flwr",
+    "gmfl_lite/flower_app.py": "flwr",
+    "gmfl_lite/explorer": "ipywidgets",
+}
+
+collect_ignore = [path for path, package in NEEDS.items() if not find_spec(package)]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 _LEFT_OUT = shutil.ignore_patterns(
-    ".git", ".venv", ".*_cache", "__pycache__", "artefacts", "dist", "site", "*.egg-info"
+    ".git", ".venv*", ".*_cache", "__pycache__", "artefacts", "dist", "site", "*.egg-info"
 )
 
 
@@ -45,7 +45,7 @@ def new_environment(folder: Path, without: Collection[str] = ()) -> Path:
         if "gmfl_lite" not in entry.name and entry.name not in {"__pycache__", *without} and entry.suffix != ".pth":
             (packages / entry.name).symlink_to(entry)
     paths = {"base": str(folder / "env"), "platbase": str(folder / "env")}
-    Path(sysconfig.get_path("purelib", vars=paths), "linked.pth").write_text(f"{packages}\n")
+    Path(sysconfig.get_path("purelib", vars=paths), "linked.pth").write_text(f"{packages}\n", encoding="utf-8")
     return Path(sysconfig.get_path("scripts", vars=paths))
 
 

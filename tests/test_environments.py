@@ -70,8 +70,9 @@ def test_repo2docker_builds_from_binder(tmp_path):
 def test_what_git_ignores_is_not_copied_into_the_image():
     """repo2docker reads binder/.dockerignore alone; `make binder` makes a .venv of gigabytes first."""
     ignored = (ROOT / "binder" / ".dockerignore").read_text(encoding="utf-8").split("\n")
-    large = {line.rstrip("/") for line in (ROOT / ".gitignore").read_text().split()} & {
+    large = {line.rstrip("/") for line in (ROOT / ".gitignore").read_text(encoding="utf-8").split()} & {
         ".venv",
+        ".venv-oldest",
         "build",
         "dist",
         "site",

@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from graphlib import CycleError
 
 import clean_machine
@@ -13,8 +14,9 @@ import pytest
 import yaml
 
 ROOT = clean_machine.ROOT
-HOME = re.search(r'^Repository = "https://github\.com/(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
-MAKE_TARGETS = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+HOME = PROJECT["urls"]["Repository"].removeprefix("https://github.com/")
+MAKE_TARGETS = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
 
 
 def test_imports_only_point_down():
@@ -88,7 +90,8 @@ def test_workflow(path):
     assert {"name", "permissions", "jobs"} <= workflow.keys()
     assert workflow[True]  # YAML reads the key "on" as a truth value
     for name, job in workflow["jobs"].items():
-        assert job["runs-on"].startswith("ubuntu"), name
+        for runner in job.get("strategy", {}).get("matrix", {}).get("os", [job["runs-on"]]):
+            assert runner.partition("-")[0] in {"ubuntu", "macos", "windows"}, name
         assert job["timeout-minutes"] <= 60
         commands = [step["run"] for step in job["steps"] if "run" in step]
         assert commands
@@ -96,17 +99,38 @@ def test_workflow(path):
             assert ("uses" in step) != ("run" in step)
             assert re.fullmatch(r"actions/[\w-]+@v\d+", step.get("uses", "actions/none@v1"))
         for command in commands:
-            program, target, *rest = command.split()
-            assert program == "make"
-            assert target in MAKE_TARGETS, target
-            for named in re.findall(r"tests/[\w/.]+", " ".join(rest)):
+            if name == "windows":
+                assert command.startswith(("python -m pip install -e .[core-test]", "python -m pytest "))
+            else:
+                program, target, *_ = command.split()
+                assert program == "make"
+                assert target in MAKE_TARGETS, target
+            for named in re.findall(r"tests/[\w/.]+", command):
                 assert (ROOT / named).exists(), named
 
 
 def test_workflows_cover_the_supported_pythons():
     check = yaml.safe_load((ROOT / ".github" / "workflows" / "check.yml").read_text(encoding="utf-8"))
-    assert check["jobs"].keys() == {"tests", "notebooks", "docs", "binder"}
-    assert check["jobs"]["tests"]["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13"]
+    assert check["jobs"].keys() == {"tests", "windows", "oldest", "notebooks", "docs", "binder"}
+    for job in ("tests", "windows"):
+        pythons = check["jobs"][job]["strategy"]["matrix"]["python"]
+        assert PROJECT["requires-python"] == f">={pythons[0]}"
+        minors = [int(python.removeprefix("3.")) for python in pythons]
+        assert minors == list(range(minors[0], 15))
+    oldest = check["jobs"]["oldest"]["steps"][1]["with"]["python-version"]
+    assert PROJECT["requires-python"] == f">={oldest}"
+
+
+def test_the_core_is_what_there_is_and_runs_without_extras():
+    """Where the extras are not installed, these files can be imported: with the oldest versions and on Windows."""
+    core = (ROOT / "tests" / "core.txt").read_text(encoding="utf-8").split()
+    assert core == sorted(set(core), key=core.index)
+    found = [ROOT / line for line in core]
+    assert all(path.exists() for path in found)
+    files = [file for path in found for file in (path.rglob("test_*.py") if path.is_dir() else [path])]
+    for file in files:
+        imported = set(re.findall(r"^(?:from|import) (\w+)", file.read_text(encoding="utf-8"), flags=re.MULTILINE))
+        assert not imported & {"flwr", "ipywidgets", "IPython", "nbformat", "papermill", "psutil", "yaml"}, file
 
 
 def test_ci_runs_what_readme_says():
@@ -139,8 +163,10 @@ def test_a_virtual_environment_that_cannot_be_used_is_made_anew(found, made, tmp
     """Played with scripts for Pythons, which write down what they are asked to do."""
     python = '#!/bin/sh\necho "$0 $*" >> log\n'
     good, bad = tmp_path / "python", tmp_path / "bad"
-    good.write_text(python + 'if [ "$2" = venv ]; then mkdir -p .venv/bin; cp "$0" .venv/bin/python; fi\n')
-    bad.write_text(python + 'if [ "$1" = -c ]; then exit 1; fi\n')
+    good.write_text(
+        python + 'if [ "$2" = venv ]; then mkdir -p .venv/bin; cp "$0" .venv/bin/python; fi\n', encoding="utf-8"
+    )
+    bad.write_text(python + 'if [ "$1" = -c ]; then exit 1; fi\n', encoding="utf-8")
     for name in ("Makefile", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
     if found != "nothing":
@@ -150,7 +176,7 @@ def test_a_virtual_environment_that_cannot_be_used_is_made_anew(found, made, tmp
         script.chmod(0o755)
     command = ["make", ".venv/ready", f"PYTHON={good}"]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
-    asked = (tmp_path / "log").read_text()
+    asked = (tmp_path / "log").read_text(encoding="utf-8")
     assert ("-m venv .venv" in asked) == made
     assert asked.rstrip().endswith("-m pip install --quiet --disable-pip-version-check -e .[notebooks]")
     shutil.rmtree(tmp_path / ".venv")
