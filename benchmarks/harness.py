@@ -74,7 +74,7 @@ def machine() -> str:
 
     model = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), model)
     versions = {"torch": torch.__version__}
     for name in ("torchopt", "higher", "jax", "fedlab"):

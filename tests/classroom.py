@@ -70,12 +70,12 @@ class Process:
 
     def __init__(self, folder: Path, name: str, command: list[str]) -> None:
         self.path = folder / f"{name}.log"
-        with open(self.path, "w") as output:  # its own session, so that no signal meant for it reaches the tests
+        with open(self.path, "w", encoding="utf-8") as output:
             if sys.platform == "linux":
                 command = [sys.executable, "-S", "-c", DIES_WITH_US, *command]
             self.popen = subprocess.Popen(
                 command, cwd=folder, env=environment(folder), stdout=output, stderr=subprocess.STDOUT,
-                start_new_session=True,
+                start_new_session=True,  # so that no signal meant for it reaches the tests
             )  # fmt: skip
 
     @property

@@ -15,7 +15,7 @@ CORNERS = ("top left", "top right", "bottom left", "bottom right")
 
 def corners(root, split, download):
     """Images of 4×4 pixels, bright in one of the corners; from a file, as a downloaded dataset would be."""
-    seed = int((root / "corners.txt").read_text())
+    seed = int((root / "corners.txt").read_text(encoding="utf-8"))
     y = torch.arange(400) % 4
     x = 0.2 * torch.rand(400, 1, 4, 4, generator=torch.Generator().manual_seed(seed))
     for corner in range(4):
@@ -38,7 +38,7 @@ EXPERIMENT = gl.Experiment(n_agents=6, n_new_agents=2, agents_per_round=6, round
 @pytest.fixture(autouse=True)
 def added(monkeypatch, tmp_path):
     monkeypatch.setenv("GMFL_LITE_DATA", str(tmp_path))
-    (tmp_path / "corners.txt").write_text("0")
+    (tmp_path / "corners.txt").write_text("0", encoding="utf-8")
     before = dict(DATASETS)
     add_dataset(SOURCE)
     yield

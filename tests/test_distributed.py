@@ -87,7 +87,7 @@ def test_processes_that_differ_are_refused_at_once(what, said, tmp_path):
             stop.set()
 
     gl.run(small, checkpoint=tmp_path / "half", on_round=after_the_first, stop=stop, progress=False)
-    (tmp_path / "program.py").write_text(PROGRAM.replace("{small!r}", repr(small.to_dict())))
+    (tmp_path / "program.py").write_text(PROGRAM.replace("{small!r}", repr(small.to_dict())), encoding="utf-8")
     ran = torchrun(tmp_path, str(tmp_path / "program.py"), what, str(tmp_path))
     for process in range(2):
         assert f"process {process}: the processes differ in their {said}" in ran.stderr

@@ -48,7 +48,7 @@ def test_the_core_works_where_the_extras_are_not_installed():
 
 
 def test_the_core_asks_for_none_of_them():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     needed = " ".join(project["dependencies"])
     assert not [name for name in EXTRAS if name.lower() in needed]
     assert {"dask", "flower", "notebooks"} <= set(project["optional-dependencies"])

@@ -94,19 +94,23 @@ def test_commands_tested_elsewhere_are():
 def test_lab_opens_the_first_notebook(checkout, variables, tmp_path):
     """Start `make lab` without a browser, ask the server for the notebook, and end it as Ctrl-C would."""
     settings = {"open_browser": False, "port": 0, "allow_root": True, "ip": "127.0.0.1"}
-    (tmp_path / "jupyter_server_config.json").write_text(json.dumps({"ServerApp": settings, "ExtensionApp": settings}))
+    (tmp_path / "jupyter_server_config.json").write_text(
+        json.dumps({"ServerApp": settings, "ExtensionApp": settings}), encoding="utf-8"
+    )
     own = {"JUPYTER_CONFIG_DIR": str(tmp_path), "JUPYTER_RUNTIME_DIR": str(tmp_path / "runtime")}
-    with open(tmp_path / "log", "w") as log:
+    with open(tmp_path / "log", "w", encoding="utf-8") as log:
         lab = subprocess.Popen(
             ["make", "lab"], cwd=checkout, env=variables | own, stdout=log, stderr=log, start_new_session=True
         )
     try:
         for _ in range(600):
-            running = [json.loads(path.read_text()) for path in (tmp_path / "runtime").glob("jpserver-*.json")]
+            running = [
+                json.loads(path.read_text(encoding="utf-8")) for path in (tmp_path / "runtime").glob("jpserver-*.json")
+            ]
             opened = list((tmp_path / "runtime").glob("jpserver-file-to-run-*-open.html"))
-            if running and opened and (page := opened[0].read_text()):
+            if running and opened and (page := opened[0].read_text(encoding="utf-8")):
                 break
-            assert lab.poll() is None, (tmp_path / "log").read_text()
+            assert lab.poll() is None, (tmp_path / "log").read_text(encoding="utf-8")
             time.sleep(0.1)
         path = re.search(r"lab/tree/([^?]*00-start-here\.ipynb)", page)[1]
         request = f"{running[0]['url']}api/contents/{path}?content=0"

@@ -2,7 +2,6 @@
 
 import os
 import random
-import signal
 
 import pandas as pd
 import pytest
@@ -10,6 +9,7 @@ import pytest
 import gmfl_lite as gl
 
 distributed = pytest.importorskip("distributed", reason="needs the extra: pip install 'gmfl_lite[dask]'")
+psutil = pytest.importorskip("psutil")  # which Dask needs, too
 
 BASE = gl.Experiment(
     model="softmax", n_agents=10, n_new_agents=2, agents_per_round=3, rounds=5, eval_every=5, eval_steps=(0, 2)
@@ -39,7 +39,7 @@ def test_a_sweep_survives_a_killed_worker(tmp_path, record_property, dask_may_dr
             worker = next(iter(busy))
             kept = len(list((tmp_path / "cache").glob("*.result")))
             killed.update(worker=worker, pid=pids[worker], tasks=len(busy[worker]), kept=kept)
-            os.kill(pids[worker], signal.SIGKILL)
+            psutil.Process(pids[worker]).kill()
 
     cluster = distributed.LocalCluster(
         n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, silence_logs=60

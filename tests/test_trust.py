@@ -7,7 +7,6 @@ import json
 import os
 import pickle
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -107,7 +106,7 @@ def test_twenty_kills_at_random_moments_change_nothing(whole, tmp_path):
             process.stdout.readline()
             time.sleep(moments.uniform(0, 0.3))
             kills += process.poll() is None
-            process.send_signal(signal.SIGKILL)
+            process.kill()
         part = gl.load_result(path)  # whatever the moment, a whole and valid file
         left.append(part.round)
         if part.status == "completed":

@@ -24,7 +24,7 @@ SAID = {
 @pytest.mark.slow
 def test_types_reach_the_user(tmp_path):
     """The package is found as one that is installed, of which a type checker believes the types only with py.typed."""
-    (tmp_path / "snippet.py").write_text("\n".join(["import gmfl_lite as gl", *SAID]))
+    (tmp_path / "snippet.py").write_text("\n".join(["import gmfl_lite as gl", *SAID]), encoding="utf-8")
     command = [sys.executable, "-m", "mypy", "--config-file", ROOT / "pyproject.toml", "snippet.py"]
     variables = {**os.environ, "PYTHONPATH": str(ROOT), "MYPY_CACHE_DIR": str(ROOT / ".mypy_cache")}
     printed = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, check=False).stdout

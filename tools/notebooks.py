@@ -57,7 +57,7 @@ def _measure(path: str) -> None:
 
     status = Path("/proc/self/status")  # its peak, unlike getrusage's, is not handed down from the parent process
     if status.exists():
-        peak = 1024 * int(re.search(r"VmHWM:\s*(\d+)", status.read_text())[1])
+        peak = 1024 * int(re.search(r"VmHWM:\s*(\d+)", status.read_text(encoding="utf-8"))[1])
     else:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     me, spent = psutil.Process(), resource.getrusage(resource.RUSAGE_CHILDREN)  # of children that have ended

@@ -115,7 +115,7 @@ if __name__ == "__main__":
 def test_a_sweep_on_processes_ends_whatever_was_computed_before(method, before, tmp_path):
     if method not in multiprocessing.get_all_start_methods():
         pytest.skip(f"this system knows no {method}")
-    (tmp_path / "pool.py").write_text(POOL)
+    (tmp_path / "pool.py").write_text(POOL, encoding="utf-8")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("GMFL", "OMP", "CPU_LIMIT"))}
     threads = {**inherited, "OMP_NUM_THREADS": "2"}
     command = [sys.executable, "-W", "ignore", str(tmp_path / "pool.py"), method, before]

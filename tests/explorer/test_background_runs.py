@@ -2,15 +2,14 @@
 
 import gc
 import random
-import resource
 import statistics
 import subprocess
 import sys
 import threading
 import time
 from functools import partial
-from pathlib import Path
 
+import psutil
 import pytest
 from panel_helpers import LONG, QUICK, control, move, painted, part, press, same, threads, until, words
 
@@ -204,8 +203,7 @@ def test_results_are_kept_up_to_a_number(panel, monkeypatch):
 
 
 def resident_megabytes() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 2**20
+    return psutil.Process().memory_info().rss / 2**20
 
 
 def test_timing_through_the_panel(panel, record_property):

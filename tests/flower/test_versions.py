@@ -64,7 +64,7 @@ def plain(text: str) -> str:
 
 def test_flower_is_the_minor_version_whose_commands_are_written_down():
     version = installed("flwr")
-    pinned = re.search(r'"flwr\[simulation\]~=(\d+\.\d+)\.', (ROOT / "pyproject.toml").read_text())[1]
+    pinned = re.search(r'"flwr\[simulation\]~=(\d+\.\d+)\.', (ROOT / "pyproject.toml").read_text(encoding="utf-8"))[1]
     assert version.startswith(f"{pinned}."), f"flwr {version} is installed, notebook 10 is written for {pinned}"
 
 
