@@ -72,8 +72,8 @@ def observe(
     >>> experiment = gl.Experiment(model="softmax", n_agents=4, n_new_agents=0, agents_per_round=4, rounds=5,
     ...                            batch_size=None, local_steps=1, meta_lr=0.3, device="cpu")
     >>> seen = observe(experiment)
-    >>> (seen.losses[1:] < seen.losses[:-1]).all(), seen.bias.max()
-    (np.True_, np.float64(0.0))
+    >>> bool((seen.losses[1:] < seen.losses[:-1]).all()), float(seen.bias.max())
+    (True, 0.0)
     """
     if experiment.batch_size is not None:
         raise checks.refusal("batch_size", experiment.batch_size, "None: the bounds are held against full batches")
