@@ -142,7 +142,7 @@ def hazards(folder: Path = PACKAGE) -> list[str]:
     """Say where code could run what a file or a parameter says: pickles, eval, a shell."""
     wrong = []
     for path, tree in sources(folder).values():
-        where = path.relative_to(folder)
+        where = path.relative_to(folder).as_posix()
         for node in ast.walk(tree):
             if isinstance(node, ast.Call):
                 wrong += [f"{where} calls {what}" for what in _hazards_of_a_call(node)]

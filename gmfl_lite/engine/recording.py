@@ -98,7 +98,7 @@ def _as_function(recorded: GraphModule) -> Callable[..., Any]:
     """Compile a recording by hand: torch.fx would keep the source, tens of thousands of characters, for ever."""
     code = recorded.graph.python_code("self")
     names = dict(code.globals)
-    exec(compile(code.src, "<recording>", "exec"), names)
+    exec(code.src, names)  # as torch.fx itself does; it is written from the recorded operations alone
     return MethodType(names.pop("forward"), recorded)  # which holds the tensors that the function closes over
 
 
