@@ -32,7 +32,10 @@ def write(path: str | Path, record: dict[str, Any], arrays: dict[str, np.ndarray
     path = Path(path)
     body = io.BytesIO()
     named = {f"array/{name}": array for name, array in arrays.items()}
-    np.savez(body, allow_pickle=False, **named, record=np.frombuffer(line(record), np.uint8))
+    for name, array in arrays.items():
+        if array.dtype.hasobject:  # NumPy before 2.1 cannot be told not to pickle
+            raise ValueError(f"{name} holds objects, which only pickle could write")
+    np.savez(body, **named, record=np.frombuffer(line(record), np.uint8))
     content = body.getvalue()
     header = {"format": version, "sha256": hashlib.sha256(content).hexdigest()}
     aside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
