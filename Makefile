@@ -17,7 +17,7 @@ test: .venv/ready-to-test lint  ## run the whole test suite
 	$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
 
 oldest: .venv-oldest/ready  ## run the core of the suite on the oldest versions that pyproject.toml admits; Python 3.11
-	.venv-oldest/bin/python -m pytest -n $(WORKERS) -W ignore::DeprecationWarning @tests/core.txt $(PYTEST_ARGS)
+	.venv-oldest/bin/python -m pytest -n $(WORKERS) -W ignore::DeprecationWarning -W ignore::FutureWarning @tests/core.txt $(PYTEST_ARGS)
 
 lint: .venv/ready-to-test
 	$(BIN)/ruff check .

@@ -665,7 +665,7 @@ def test_bounds_broadcast():
     assert theory.rounds_to_reach([1, 0.1], initial_gap=1, meta_smoothness=1).tolist() == [10, 920]
     many = {"initial_gap": 10, "meta_smoothness": 2, "meta_heterogeneity": 1}
     assert theory.rounds_to_reach([1e-6], **many) == pytest.approx(5.3 * 20 / 1e-18, rel=1e-11)
-    assert theory.rounds_to_reach([1e-6], **many) == theory.rounds_to_reach(1e-6, **many)
+    assert theory.rounds_to_reach([1e-6], **many) == float(theory.rounds_to_reach(1e-6, **many))
     assert isinstance(theory.rounds_to_reach(1, initial_gap=1, meta_smoothness=1), int)
 
 
