@@ -31,7 +31,7 @@ def write(path: str | Path, record: dict[str, Any], arrays: dict[str, np.ndarray
     """Write a JSON-able record and arrays to `path`, beside it first, so that a crash leaves the old file in place."""
     path = Path(path)
     body = io.BytesIO()
-    named = {f"array/{name}": array for name, array in arrays.items()}
+    named: dict[str, Any] = {f"array/{name}": array for name, array in arrays.items()}
     for name, array in arrays.items():
         if array.dtype.hasobject:  # NumPy before 2.1 cannot be told not to pickle
             raise ValueError(f"{name} holds objects, which only pickle could write")

@@ -102,8 +102,6 @@ def _as_function(recorded: GraphModule) -> Callable[..., Any]:
     return MethodType(names.pop("forward"), recorded)  # which holds the tensors that the function closes over
 
 
-
-
 def _do_once(done: dict[Any, Node], node: Node) -> None:
     if node.op == "call_function" and torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
         # As text: 1, 1.0 and True are equal, and so are 0.0 and -0.0, but not the same.
