@@ -5,10 +5,12 @@ import os
 import platform
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
 
+import gmfl_lite as gl
 from gmfl_lite.engine import threads_and_memory as machine
 
 LINUX = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux lets a process choose its cores")
@@ -24,32 +26,118 @@ def python(code: str, **environment: str) -> str:
 
 
 @LINUX
-def test_threads_follow_affinity_limit_and_wish():
-    cores = len(os.sched_getaffinity(0))
-    many = "import torch; torch.set_num_threads(64)\n"  # as on a host with 64 cores of which few may be used
+def test_the_cores_that_may_be_used(monkeypatch):
+    cores = os.sched_getaffinity(0)
+    for limit, found in (("", len(cores)), ("1.0", 1), ("0.5", 1), ("nonsense", len(cores)), ("-1", len(cores))):
+        monkeypatch.setenv("CPU_LIMIT", limit or "inf")
+        assert machine.usable_cores() == found
     code = """
 import os, gmfl_lite
-threads = [torch.get_num_threads()]
-gmfl_lite.engine.threads_and_memory.prepare_process()
-threads.append(torch.get_num_threads())
-def again(torch_threads=64, **environment):
-    torch.set_num_threads(torch_threads)
-    os.environ.update(environment)
-    gmfl_lite.engine.threads_and_memory.set_threads()
-    for name in environment:
-        del os.environ[name]
-    threads.append(torch.get_num_threads())
-again(CPU_LIMIT="1.0")
-again(CPU_LIMIT="0.5")
-again(CPU_LIMIT="nonsense")
-again(GMFL_LITE_THREADS="0")
-again(GMFL_LITE_THREADS="3")
-again(torch_threads=1)
 os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
-again()
-print(threads)
+print(gmfl_lite.engine.threads_and_memory.usable_cores())
 """
-    assert python(many + code) == str([64, cores, 1, 1, cores, 64, 3, 1, 1])
+    assert python(code) == "1"
+
+
+@pytest.fixture
+def eight_cores(monkeypatch):
+    """Pretend that there are eight cores, that nobody wishes anything, and that work takes the time it is told."""
+    monkeypatch.delenv("GMFL_LITE_THREADS", raising=False)
+    monkeypatch.setattr(machine, "usable_cores", lambda: 8)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    tried = []
+
+    def choose(**seconds):
+        def timed(work, threads):
+            tried.append(threads)
+            return seconds[f"on_{threads}"]
+
+        tried.clear()
+        monkeypatch.setattr(machine, "_seconds", timed)
+        return machine.choose_threads(lambda: None)[0], tried
+
+    return choose
+
+
+@pytest.mark.parametrize(
+    ("seconds", "chosen", "tried"),
+    [
+        ({"on_1": [0.004, 0.1]}, 1, [1]),  # small: no more are tried, though the first time took long
+        ({"on_1": [0.1], "on_2": [0.09]}, 1, [1, 2]),
+        ({"on_1": [0.1], "on_2": [0.05, 0.08]}, 1, [1, 2]),  # beside a busy neighbour it is not always fast
+        ({"on_1": [0.1], "on_2": [0.06], "on_4": [0.05]}, 2, [1, 2, 4]),
+        ({"on_1": [0.1], "on_2": [0.06], "on_4": [0.03], "on_8": [0.02]}, 8, [1, 2, 4, 8]),
+    ],
+)
+def test_more_threads_only_where_they_repay_themselves(eight_cores, seconds, chosen, tried):
+    assert eight_cores(**seconds) == (chosen, tried)
+
+
+def test_no_more_threads_than_the_user_allows_torch(eight_cores, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert eight_cores(on_1=[0.1], on_2=[0.06]) == (2, [1, 2])
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert eight_cores() == (1, [])
+
+
+def test_work_that_fails_is_left_to_fail_where_it_can_be_named():
+    assert machine.choose_threads(lambda: 1 / 0)[0] == 1
+
+
+SMALL = gl.Experiment(
+    model="softmax", rounds=2, n_agents=6, n_new_agents=2, agents_per_round=3, eval_every=1, device="cpu"
+)
+
+
+@pytest.mark.parametrize("execution", ["vectorized", "loop"])
+def test_a_run_computes_with_the_threads_that_it_says_and_leaves_torchs_number(execution, monkeypatch):
+    """Seen from inside the model, in training and in scoring; a callback and the caller see their own number."""
+    seen, outside = set(), set()
+
+    class Watched(torch.nn.Linear):
+        def forward(self, x):
+            seen.add(torch.get_num_threads())
+            return super().forward(x.flatten(1))
+
+    mine = torch.get_num_threads()
+    torch.set_num_threads(2)
+    with torch.random.fork_rng():
+        model = Watched(64, 10)
+    try:
+        for wish, used, said in (
+            ("1", {1}, "1 thread, as"),
+            ("3", {3}, "3 threads, as GMFL_LITE_THREADS asks"),
+            ("0", {2}, ""),
+        ):
+            monkeypatch.setenv("GMFL_LITE_THREADS", wish)
+            seen.clear()
+            result = gl.run(
+                SMALL.replace(execution=execution), model=model, progress=False,
+                on_round=lambda *_: outside.add(torch.get_num_threads()),
+            )  # fmt: skip
+            assert seen - {2} == used - {2}  # once before the engine is built, the model is tried on two images
+            assert said in result.engine
+            assert torch.get_num_threads() == 2
+        assert outside == {2}
+    finally:
+        torch.set_num_threads(mine)
+
+
+@pytest.mark.parametrize("wish", ["two", "-1", "1.5", "²"])
+def test_a_wrong_number_of_threads_is_an_error(wish, monkeypatch):
+    monkeypatch.setenv("GMFL_LITE_THREADS", wish)
+    with pytest.raises(ValueError, match=f"GMFL_LITE_THREADS = '{wish}': must be a whole number"):
+        gl.run(SMALL, progress=False)
+
+
+def test_a_run_goes_on_with_the_threads_that_it_began_with(monkeypatch, tmp_path):
+    """Sums depend on them."""
+    monkeypatch.setenv("GMFL_LITE_THREADS", "2")
+    stop = threading.Event()
+    gl.run(SMALL, checkpoint=tmp_path / "run", stop=stop, on_round=lambda *_: stop.set(), progress=False)
+    monkeypatch.setenv("GMFL_LITE_THREADS", "1")
+    result = gl.run(SMALL, checkpoint=tmp_path / "run", progress=False)
+    assert result.engine.endswith("2 threads, as in the checkpoint")
 
 
 @LINUX
@@ -79,16 +167,10 @@ def test_the_allocator_is_left_alone_on_request(monkeypatch):
     assert not machine.keep_freed_memory()
 
 
-@pytest.mark.skipif("mkl" not in torch.__config__.show().lower(), reason="this torch multiplies without Intel's MKL")
-def test_portable_runs_give_the_bits_of_a_smaller_processor():
-    """Here played by a processor whose MKL must not use more than AVX2."""
-    code = """
-import hashlib, gmfl_lite as gl
-params = gl.run(gl.Experiment(rounds=5), progress=False).params
-print(hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in params.values())).hexdigest())
-"""
-    smaller = {**machine.PORTABLE, "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
-    assert python(code, **machine.PORTABLE) == python(code, **smaller)
+def test_a_wrong_wish_for_memory_is_an_error(monkeypatch):
+    monkeypatch.setenv("GMFL_LITE_KEEP_MEMORY", "no")
+    with pytest.raises(ValueError, match="GMFL_LITE_KEEP_MEMORY = 'no': must be 0 or 1"):
+        machine.keep_freed_memory()
 
 
 POOL = """
