@@ -49,6 +49,7 @@ bench: .venv/ready-to-bench  ## measure, and write benchmarks/RESULTS.md; on a q
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/meta_gradient.py
 	$(BIN)/python benchmarks/import_time.py
+	$(BIN)/python benchmarks/neighbours.py
 
 evidence: .venv/ready  ## make the tables of studies/evidence; an hour or more, and it goes on from where it was stopped
 	$(BIN)/python studies/evidence.py

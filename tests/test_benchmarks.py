@@ -34,8 +34,9 @@ for recompute in (False, True):
 """
     ran = subprocess.run([sys.executable, "-c", code], cwd=BENCHMARKS, capture_output=True, text=True, check=True)
     through, recompute = map(float, ran.stdout.split())
+    # Kernels ask for memory, too: 1.9 and 1.1 copies were measured on an Intel processor, 1.45 and 1.1 on an AMD.
     assert 0.8 < recompute < 1.8
-    assert through > 1.7 * recompute
+    assert through > 1.2 * recompute
 
 
 @pytest.fixture
@@ -66,6 +67,33 @@ def test_the_time_of_an_import_is_written_down(benchmarks, monkeypatch, tmp_path
     monkeypatch.setattr("sys.argv", ["import_time.py"])
     module.main()
     assert "| median | 2.00 | 2.25 | 0.25 |\n<!-- end -->" in results.read_text(encoding="utf-8")
+
+
+def test_runs_beside_others_are_written_down_with_what_was_aimed_at(benchmarks, monkeypatch, tmp_path):
+    """Real neighbours, and runs of made-up lengths: 5 s, and 6 s more for each program beside it, or 60."""
+    module, harness = benchmarks("neighbours"), benchmarks("harness")
+    results = tmp_path / "RESULTS.md"
+    results.write_text(harness.RESULTS.read_text(encoding="utf-8"), encoding="utf-8")
+    monkeypatch.setattr(harness, "RESULTS", results)
+    monkeypatch.setattr("sys.argv", ["neighbours.py"])
+    running = []
+    popen = subprocess.Popen
+    monkeypatch.setattr(
+        module.subprocess, "Popen", lambda *args, **more: running.append(popen(*args, **more)) or running[-1]
+    )
+
+    def seconds(threads=""):
+        busy = sum(process.poll() is None for process in running)
+        return 5.0 + 6.0 * busy * {"1": 0, "": 1}.get(threads, 10)
+
+    monkeypatch.setattr(module, "seconds", seconds)
+    module.main()
+    text = results.read_text(encoding="utf-8")
+    assert "| nobody | 1.00 | at most 1.1, met | 1.0 |" in text
+    assert "| one busy process | 2.20 | at most 1.5, **not met** | 13.0 |" in text
+    assert "| two busy processes | 3.40 | at most 3, **not met** | 25.0 |" in text
+    assert len(running) >= 4
+    assert all(process.poll() is not None for process in running)
 
 
 @pytest.mark.slow

@@ -1,0 +1,77 @@
+"""The default run beside other programs that compute: with the threads that the library chooses, and with one per core.
+
+python benchmarks/neighbours.py [--quick]     prints the table and writes it to benchmarks/RESULTS.md
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from harness import table, write_section
+
+RUN = """
+import time
+import gmfl_lite as gl
+gl.run(gl.Experiment(rounds=1), progress=False)  # what is loaded once in a process
+start = time.perf_counter()
+gl.run(gl.Experiment(), progress=False)
+print(time.perf_counter() - start)
+"""
+LOOP = "while True: pass"
+NOTEBOOK = "import torch; x = torch.rand(300, 300)\nwhile True: x @ x"
+NEIGHBOURS = {
+    "nobody": [],
+    "one busy process": [LOOP],
+    "two busy processes": [LOOP, LOOP],
+    "a notebook that computes on all cores": [NOTEBOOK],
+}
+BARS = {"nobody": 1.1, "one busy process": 1.5, "two busy processes": 3}
+"""How many times as long as alone, with one thread, the default run may take with the library's threads."""
+
+
+def seconds(threads: str = "") -> float:
+    """Return how long the default run takes in a fresh process with this wish for threads."""
+    free = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GMFL_LITE_"))}
+    environment = {**free, "GMFL_LITE_THREADS": threads}
+    ran = subprocess.run([sys.executable, "-c", RUN], env=environment, capture_output=True, text=True, check=True)
+    return float(ran.stdout)
+
+
+@contextmanager
+def beside(programs: Sequence[str]) -> Iterator[None]:
+    """Let programs compute meanwhile."""
+    running = [subprocess.Popen([sys.executable, "-c", program]) for program in programs]
+    try:
+        yield
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="one repeat, with nobody, and write nothing")
+    quick = parser.parse_args().quick
+    repeats = 1 if quick else 3
+    alone = statistics.median(seconds("1") for _ in range(repeats))
+    rows = []
+    for who, programs in list(NEIGHBOURS.items())[: 1 if quick else None]:
+        with beside(programs):
+            chosen = statistics.median(seconds() for _ in range(repeats)) / alone
+            one_per_core = seconds(str(os.cpu_count())) / alone
+        bar = f"at most {BARS[who]:g}, {'met' if chosen <= BARS[who] else '**not met**'}" if who in BARS else ""
+        rows.append([who, f"{chosen:.2f}", bar, f"{one_per_core:.1f}"])
+    header = [f"beside … (1 is {alone:.1f} s: one thread, nobody)", "the library's threads", "bar", "one per core"]
+    body = table(header, rows)
+    print(body)
+    if not quick:
+        write_section("neighbours", body)
+
+
+if __name__ == "__main__":
+    main()
