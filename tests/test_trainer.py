@@ -318,6 +318,21 @@ def test_one_giant_among_small_agents_trains_as_by_hand(one_giant, monkeypatch, 
         torch.testing.assert_close(page[name], runs[0][-1][1][name], rtol=0, atol=1e-5)
 
 
+def test_the_loss_at_the_start_is_measured_on_each_agent_at_its_own_width(one_giant, monkeypatch):
+    """Padded to the giant among them, ten agents' sets would be ten giants."""
+    predict, w = as_functions(gl.build_model("softmax", one_giant), torch.device("cpu"))
+    seen = []
+
+    def loss_fn(params, batch):
+        seen.append(len(batch[1]))
+        return cross_entropy(predict)(params, batch)
+
+    trainer.limit_of(GIANT, one_giant, loss_fn, w)
+    assert sorted(seen)[-1] == 1125
+    assert len(seen) == 10
+    assert max(sorted(seen)[:-1]) <= 14
+
+
 def test_each_group_of_agents_is_as_large_as_its_own_width_allows(one_giant, monkeypatch):
     predict, w = as_functions(gl.build_model("softmax", one_giant), torch.device("cpu"))
     monkeypatch.setattr(agents_axis, "CHUNK_ELEMENTS", 10**4)  # of which the giant alone needs twenty times as many

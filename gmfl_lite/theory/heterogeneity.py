@@ -11,6 +11,7 @@ from torch import nn
 from torch.func import grad, vmap
 
 from ..basics import checks
+from ..engine import in_order
 from ..federation import Batch, Federation
 from ..models import as_functions, cross_entropy
 from ..objective import LossFn, Params, exact_product
@@ -93,12 +94,24 @@ def model_heterogeneity(
     params = {name: tensor.to(federation.x.device, federation.dtype) for name, tensor in params.items()}
     loss_fn = cross_entropy(predict)
     agents = federation.groups["trained"]
-    batches = federation.train_sets(agents)
-
-    gradients = vmap(grad(loss_fn), in_dims=(None, 0))(params, batches)
-    product = hessian_differences(loss_fn, params, batches)
-    norms = spectral_norms(product, gradients, iterations)
+    sets = sets_of(federation, agents)
+    gradients = gradients_at(loss_fn, params, sets)
+    norms = spectral_norms(hessian_differences(loss_fn, params, sets), gradients, iterations)
     return ModelHeterogeneity(root_mean_square_spread(gradients), norms.square().mean().sqrt().item())
+
+
+Sets = list[tuple[torch.Tensor, Batch]]
+"""All training samples of agents: (places of those of about the same size, their padded batch) for each group."""
+
+
+def sets_of(federation: Federation, agents: torch.Tensor) -> Sets:
+    return [(places, federation.train_sets(agents[places])) for _, places in federation.alike(agents)]
+
+
+def gradients_at(loss_fn: LossFn, params: Params, sets: Sets) -> Params:
+    """Return ∇f_i(w) for every agent, a dict of tensors [n, …]."""
+    gradients = vmap(grad(loss_fn), in_dims=(None, 0))
+    return dict(in_order([(places, gradients(params, batch)) for places, batch in sets]))
 
 
 def root_mean_square_spread(vectors: Params) -> float:
@@ -107,14 +120,20 @@ def root_mean_square_spread(vectors: Params) -> float:
     return sum(squares, start=torch.zeros(())).sqrt().item()
 
 
-def hessian_differences(loss_fn: LossFn, params: Params, batches: Batch) -> Callable[[Params], Params]:
+def hessian_differences(loss_fn: LossFn, params: Params, sets: Sets) -> Callable[[Params], Params]:
     """Return v ↦ (∇²f_i(w) − ∇²f(w)) v_i for one vector per agent, a dict of tensors [n, …]."""
-    x, y, weight = batches
-    everyone = (x.flatten(0, 1), y.flatten(), weight.flatten() / len(x))
+    n = sum(len(places) for places, _ in sets)
+    flat = [(x.flatten(0, 1), y.flatten(), weight.flatten() / n) for _, (x, y, weight) in sets]
+    everyone = tuple(torch.cat(parts) for parts in zip(*flat, strict=True))
     product = partial(exact_product(loss_fn), params)
 
     def differences(vectors: Params) -> Params:
-        mine = vmap(product)(batches, vectors)
+        mine = in_order(
+            [
+                (places, vmap(product)(batch, {name: tensor[places] for name, tensor in vectors.items()}))
+                for places, batch in sets
+            ]
+        )
         average = vmap(product, in_dims=(None, 0), chunk_size=8)(everyone, vectors)
         return {name: mine[name] - average[name] for name in vectors}
 

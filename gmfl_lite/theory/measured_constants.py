@@ -8,13 +8,13 @@ from torch import nn
 from torch.func import grad, vmap
 
 from ..basics import checks
-from ..engine.agents_axis import agents_at_once, chunks
+from ..engine import agents_at_once, parts
 from ..federation import Federation
 from ..meta_gradients import meta_gradient
 from ..models import as_functions, cross_entropy
 from ..objective import LossFn, Params, exact_product, fine_tune, meta_loss, norm
 from . import bounds, constants
-from .heterogeneity import hessian_differences, root_mean_square_spread
+from .heterogeneity import gradients_at, hessian_differences, root_mean_square_spread, sets_of
 from .spectrum import curvatures, spectral_norms, spectrum_ends
 
 
@@ -95,9 +95,12 @@ def estimate_constants(
         return meta_loss(loss_fn, w, [batch] * nu, batch, fine_tune_lr=fine_tune_lr)
 
     lowest, highest, sizes, steepest, gradients, losses = [], [], [], [], [], []
-    most = agents_at_once(loss_fn, params, federation.train_sets(agents[:1]), copies=2 * iterations + 3 * nu + 2)
-    for some in chunks(agents, max(1, most)):
-        batches = federation.train_sets(some)
+
+    def at_once(width: int) -> int:
+        return max(1, agents_at_once(loss_fn, params, federation.example(width), copies=2 * iterations + 3 * nu + 2))
+
+    for some in parts(federation.alike(agents), at_once):
+        batches = federation.train_sets(agents[some])
         start = points = {name: tensor.expand(len(some), *tensor.shape) for name, tensor in params.items()}
         for j in range(nu + 1):
             low, high = spectrum_ends(lambda v: vmap(exact_product(loss_fn))(points, batches, v), points, iterations)  # noqa: B023
@@ -250,12 +253,12 @@ def _heterogeneity_on_the_way(
     loss_fn: LossFn, federation: Federation, params: Params, nu: int, fine_tune_lr: float, iterations: int
 ) -> tuple[float, float]:
     """Return the largest γ_G and γ_H at w_f⁽⁰⁾, …, w_f⁽ᵛ⁾, gradient descent on the average loss."""
-    batches = federation.train_sets(federation.groups["trained"])
+    sets = sets_of(federation, federation.groups["trained"])
     gamma_G, gamma_H = [], []
     for _ in range(nu + 1):
-        gradients = vmap(grad(loss_fn), in_dims=(None, 0))(params, batches)
+        gradients = gradients_at(loss_fn, params, sets)
         gamma_G.append(root_mean_square_spread(gradients))
-        norms = spectral_norms(hessian_differences(loss_fn, params, batches), gradients, iterations)
+        norms = spectral_norms(hessian_differences(loss_fn, params, sets), gradients, iterations)
         gamma_H.append(norms.square().mean().sqrt().item())
         params = {name: tensor - fine_tune_lr * gradients[name].mean(0) for name, tensor in params.items()}
     return max(gamma_G), max(gamma_H)

@@ -6,6 +6,7 @@ import torch
 from scipy.stats import entropy
 
 import gmfl_lite as gl
+from gmfl_lite.basics import ragged
 
 
 def test_label_measures_are_the_textbooks(federation):
@@ -60,9 +61,13 @@ def dense(federation, model, w):
     return gradients, hessians
 
 
+@pytest.mark.parametrize("grouped", [False, True])
 @pytest.mark.parametrize("layers", [[], [torch.nn.Tanh()]])
-def test_model_measures_equal_dense_gradients_and_hessians(tiny, layers):
-    """Convex without, not convex with the Tanh."""
+def test_model_measures_equal_dense_gradients_and_hessians(tiny, layers, grouped, monkeypatch):
+    """Convex without, not convex with the Tanh; all agents in one group, or those of each size in their own."""
+    if grouped:
+        monkeypatch.setattr(ragged, "padded", lambda sizes: sizes)
+    assert len(tiny.alike(tiny.groups["trained"])) == (5 if grouped else 1)
     model = torch.nn.Sequential(*gl.build_model("softmax", tiny), *layers)
     w = {name: 2 * parameter.detach() for name, parameter in model.named_parameters()}
     gradients, hessians = dense(tiny, model, w)

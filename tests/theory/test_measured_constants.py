@@ -9,6 +9,7 @@ from torch.func import grad, jacrev
 
 import gmfl_lite as gl
 from gmfl_lite import theory
+from gmfl_lite.basics import ragged
 from gmfl_lite.engine import agents_axis as vectorize
 from gmfl_lite.models import as_functions, cross_entropy
 from gmfl_lite.theory.spectrum import curvatures, spectrum_ends
@@ -128,6 +129,15 @@ def test_few_iterations_come_from_inside(tiny):
         for name in ("smoothness", "negative_curvature", "hessian_heterogeneity", "meta_smoothness"):
             assert getattr(found, name) <= expected[name] * (1 + 1e-5)
     assert found.smoothness == pytest.approx(expected["smoothness"], rel=0.01)
+
+
+def test_agents_of_each_size_in_their_own_group_give_the_same(tiny, monkeypatch):
+    whole = theory.estimate_constants(small_model(True), tiny, nu=NU, fine_tune_lr=ALPHA)
+    monkeypatch.setattr(ragged, "padded", lambda sizes: sizes)
+    assert len(tiny.alike(tiny.groups["trained"])) > 1
+    grouped = theory.estimate_constants(small_model(True), tiny, nu=NU, fine_tune_lr=ALPHA)
+    for name, value in vars(whole).items():
+        assert getattr(grouped, name) == pytest.approx(value, rel=1e-4)
 
 
 def test_a_loss_function_and_chunks_give_the_same(tiny, monkeypatch):
