@@ -443,6 +443,8 @@ for picked in (1000, 10_000):
 
 
 def test_the_result_says_what_computed_it(federation, monkeypatch):
+    monkeypatch.setenv("GMFL_LITE_THREADS", "0")  # which says nothing of threads
+
     def said(execution: str, rounds: int = 1) -> str:
         experiment = gl.Experiment(rounds=rounds, n_agents=12, execution=execution, model="softmax")
         return gl.run(experiment, federation=federation, progress=False).engine

@@ -5,6 +5,7 @@ from .base import Around, Engine
 from .build import build_engine
 from .local_step import LocalStep, Stopped, estimate_settings, look_at, one_step, take_steps
 from .loop import AgentError, Loop, naming
+from .protected import Protected, clip_and_add_noise, protected
 from .threads_and_memory import computing_with, made_with, prepare_process
 from .vectorized import Vectorized
 from .watching import Watch
@@ -15,12 +16,14 @@ __all__ = [
     "Engine",
     "LocalStep",
     "Loop",
+    "Protected",
     "Stopped",
     "Vectorized",
     "Watch",
     "agents_at_once",
     "build_engine",
     "chunks",
+    "clip_and_add_noise",
     "computing_with",
     "estimate_settings",
     "in_order",
@@ -31,5 +34,6 @@ __all__ = [
     "one_step",
     "parts",
     "prepare_process",
+    "protected",
     "take_steps",
 ]
