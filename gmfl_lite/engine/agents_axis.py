@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from ..objective import LossFn, Params
 
 CHUNK_ELEMENTS = 10**8
-"""Numbers that the vectorised engine keeps at once (400 MB in float32); agents beyond that come in chunks."""
+"""Numbers of four bytes that the vectorised engine keeps at once (400 MB); agents beyond that come in chunks."""
 
 BLOCK_ELEMENTS = 2**23
 """Numbers of the largest tensor of a chunk's parameters (32 MB): larger ones are no faster, and fragment memory."""
@@ -79,6 +79,7 @@ def agents_at_once(loss_fn: LossFn, params: Params, example: Any, copies: int) -
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         loss_fn(weights, tree_map(lambda tensor: tensor[0].clone(), example))
     sizes = [tensor.numel() for tensor in params.values()]
-    numbers = sum(sizes) + sum(kept.values())
+    wide = max(1, next(iter(params.values())).element_size() // 4)  # how many numbers of four bytes one is as large as
+    numbers = wide * (sum(sizes) + sum(kept.values()))
     alone = numbers > ALONE_ELEMENTS and example[0].device.type == "cpu"
-    return min(CHUNK_ELEMENTS // (copies * numbers), 1 if alone else max(1, BLOCK_ELEMENTS // max(sizes)))
+    return min(CHUNK_ELEMENTS // (copies * numbers), 1 if alone else max(1, BLOCK_ELEMENTS // (wide * max(sizes))))

@@ -12,6 +12,7 @@ import torch
 from .. import server
 from ..objective import Params
 from ..server import Average, Memory, Step
+from .threads_and_memory import choose_threads
 
 if TYPE_CHECKING:
     from ..experiment import Experiment
@@ -48,7 +49,7 @@ class Engine(ABC):
 
     execution: str = "loop"
     agents_at_once: int = 1
-    threads: int = 0
+    threads: int = 1
     threads_in_words: str = ""
     writes: bool = True
     """Whether this process, if a run is shared among several, writes the checkpoints."""
@@ -59,6 +60,7 @@ class Engine(ABC):
         self.hooks: dict[str, Callable[..., Any] | None] = {"server_step": server_step}
         plain = partial(server.server_step, server=experiment.server, server_lr=experiment.server_lr)
         self._step: Step = plain if server_step is None else server_step
+        self.count_threads(*choose_threads())
         self._library = set(vars(self))
 
     @abstractmethod

@@ -61,14 +61,14 @@ def usable_cores() -> int:
     return max(1, math.floor(min(affinity, limit))) if limit > 0 else affinity
 
 
-def choose_threads(work: Callable[[], object]) -> tuple[int, str]:
+def choose_threads(work: Callable[[], object] | None = None) -> tuple[int, str]:
     """Return how many threads to compute with (0: as many as torch has now), and why.
 
     Parameters
     ----------
     work : a gradient as large as those of a local step; it is timed. Twice as many threads are taken as long as that
         saves a third of its time, up to the usable cores; a number that the user has set (OMP_NUM_THREADS,
-        torch.set_num_threads) is not exceeded. Where other programs compute, the timing shows it.
+        torch.set_num_threads) is not exceeded. Where other programs compute, the timing shows it. None: one will do.
 
     Raises
     ------
@@ -82,6 +82,8 @@ def choose_threads(work: Callable[[], object]) -> tuple[int, str]:
                 "GMFL_LITE_THREADS", asked, "a whole number of threads, or 0 to leave torch's as it is"
             )
         return int(asked), "as GMFL_LITE_THREADS asks"
+    if work is None:
+        return 1, "as no more are asked for"
     threads, most = 1, min(torch.get_num_threads(), usable_cores())
     if most == 1:
         return 1, "as there is one core to use"

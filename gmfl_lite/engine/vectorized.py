@@ -154,7 +154,7 @@ class Vectorized(Engine):
 
     def __str__(self) -> str:
         compiled = "compiled" * (self.records and self.compiled)
-        words = [self.agents_in_words, self.recording_in_words, self.recipe, compiled, self.threads_in_words]
+        words = [self.agents_in_words, self.recording_in_words, self.recipe, self.threads_in_words, compiled]
         return f"vectorized: {'; '.join(filter(None, words))}"
 
 
