@@ -6,7 +6,7 @@ from .build import build_engine
 from .local_step import LocalStep, Stopped, estimate_settings, look_at, one_step, take_steps
 from .loop import AgentError, Loop, naming
 from .protected import Protected, clip_and_add_noise, protected
-from .threads_and_memory import computing_with, made_with, prepare_process
+from .threads_and_memory import computing_with, made_with, modestly, prepare_process
 from .vectorized import Vectorized
 from .watching import Watch
 
@@ -30,6 +30,7 @@ __all__ = [
     "look_at",
     "made_with",
     "map_agents",
+    "modestly",
     "naming",
     "one_step",
     "parts",

@@ -16,7 +16,7 @@ import platform
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 import torch
 
@@ -30,6 +30,7 @@ REPAID = 0.7
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of glibc's malloc.h
 _forked = False
 _T = TypeVar("_T")
+_P = ParamSpec("_P")
 
 
 @functools.cache
@@ -125,6 +126,17 @@ def computing_with(threads: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def modestly(function: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Let a function compute with one thread, or as many as GMFL_LITE_THREADS asks for."""
+
+    @functools.wraps(function)
+    def computed(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        with computing_with(choose_threads()[0]):
+            return function(*args, **kwargs)
+
+    return computed
 
 
 def made_with(threads: int, items: Iterable[_T]) -> Iterator[_T]:

@@ -26,7 +26,7 @@ from ..basics.devices import PRECISIONS, choose_device
 from ..basics.ragged import IndexTable
 from ..basics.setting_records import settings
 from ..data import Dataset, load_dataset, load_images
-from ..engine import estimate_settings, prepare_process
+from ..engine import estimate_settings, modestly, prepare_process
 from ..evaluation import adaptation_curve
 from ..experiment import Experiment, build_federation
 from ..federation import Federation
@@ -216,6 +216,7 @@ def _model(
 
 
 @agent.train()
+@modestly
 def train(message: Message, context: Context) -> Message:
     """Take the round's local meta steps from the server's w; send w_i back, and how many samples it comes from."""
     experiment, number, federation, predict, params = _received(message, context)
@@ -257,6 +258,7 @@ def contents(message: Message) -> pd.DataFrame:
 
 
 @agent.evaluate()
+@modestly
 def evaluate(message: Message, context: Context) -> Message:
     """Score w on this agent's own scored samples after 0, 1, … fine-tuning steps on its training samples."""
     experiment, number, federation, predict, params = _received(message, context)

@@ -11,7 +11,7 @@ from torch import nn
 from torch.func import grad, vmap
 
 from ..basics import checks
-from ..engine import in_order
+from ..engine import in_order, modestly
 from ..federation import Batch, Federation
 from ..models import as_functions, cross_entropy
 from ..objective import LossFn, Params, exact_product
@@ -52,6 +52,7 @@ class ModelHeterogeneity(NamedTuple):
     hessian: float
 
 
+@modestly
 def model_heterogeneity(
     federation: Federation, model: nn.Module, params: Params | None = None, *, iterations: int = 30
 ) -> ModelHeterogeneity:

@@ -8,7 +8,7 @@ from torch import nn
 from torch.func import grad, vmap
 
 from ..basics import checks
-from ..engine import agents_at_once, parts
+from ..engine import agents_at_once, modestly, parts
 from ..federation import Federation
 from ..meta_gradients import meta_gradient
 from ..models import as_functions, cross_entropy
@@ -47,6 +47,7 @@ class Constants:
     meta_gradient_norm: float
 
 
+@modestly
 def estimate_constants(
     model_or_loss: nn.Module | LossFn,
     federation: Federation,

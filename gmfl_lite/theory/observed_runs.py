@@ -10,7 +10,7 @@ from torch import nn
 from torch.func import vmap
 
 from ..basics import checks
-from ..engine import estimate_settings
+from ..engine import estimate_settings, modestly
 from ..experiment import Experiment, build_federation
 from ..federation import Batch, Federation
 from ..meta_gradients import meta_gradient
@@ -47,6 +47,7 @@ class Observation:
     meta_smoothness: float
 
 
+@modestly
 def observe(
     experiment: Experiment, *, federation: Federation | None = None, model: nn.Module | None = None
 ) -> Observation:

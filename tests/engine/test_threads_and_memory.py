@@ -123,6 +123,24 @@ def test_a_run_computes_with_the_threads_that_it_says_and_leaves_torchs_number(e
         torch.set_num_threads(mine)
 
 
+def test_what_measures_computes_with_one_thread_and_leaves_torchs_number(monkeypatch):
+    seen = set()
+
+    def loss_fn(params, batch):
+        seen.add(torch.get_num_threads())
+        return (batch[2].unsqueeze(-1) * params["w"] ** 2).sum()
+
+    mine = torch.get_num_threads()
+    torch.set_num_threads(2)
+    monkeypatch.delenv("GMFL_LITE_THREADS", raising=False)
+    try:
+        gl.theory.estimate_constants(loss_fn, gl.build_federation(SMALL), {"w": torch.ones(1)}, nu=1, fine_tune_lr=0.1)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(mine)
+    assert seen == {1}
+
+
 @pytest.mark.parametrize("wish", ["two", "-1", "1.5", "²"])
 def test_a_wrong_number_of_threads_is_an_error(wish, monkeypatch):
     monkeypatch.setenv("GMFL_LITE_THREADS", wish)
