@@ -4,16 +4,18 @@ import errno
 import hashlib
 import io
 import json
+import multiprocessing
 import os
 import pickle
 import random
-import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 
 import house
+import loaded
 import numpy as np
 import pytest
 import torch
@@ -61,23 +63,37 @@ def test_hostile_settings_are_taken_as_they_are_or_refused_by_name(given_setting
         assert type(kept) in (int, float, str, tuple, type(None))
 
 
-CHILD = """
-import sys, gmfl_lite as gl, numpy, random, torch
-experiment = gl.Experiment.from_dict(__import__("json").loads(sys.argv[1]))
-random.random(); numpy.random.seed(int(sys.argv[3])); torch.manual_seed(int(sys.argv[3]))
-gl.run(experiment, checkpoint=sys.argv[2], progress=False, on_round=lambda *_: print("scored", flush=True))
-"""
+@pytest.fixture(scope="module")
+def processes():
+    """Return how new processes start: where that can be, from one that has imported everything, as it takes seconds."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        yield multiprocessing.get_context("spawn")
+        return
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["loaded"])
+    with pytest.MonkeyPatch.context() as patch:  # Python 3.11's server has not got our path
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+        yield context
 
 
-def child(path, shuffle=0):
-    command = [sys.executable, "-c", CHILD, json.dumps(EXPERIMENT.to_dict()), str(path), str(shuffle)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+@contextmanager
+def child(context, path, shuffle=0):
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=loaded.run_in_a_child, args=(EXPERIMENT.to_dict(), path, shuffle, there))
+    process.start()
+    there.close()
+    yield process, here
+    process.join()
 
 
-def finish(path, shuffle=0):
-    with child(path, shuffle) as process:
-        process.communicate()
-    assert process.returncode == 0
+def finish(context, path, shuffle=0):
+    with child(context, path, shuffle) as (process, scores):
+        while True:
+            try:
+                scores.recv()
+            except EOFError:
+                break
+    assert process.exitcode == 0
     return gl.load_result(path)
 
 
@@ -89,30 +105,30 @@ def assert_same(one, other):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    return finish(tmp_path_factory.mktemp("whole") / "checkpoint")
+def whole(processes, tmp_path_factory):
+    return finish(processes, tmp_path_factory.mktemp("whole") / "checkpoint")
 
 
 @pytest.mark.slow
-def test_another_process_with_other_global_generators_gives_the_same_bits(whole, tmp_path):
-    assert_same(whole, finish(tmp_path / "again", shuffle=7))
+def test_another_process_with_other_global_generators_gives_the_same_bits(whole, processes, tmp_path):
+    assert_same(whole, finish(processes, tmp_path / "again", shuffle=7))
 
 
 @pytest.mark.slow
-def test_twenty_kills_at_random_moments_change_nothing(whole, tmp_path):
+def test_twenty_kills_at_random_moments_change_nothing(whole, processes, tmp_path):
     path, moments, kills, left = tmp_path / "checkpoint", random.Random(0), 0, []
     while kills < 20:
-        with child(path) as process:
-            process.stdout.readline()
+        with child(processes, path) as (process, scores):
+            scores.recv()
             time.sleep(moments.uniform(0, 0.3))
-            kills += process.poll() is None
+            kills += process.is_alive()
             process.kill()
         part = gl.load_result(path)  # whatever the moment, a whole and valid file
         left.append(part.round)
         if part.status == "completed":
             assert_same(whole, part)
             path.unlink()
-    assert_same(whole, finish(path))
+    assert_same(whole, finish(processes, path))
     assert len(set(left)) > 3  # the kills met the run in the middle
 
 
