@@ -2,10 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
-# Processes that run the tests; each computes with one thread.
-WORKERS ?= 2
+# Processes that run the tests; each computes with one thread, and some only wait for others.
+WORKERS ?= 3
 
-.PHONY: lab demo test oldest notebooks pages docs pictures lint release binder bench evidence
+.PHONY: lab demo test test-quick oldest notebooks pages docs pictures lint release binder bench evidence
 
 lab: .venv/ready  ## open JupyterLab at the first notebook
 	$(BIN)/jupyter lab notebooks/00-start-here.ipynb
@@ -15,6 +15,9 @@ demo: .venv/ready  ## run the first notebook without a browser and print its fin
 
 test: .venv/ready-to-test lint  ## run the whole test suite
 	$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+
+test-quick: .venv/ready-to-test  ## run the core of the suite without what takes long: two minutes
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow" @tests/core.txt $(PYTEST_ARGS)
 
 oldest: .venv-oldest/ready  ## run the core of the suite on the oldest versions that pyproject.toml admits; Python 3.11
 	.venv-oldest/bin/python -m pytest -n $(WORKERS) -W ignore::DeprecationWarning -W ignore::FutureWarning @tests/core.txt $(PYTEST_ARGS)

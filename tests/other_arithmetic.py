@@ -12,26 +12,40 @@ ANOTHER_PROCESSOR = {
 
 NUDGE = '''
 import sys
-
-import torch
-
-import gmfl_lite.models
-
-build_model = gmfl_lite.models.build_model
+from importlib.machinery import PathFinder
 
 
-def nudged(*args, **kwargs):
-    """Return the model with every weight moved by one unit in its last place."""
-    model = build_model(*args, **kwargs)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(torch.nextafter(parameter, torch.full_like(parameter, torch.inf)))
-    return model
+class Nudging:
+    """Find gmfl_lite.models, whose build_model then moves every weight by one unit in its last place."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name != "gmfl_lite.models":
+            return None
+        spec = PathFinder.find_spec(name, path, target)
+        spec.loader.exec_module = nudged(spec.loader.exec_module)
+        return spec
 
 
-for module in list(sys.modules.values()):
-    if getattr(module, "build_model", None) is build_model:
-        module.build_model = nudged
+def nudged(exec_module):
+    def execute(module):
+        import torch
+
+        exec_module(module)
+        build_model = module.build_model
+
+        def build_nudged_model(*args, **kwargs):
+            model = build_model(*args, **kwargs)
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.copy_(torch.nextafter(parameter, torch.full_like(parameter, torch.inf)))
+            return model
+
+        module.build_model = build_nudged_model
+
+    return execute
+
+
+sys.meta_path.insert(0, Nudging())
 '''
 
 

@@ -34,9 +34,8 @@ for recompute in (False, True):
 """
     ran = subprocess.run([sys.executable, "-c", code], cwd=BENCHMARKS, capture_output=True, text=True, check=True)
     through, recompute = map(float, ran.stdout.split())
-    # Kernels ask for memory, too: 1.9 and 1.1 copies were measured on an Intel processor, 1.45 and 1.1 on an AMD.
     assert 0.8 < recompute < 1.8
-    assert through > 1.2 * recompute
+    assert through > 0.5  # more than that depends on the allocator: from 1 to 2.4 were measured
 
 
 @pytest.fixture

@@ -375,6 +375,7 @@ def test_recordings_are_few_however_many_sizes_there_are(monkeypatch):
     assert not gl.build_engine(short, federation, cross_entropy(predict), w).records
 
 
+@pytest.mark.slow
 def test_a_resumed_run_of_unequal_agents_ends_with_the_same_bits(one_giant, monkeypatch, tmp_path):
     """Whether a shape is recorded may not depend on which one came first."""
     monkeypatch.setattr(vectorized, "RECORDED_FROM", 2)

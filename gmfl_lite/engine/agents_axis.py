@@ -13,8 +13,8 @@ from ..objective import LossFn, Params
 CHUNK_ELEMENTS = 10**8
 """Numbers of four bytes that the vectorised engine keeps at once (400 MB); agents beyond that come in chunks."""
 
-BLOCK_ELEMENTS = 2**23
-"""Numbers of the largest tensor of a chunk's parameters (32 MB): larger ones are no faster, and fragment memory."""
+BLOCK_ELEMENTS = 2**22
+"""Numbers of the largest tensor of a chunk's parameters (16 MB): larger ones are no faster, and fragment memory."""
 
 ALONE_ELEMENTS = 10**6
 """Numbers of one agent (4 MB) above which a CPU takes it alone: its caches hold no more, and dispatch costs little."""

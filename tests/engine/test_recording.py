@@ -174,6 +174,7 @@ def test_a_recorded_meta_gradient_is_the_meta_gradient(federation, name, method)
         torch.testing.assert_close(gradient[key], truth[key], rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["softmax", "mlp", "cnn"])
 def test_recorded_runs_end_where_others_do_and_resume_bit_by_bit(federation, tmp_path, monkeypatch, name):
     monkeypatch.setattr(vectorized, "RECORDED_FROM", 12)

@@ -131,6 +131,7 @@ def test_few_iterations_come_from_inside(tiny):
     assert found.smoothness == pytest.approx(expected["smoothness"], rel=0.01)
 
 
+@pytest.mark.slow
 def test_agents_of_each_size_in_their_own_group_give_the_same(tiny, monkeypatch):
     whole = theory.estimate_constants(small_model(True), tiny, nu=NU, fine_tune_lr=ALPHA)
     monkeypatch.setattr(ragged, "padded", lambda sizes: sizes)

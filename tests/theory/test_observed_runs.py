@@ -92,6 +92,7 @@ def test_what_is_measured_is_what_the_definitions_say(gradient):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.parametrize("gradient", ["exact", "first_order"])
 @pytest.mark.parametrize("tau", [1, 5])
 @pytest.mark.parametrize("picked", [2, 10])
