@@ -5,6 +5,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 EXTRAS = ("dask", "distributed", "flwr", "ray", "IPython", "ipywidgets", "jupyterlab", "papermill", "nbval", "nbformat")
 
@@ -41,6 +43,7 @@ except AttributeError as error:
 """
 
 
+@pytest.mark.slow
 def test_the_core_works_where_the_extras_are_not_installed():
     program = PROGRAM.format(extras=EXTRAS)
     ran = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=200)

@@ -9,6 +9,8 @@ import gmfl_lite as gl
 from gmfl_lite.data import DEBIAN_FASHION_MNIST
 from gmfl_lite.models import as_functions, cross_entropy
 
+pytestmark = pytest.mark.slow
+
 LR = 0.1
 
 

@@ -96,7 +96,10 @@ def experiments():
 
 
 @pytest.mark.parametrize("precision", ["float32", "float64"])
-@pytest.mark.parametrize("experiment", [pytest.param(e, id=name) for name, e in experiments()])
+@pytest.mark.parametrize(
+    "experiment",
+    [pytest.param(e, id=name, marks=[pytest.mark.slow] * (name == "cnn")) for name, e in experiments()],
+)
 def test_both_engines_give_the_same_model(federation, experiment, precision):
     fast, readable = (
         gl.run(experiment.replace(execution=execution, precision=precision), federation=federation, progress=False)

@@ -46,6 +46,7 @@ hostile = st.one_of(
 names = st.sampled_from([field.name for field in fields(gl.Experiment)])
 
 
+@pytest.mark.slow
 @settings(max_examples=2000, deadline=None)
 @given(st.dictionaries(names | st.text(max_size=4), hostile, max_size=4))
 def test_hostile_settings_are_taken_as_they_are_or_refused_by_name(given_settings):

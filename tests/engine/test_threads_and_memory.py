@@ -89,6 +89,7 @@ SMALL = gl.Experiment(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("execution", ["vectorized", "loop"])
 def test_a_run_computes_with_the_threads_that_it_says_and_leaves_torchs_number(execution, monkeypatch):
     """Seen from inside the model, in training and in scoring; a callback and the caller see their own number."""
@@ -158,6 +159,7 @@ def test_a_run_goes_on_with_the_threads_that_it_began_with(monkeypatch, tmp_path
     assert result.engine.endswith("2 threads, as in the checkpoint")
 
 
+@pytest.mark.slow
 @LINUX
 @GLIBC
 def test_freed_memory_is_kept_so_that_pages_fault_once():

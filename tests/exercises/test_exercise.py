@@ -97,6 +97,7 @@ def test_the_face_names_every_exercise():
     assert all(vars(gl.exercises)[one.name] is one for one in EXERCISES), "an editor completes what is imported there"
 
 
+@pytest.mark.slow
 def test_workers_register_none():
     small = gl.Experiment(model="softmax", n_agents=2, n_new_agents=1, agents_per_round=2, rounds=1)
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as executor:

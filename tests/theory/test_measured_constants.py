@@ -141,6 +141,7 @@ def test_agents_of_each_size_in_their_own_group_give_the_same(tiny, monkeypatch)
         assert getattr(grouped, name) == pytest.approx(value, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_loss_function_and_chunks_give_the_same(tiny, monkeypatch):
     model = small_model(hidden=True)
     whole = theory.estimate_constants(model, tiny, nu=NU, fine_tune_lr=ALPHA)
