@@ -15,6 +15,15 @@ import torch
 
 import gmfl_lite as gl
 
+LONGEST = ("tests/flower/test_app.py", "tests/notebooks/", "tests/explorer/test_background_runs.py", "tests/browser/")
+"""Files that begin first, as they take minutes: what comes last is done by one process while the others are idle."""
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(
+        key=lambda item: next((i for i, long in enumerate(LONGEST) if item.nodeid.startswith(long)), len(LONGEST))
+    )
+
 
 @pytest.fixture(scope="session")
 def digits() -> gl.Dataset:

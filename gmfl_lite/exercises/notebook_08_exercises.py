@@ -211,6 +211,7 @@ CONTEST = gl.Experiment(
     eval_every=30,
     eval_steps=(0, 1, 3, 5, 10),
     device="cpu",
+    precision="float64",  # the same winner on every processor
 )
 """What `one_beats_ten` fixes: everything but ν, the seed, and who holds what."""
 LEAD = 5.0
