@@ -33,11 +33,19 @@ BARS = {"nobody": 1.1, "one busy process": 1.5, "two busy processes": 3}
 """How many times as long as alone, with one thread, the default run may take with the library's threads."""
 
 
+PATIENCE = 40
+"""Seconds after which a fresh process, with its imports, is given up."""
+
+
 def seconds(threads: str = "") -> float:
-    """Return how long the default run takes in a fresh process with this wish for threads."""
+    """Return how long the default run takes in a fresh process with this wish for threads, or infinity."""
     free = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GMFL_LITE_"))}
     environment = {**free, "GMFL_LITE_THREADS": threads}
-    ran = subprocess.run([sys.executable, "-c", RUN], env=environment, capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", RUN]
+    try:
+        ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        return float("inf")
     return float(ran.stdout)
 
 
@@ -56,8 +64,9 @@ def beside(programs: Sequence[str]) -> Iterator[None]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="one repeat, with nobody, and write nothing")
-    quick = parser.parse_args().quick
-    repeats = 1 if quick else 3
+    parser.add_argument("--repeats", type=int, default=3, help="runs whose median counts")
+    asked = parser.parse_args()
+    quick, repeats = asked.quick, 1 if asked.quick else asked.repeats
     alone = statistics.median(seconds("1") for _ in range(repeats))
     rows = []
     for who, programs in list(NEIGHBOURS.items())[: 1 if quick else None]:
@@ -65,7 +74,8 @@ def main() -> None:
             chosen = statistics.median(seconds() for _ in range(repeats)) / alone
             one_per_core = seconds(str(os.cpu_count())) / alone
         bar = f"at most {BARS[who]:g}, {'met' if chosen <= BARS[who] else '**not met**'}" if who in BARS else ""
-        rows.append([who, f"{chosen:.2f}", bar, f"{one_per_core:.1f}"])
+        given_up = f"given up after {PATIENCE} s"
+        rows.append([who, f"{chosen:.2f}", bar, f"{one_per_core:.1f}" if one_per_core < float("inf") else given_up])
     header = [f"beside … (1 is {alone:.1f} s: one thread, nobody)", "the library's threads", "bar", "one per core"]
     body = table(header, rows)
     print(body)
