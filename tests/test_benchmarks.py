@@ -17,7 +17,7 @@ MODULES = sorted(path.stem for path in BENCHMARKS.glob("*.py"))
 
 
 @pytest.mark.slow
-def test_recomputation_needs_less_memory_that_grows_by_about_one_copy_of_the_parameters_a_step():
+def test_the_memory_of_recomputation_grows_by_about_one_copy_of_the_parameters_a_step():
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("peak memory is read from Linux's /proc")
     # In a process of its own, where nothing else has left free memory behind.

@@ -9,6 +9,7 @@ from itertools import pairwise
 import pandas as pd
 import pytest
 import torch
+from same_result import assert_same
 
 import gmfl_lite as gl
 from gmfl_lite import runner
@@ -29,13 +30,6 @@ def crash_after(last):
             raise Crash
 
     return crashes
-
-
-def same(one, other):
-    assert one.history.equals(other.history)
-    assert one.agents.equals(other.agents)
-    assert all(torch.equal(tensor, other.params[name]) for name, tensor in one.params.items())
-    assert (one.status, one.round, one.message) == (other.status, other.round, other.message)
 
 
 @pytest.fixture(scope="module")
@@ -89,9 +83,9 @@ def test_a_run_that_has_crashed_is_read_and_goes_on_to_the_same_end(path, whole)
     assert (part.status, part.round) == ("stopped", 3)
     assert part.history.equals(whole.history.query("round <= 3"))
     for _ in range(2):
-        same(whole, gl.run(SMALL, checkpoint=path, progress=False))
+        assert_same(whole, gl.run(SMALL, checkpoint=path, progress=False))
         assert [found.name for found in path.parent.iterdir()] == ["run"], "one file, once the run has ended"
-        same(whole, gl.load_result(path))
+        assert_same(whole, gl.load_result(path))
 
 
 def test_a_run_that_is_stopped_leaves_one_file(tmp_path, whole):
@@ -101,7 +95,7 @@ def test_a_run_that_is_stopped_leaves_one_file(tmp_path, whole):
 
     gl.run(SMALL, checkpoint=tmp_path / "run", on_round=interrupt, progress=False)
     assert [found.name for found in tmp_path.iterdir()] == ["run"]
-    same(whole, gl.run(SMALL, checkpoint=tmp_path / "run", progress=False))
+    assert_same(whole, gl.run(SMALL, checkpoint=tmp_path / "run", progress=False))
 
 
 @pytest.mark.parametrize("failing", ["fsync", "replace"])
@@ -121,14 +115,14 @@ def test_a_crash_between_any_two_steps_of_writing_leaves_what_was_there(failing,
         gl.run(SMALL, checkpoint=path, progress=False)
     monkeypatch.undo()
     assert gl.load_result(path).round == 3 + (failing == "replace") * call
-    same(whole, gl.run(SMALL, checkpoint=path, progress=False))
+    assert_same(whole, gl.run(SMALL, checkpoint=path, progress=False))
 
 
 def test_what_a_crash_leaves_behind_the_rows_that_count_does_not_matter(path, whole):
     with storage.beside(path).open("ab") as file:
         file.write(b'[4, "trained", 0, 9.9')
     assert gl.load_result(path).round == 3
-    same(whole, gl.run(SMALL, checkpoint=path, progress=False))
+    assert_same(whole, gl.run(SMALL, checkpoint=path, progress=False))
 
 
 def test_damage_to_the_rows_is_refused_everywhere(path):
@@ -168,7 +162,7 @@ def test_damage_to_the_file_that_counts_the_rows_is_refused_or_no_difference(pat
         except ValueError as error:
             assert str(path) in str(error)  # noqa: PT017
         else:
-            same(part, found)
+            assert_same(part, found)
 
 
 def test_a_reader_who_comes_while_the_run_ends_reads_on(path, whole, monkeypatch):
@@ -181,8 +175,8 @@ def test_a_reader_who_comes_while_the_run_ends_reads_on(path, whole, monkeypatch
         return plain(of)
 
     monkeypatch.setattr(storage, "beside", ends_first)
-    same(whole, gl.load_result(path))
-    same(whole, ended[0])
+    assert_same(whole, gl.load_result(path))
+    assert_same(whole, ended[0])
 
 
 def test_a_second_run_with_the_same_path_that_ends_first_does_not_matter(tmp_path, whole):
@@ -190,10 +184,10 @@ def test_a_second_run_with_the_same_path_that_ends_first_does_not_matter(tmp_pat
 
     def second(round, rows):
         if round == 2:
-            same(whole, gl.run(SMALL, checkpoint=path, progress=False))
+            assert_same(whole, gl.run(SMALL, checkpoint=path, progress=False))
 
-    same(whole, gl.run(SMALL, checkpoint=path, on_round=second, progress=False))
-    same(whole, gl.load_result(path))
+    assert_same(whole, gl.run(SMALL, checkpoint=path, on_round=second, progress=False))
+    assert_same(whole, gl.load_result(path))
 
 
 def test_a_checkpoint_in_one_file_goes_on_as_well(path, whole):
@@ -201,12 +195,12 @@ def test_a_checkpoint_in_one_file_goes_on_as_well(path, whole):
     storage.write(path, *storage.read(path))
     storage.beside(path).unlink()
     assert path.read_bytes().startswith(b'{"format": 1,')
-    same(whole, gl.run(SMALL, checkpoint=path, progress=False))
+    assert_same(whole, gl.run(SMALL, checkpoint=path, progress=False))
 
 
 def test_rows_that_are_left_without_their_checkpoint_are_written_over(path, whole):
     path.unlink()
-    same(whole, gl.run(SMALL, checkpoint=path, progress=False))
+    assert_same(whole, gl.run(SMALL, checkpoint=path, progress=False))
     assert not storage.beside(path).exists()
 
 
@@ -228,7 +222,7 @@ def test_a_process_that_does_not_write_goes_on_from_what_another_has_written(pat
         writes = False
 
     before = path.read_bytes(), storage.beside(path).read_bytes()
-    same(whole, gl.run(SMALL, checkpoint=path, engine=Second, progress=False))
+    assert_same(whole, gl.run(SMALL, checkpoint=path, engine=Second, progress=False))
     assert (path.read_bytes(), storage.beside(path).read_bytes()) == before
 
 
@@ -241,5 +235,5 @@ def test_numbers_of_double_precision_are_kept_exactly(tmp_path, whole):
         gl.result.store(result, file)
     for name in ("saved", "grown"):
         found = gl.load_result(tmp_path / name)
-        same(result, found)
+        assert_same(result, found)
         assert {tensor.dtype for tensor in found.params.values()} == {torch.float64}

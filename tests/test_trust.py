@@ -18,9 +18,9 @@ import house
 import loaded
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from same_result import assert_same
 
 import gmfl_lite as gl
 from gmfl_lite.basics import storage
@@ -96,13 +96,6 @@ def finish(context, path, shuffle=0):
                 break
     assert process.exitcode == 0
     return gl.load_result(path)
-
-
-def assert_same(one, other):
-    assert one.history.equals(other.history)
-    assert one.agents.equals(other.agents)
-    assert all(torch.equal(tensor, other.params[name]) for name, tensor in one.params.items())
-    assert (one.status, one.round, one.message) == (other.status, other.round, other.message)
 
 
 @pytest.fixture(scope="module")
