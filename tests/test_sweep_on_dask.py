@@ -42,7 +42,7 @@ def test_a_sweep_survives_a_killed_worker(tmp_path, record_property, dask_may_dr
             psutil.Process(pids[worker]).kill()
 
     cluster = distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, silence_logs=60
+        n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0", silence_logs=60
     )
     with cluster, distributed.Client(cluster) as client:
         executor = client.get_executor()
@@ -74,7 +74,13 @@ def test_points_that_ask_for_the_gpu_take_turns(resources, at_once, dask_may_dra
                 self.executing.add(key)
                 self.worker.most = max(self.worker.most, len(self.executing))
 
-    how = {"n_workers": 1, "threads_per_worker": 2, "host": "127.0.0.1", "dashboard_address": None, "silence_logs": 60}
+    how = {
+        "n_workers": 1,
+        "threads_per_worker": 2,
+        "host": "127.0.0.1",
+        "dashboard_address": "127.0.0.1:0",
+        "silence_logs": 60,
+    }
     with distributed.LocalCluster(**how, resources={"GPU": 1}) as cluster, distributed.Client(cluster) as client:
         client.register_plugin(Count())
         executor = client.get_executor(resources=resources)
