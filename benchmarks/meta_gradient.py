@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from contenders import batches_of, federation_of
 from harness import write_section
-from memory import peak_memory
+from memory import peak_allocated
 
 import gmfl_lite as gl
 from gmfl_lite.models import as_functions, cross_entropy
@@ -79,7 +79,7 @@ def measure(agents: int, repeats: int) -> pd.DataFrame:
                 "ms": round(milliseconds, 1),
                 "gradients": round(milliseconds / 1e3 / unit, 1),
                 "C2": WAYS[label][1](nu),
-                "peak MB": round(peak_memory(call), 1),
+                "peak MB": round(peak_allocated(call) / 2**20, 1),
             }
         )
     frame = pd.DataFrame(rows).pivot(index="method", columns="ν", values=["ms", "gradients", "C2", "peak MB"])

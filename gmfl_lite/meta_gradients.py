@@ -108,7 +108,9 @@ def meta_gradient(
     backprop_steps : m from 0 to ν, for "truncated" (needed) and "hessian_free" (all, unless given).
     delta : relative step of "hessian_free", by default DELTA.
     recompute : keep the iterates w⁽⁰⁾ … w⁽ᵛ⁾ instead of ν graphs, and take one Hessian-vector product at a time,
-        backwards: the same gradient in less memory and more time (benchmarks/RESULTS.md says how much).
+        backwards: the same gradient, in more time. A step then keeps one copy of the parameters, where a graph keeps
+        its activations and most weights: for digits and batches of 20, 3.5 copies of the MLP, 73 of the CNN
+        (benchmarks/RESULTS.md has more).
     check_finite : whether to look at the values of the result, for which a GPU has to be waited for.
 
     Returns

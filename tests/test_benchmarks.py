@@ -3,8 +3,8 @@
 import importlib
 import subprocess
 import sys
+from functools import partial
 from graphlib import TopologicalSorter
-from pathlib import Path
 
 import house
 import numpy as np
@@ -12,30 +12,11 @@ import pytest
 import torch
 from clean_machine import ROOT
 
+import gmfl_lite as gl
+from gmfl_lite.models import as_functions, cross_entropy
+
 BENCHMARKS = ROOT / "benchmarks"
 MODULES = sorted(path.stem for path in BENCHMARKS.glob("*.py"))
-
-
-@pytest.mark.slow
-def test_the_memory_of_recomputation_grows_by_about_one_copy_of_the_parameters_a_step():
-    if not Path("/proc/self/clear_refs").exists():
-        pytest.skip("peak memory is read from Linux's /proc")
-    # In a process of its own, where nothing else has left free memory behind.
-    code = """
-from functools import partial
-from memory import peak_memory
-from meta_gradient import meta_gradient_of_all, problem
-loss_fn, params, batches = problem(50)
-copy = sum(tensor.nbytes for tensor in params.values()) / 2**20
-for recompute in (False, True):
-    call = lambda nu: partial(meta_gradient_of_all, loss_fn, params, *batches(nu), True, recompute=recompute)
-    call(5)()
-    print((peak_memory(call(25)) - peak_memory(call(5))) / 20 / copy)
-"""
-    ran = subprocess.run([sys.executable, "-c", code], cwd=BENCHMARKS, capture_output=True, text=True, check=True)
-    through, recompute = map(float, ran.stdout.split())
-    assert 0.8 < recompute < 1.8
-    assert through > 0.5  # more than that depends on the allocator: from 1 to 2.4 were measured
 
 
 @pytest.fixture
@@ -47,6 +28,24 @@ def benchmarks(monkeypatch):
     np.random.set_state(drawn)  # noqa: NPY002  JAX draws when it is imported
     for name in MODULES:
         sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize(("model", "through"), [("mlp", 3.5), ("cnn", 73)])
+def test_recomputing_keeps_one_copy_of_the_parameters_a_step(benchmarks, digits, model, through):
+    """A graph keeps a step's activations and most of its weights; counted by the allocator."""
+    federation = gl.Federation.from_partition(digits, gl.partition(digits.y, gl.IID(), 3, seed=0), n_new_agents=1)
+    predict, params = as_functions(gl.build_model(model, federation), torch.device("cpu"))
+    batch = [tensor[0] for tensor in federation.example(20)]
+    copy = sum(tensor.nbytes for tensor in params.values())
+    peak, gradient = benchmarks("memory").peak_allocated, partial(gl.meta_gradient, cross_entropy(predict), params)
+
+    def grows(**how):
+        """By how many copies of the parameters for each step more."""
+        few, many = (peak(partial(gradient, [batch] * nu, batch, fine_tune_lr=0.1, **how)) for nu in (2, 12))
+        return (many - few) / 10 / copy
+
+    assert grows(recompute=True) == pytest.approx(1, abs=0.01)
+    assert grows() == pytest.approx(through, rel=0.1)
 
 
 def test_scripts_are_found_and_none_needs_the_one_that_needs_it(benchmarks):
