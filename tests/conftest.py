@@ -1,7 +1,10 @@
 """What several test files share: small real data, small federations, and models in float64."""
 
+import multiprocessing
 import os
 import shutil
+import sys
+from functools import partial
 from pathlib import Path
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one thread for each process that runs tests side by side, and for its kernels
@@ -12,6 +15,7 @@ import numpy as np
 import pytest
 import sklearn.datasets  # noqa: F401  its first import draws from Python's global generator, so not in a test
 import torch
+import warm_kernels
 
 import gmfl_lite as gl
 
@@ -66,6 +70,27 @@ def untouched_global_generators():
     yield
     after = (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())  # noqa: NPY002
     assert before == after, "a global random generator was used"
+
+
+@pytest.fixture(scope="module")
+def processes():
+    """Return how new processes start: where that can be, from one that has imported everything, as it takes seconds."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        yield multiprocessing.get_context("spawn")
+        return
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["loaded"])
+    with pytest.MonkeyPatch.context() as patch:  # Python 3.11's server has not got our path
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+        yield context
+
+
+@pytest.fixture
+def forked_kernels(processes, monkeypatch):
+    """Fork the notebook kernels that this test starts, where processes can be forked."""
+    if processes.get_start_method() == "forkserver":
+        function = "jupyter_client.provisioning.local_provisioner.launch_kernel"
+        monkeypatch.setattr(function, partial(warm_kernels.launch_kernel, processes))
 
 
 @pytest.fixture

@@ -2,12 +2,19 @@
 
 import random
 
+import IPython  # noqa: F401
+import ipywidgets  # noqa: F401
+import matplotlib.pyplot  # noqa: F401
 import numpy as np
+import pandas as pd  # noqa: F401
 import pytest  # noqa: F401  which multiprocessing imports in each of them, as it is what runs the tests
+import seaborn as sns  # noqa: F401
 import sklearn.datasets  # noqa: F401
 import torch
+from ipykernel import kernelapp  # noqa: F401
 
 import gmfl_lite as gl
+from gmfl_lite import exercises, plots, theory  # noqa: F401
 from gmfl_lite.engine.threads_and_memory import load_derivatives
 
 load_derivatives()

@@ -4,11 +4,9 @@ import errno
 import hashlib
 import io
 import json
-import multiprocessing
 import os
 import pickle
 import random
-import sys
 import time
 from contextlib import contextmanager
 from dataclasses import fields
@@ -62,19 +60,6 @@ def test_hostile_settings_are_taken_as_they_are_or_refused_by_name(given_setting
         kept = getattr(experiment, name)
         assert kept == (tuple(value) if isinstance(value, list) else value)
         assert type(kept) in (int, float, str, tuple, type(None))
-
-
-@pytest.fixture(scope="module")
-def processes():
-    """Return how new processes start: where that can be, from one that has imported everything, as it takes seconds."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        yield multiprocessing.get_context("spawn")
-        return
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["loaded"])
-    with pytest.MonkeyPatch.context() as patch:  # Python 3.11's server has not got our path
-        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
-        yield context
 
 
 @contextmanager

@@ -1,23 +1,13 @@
-"""The notebooks run to their end under papermill: with their defaults, fewer rounds apart, and with other parameters.
+"""The notebooks run to their end under papermill with other parameters than their own.
 
-With just their defaults they run in test_notebooks.py, where every output is compared. Apart from that file, so that
-two processes can share the notebooks.
+With their own they run in test_notebooks.py, where every output is compared. Apart from that file, so that two
+processes can share the notebooks.
 """
 
 import pytest
 from test_notebooks import NOTEBOOKS, needs, tools
 
-QUICK = {
-    "00-start-here": {"rounds": 30},
-    "02-one-model-for-all": {"rounds": 10},
-    "04-how-it-converges": {"rounds": 5},
-    "05-when-nu-helps-and-when-it-hurts": {"rounds": 1, "largest_nu": 2},
-    "06-train-at-full-size": {"mlp_rounds": 4, "cnn_rounds": 1},
-    "08-exercises": {"rounds": 2},
-    "10-real-federation": {"rounds": 3},
-    "11-many-machines": {"rounds": 5},
-}
-OTHERS = {
+PARAMETERS = {
     "00-start-here": [
         {"rounds": 10, "n_agents": 12, "n_new_agents": 3, "nu": 5},
         {"rounds": 3, "n_agents": 2, "n_new_agents": 1, "nu": 1, "fine_tune_lr": 0.05, "seed": 4},
@@ -53,15 +43,14 @@ OTHERS = {
     ],
     "09-evidence": [{"deployed": 10, "quadratic_seed": 1}, {"deployed": 1, "group": "trained"}],
     "04-how-it-converges": [
-        {"n_agents": 4, "nu": 5, "rounds": 2, "fine_tune_lr": 0.01, "local_steps": 2, "seed": 1},
-        {"n_agents": 6, "agents_per_round": 3, "nu": 0, "rounds": 3, "fine_tune_lr": 0.5, "step_share": 0.1},
+        {"n_agents": 4, "nu": 2, "rounds": 1, "fine_tune_lr": 0.01, "local_steps": 2, "seed": 1},
+        {"n_agents": 6, "agents_per_round": 3, "nu": 0, "rounds": 2, "fine_tune_lr": 0.5, "step_share": 0.1},
     ],
     "10-real-federation": [
         {"n_agents": 2, "nu": 0, "rounds": 2, "image": 7, "seed": 1},
         {"n_agents": 4, "nu": 5, "rounds": 1, "fine_tune_lr": 0.3, "meta_lr": 0.01, "clip_norm": 5.0, "image": 1700},
     ],
     "11-many-machines": [
-        {"largest_nu": 2, "seeds": 1, "rounds": 2},
         {"largest_nu": 10, "seeds": 1, "rounds": 1, "fine_tune_lr": 0.01, "workers": 1},
     ],
     "05-when-nu-helps-and-when-it-hurts": [
@@ -69,7 +58,6 @@ OTHERS = {
         {"nu": 0, "largest_nu": 1, "rounds": 2, "n_agents": 4, "fine_tune_lr": 0.9, "real_lr": 0.01},
     ],
     "08-exercises": [
-        {"nu": 5, "pull": 0.1, "server_lr": 1.0, "rounds": 1, "local_steps": 1, "n_agents": 10, "seed": 1},
         {"nu": 0, "fine_tune_lr": 0.05, "pull": 0.0, "rounds": 1, "local_steps": 1, "n_agents": 9, "n_new_agents": 1},
     ],
 }
@@ -79,12 +67,12 @@ OTHERS = {
 @pytest.mark.parametrize(
     ("path", "parameters"),
     [
-        pytest.param(path, parameters, id=f"{path.stem}-{number or 'defaults'}")
+        pytest.param(path, parameters, id=f"{path.stem}-{number}")
         for path in NOTEBOOKS
-        for number, parameters in enumerate([QUICK.get(path.stem, {}), *OTHERS[path.stem]])
+        for number, parameters in enumerate(PARAMETERS[path.stem], start=1)
     ],
 )
-def test_it_runs_without_an_error(path, parameters, tmp_path):
+def test_it_runs_without_an_error(path, parameters, tmp_path, forked_kernels):
     needs(parameters, path)
     notebook = tools.execute(path, tmp_path / path.name, parameters)
     assert not [o for cell in notebook.cells for o in cell.get("outputs", []) if o.output_type == "error"]
