@@ -28,6 +28,8 @@ def checkout(folder: Path) -> Path:
             (copy / ".venv" / entry.name).symlink_to(entry)
     for ready in ("ready", "ready-to-test"):
         (copy / ".venv" / ready).touch()
+    if (ROOT / ".mypy_cache").exists():  # what `make lint` has found out takes a quarter of a minute
+        shutil.copytree(ROOT / ".mypy_cache", copy / ".mypy_cache")
     for command in (["git", "init", "-q"], ["git", "add", "-A"]):
         subprocess.run(command, cwd=copy, check=True)
     return copy

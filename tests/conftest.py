@@ -23,7 +23,15 @@ LONGEST = ("tests/flower/test_app.py", "tests/notebooks/", "tests/explorer/test_
 """Files that begin first, as they take minutes: what comes last is done by one process while the others are idle."""
 
 
+APART = ("tests/flower/test_app.py", "tests/notebooks/test_notebooks.py", "tests/notebooks/test_parameters.py")
+"""Files whose slow tests take minutes and share nothing: a process that is free takes the next of them."""
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
+    for item in items:
+        alone = item.nodeid.startswith(APART) and item.get_closest_marker("slow")
+        item.add_marker(pytest.mark.xdist_group(item.nodeid if alone else item.nodeid.partition("::")[0]))
     items.sort(
         key=lambda item: next((i for i, long in enumerate(LONGEST) if item.nodeid.startswith(long)), len(LONGEST))
     )

@@ -9,6 +9,8 @@ ANOTHER_PROCESSOR = {
     "OPENBLAS_CORETYPE": "Nehalem",  # NumPy's products
 }
 """Environment of a new process."""
+PRODUCTS = ("MKL_CBWR", "ONEDNN_MAX_CPU_ISA", "OPENBLAS_CORETYPE")
+"""Those of them that are about products; "" is this processor's own way."""
 
 NUDGE = '''
 import sys
