@@ -17,11 +17,12 @@ def by_hand(experiment: Experiment, federation: Federation | None = None, model:
     """Train as `gmfl_lite.run` does, in the plainest way, and return the shared initial model w.
 
         w_i⁽ʲ⁺¹⁾ = w_i⁽ʲ⁾ − α ∇f_i(w_i⁽ʲ⁾),   F_i(w) = f_i(w_i⁽ᵛ⁾)
-        τ times at each of the picked agents:  w_i ← w_i − β ∇F_i(w_i);   then   w ← w + λ (Σ_i p_i w_i − w)
+        τ times at each of the picked agents:  w_i ← w_i − β (∇F_i(w_i) + μ (w_i − w))
+        and then, with the plain server step:  w ← w + λ (Σ_i p_i w_i − w)
 
     Parameters
     ----------
-    experiment : ν, α, β, τ, rounds, and all else; λ is `server_lr`.
+    experiment : ν, α, β, τ, rounds, and all else; λ is `server_lr`, μ `proximal`.
     federation, model : replace what the experiment would build; the model's parameters are the start.
 
     Returns
@@ -43,7 +44,7 @@ def by_hand(experiment: Experiment, federation: Federation | None = None, model:
     federation = (federation or build_federation(experiment)).in_precision(experiment.precision)
     model = model or build_model(experiment.model, federation, seed=experiment.seed)
     predict, w = as_functions(model, federation.x.device, federation.dtype)
-    f, alpha, beta = cross_entropy(predict), experiment.fine_tune_lr, experiment.meta_lr
+    f, alpha, beta, mu = cross_entropy(predict), experiment.fine_tune_lr, experiment.meta_lr, experiment.proximal
 
     def F(w: Params, support: list[Batch], query: Batch) -> torch.Tensor:  # the loss after ν fine-tuning steps
         for batch in support:
@@ -62,12 +63,11 @@ def by_hand(experiment: Experiment, federation: Federation | None = None, model:
         for agent in pick_agents(federation.n_agents, experiment.agents_per_round, experiment.seed, round).tolist():
             w_i = w
             for support, query in batches_of(agent, experiment, federation, round):  # τ times
-                w_i = step(w_i, g(w_i, support, query), beta)
+                pull = {name: mu * (w_i[name] - w[name]) for name in w}
+                w_i = step(step(w_i, g(w_i, support, query), beta), pull, beta)
             sent.append(w_i)
             weights.append(int(federation.train_sizes[agent]) if experiment.weighting == "samples" else 1)
         p = torch.tensor(weights, dtype=federation.dtype) / sum(weights)
-        average = {
-            name: torch.stack([share * w_i[name] for share, w_i in zip(p, sent, strict=True)]).sum(0) for name in w
-        }
+        average = {name: torch.tensordot(p, torch.stack([w_i[name] for w_i in sent]), 1) for name in w}
         w, memory = server_step(w, average, memory, server=experiment.server, server_lr=experiment.server_lr)
     return w

@@ -168,6 +168,9 @@ class Experiment:
         "The server's step size: the part of the way that it goes to the agents' average.",
         "training",
     )
+    proximal: float = setting(
+        0.0, number(0), "μ of FedProx: how strongly local steps are drawn back to the server's w.", "training"
+    )
     execution: str = setting(
         "auto", one_of(("auto", "vectorized", "loop")), "All picked agents at once, or one after the other.", "machine"
     )

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from .basics import checks, randomness
-from .objective import Params
+from .objective import Params, step
 
 EXPLOSION = 20.0
 """A mean meta-loss this many times that of guessing (or of the start, if that is larger) counts as diverged."""
@@ -123,12 +123,14 @@ class ServerStep:
     step : (w, average, memory, server_lr) -> (the next w, the next memory).
     on_quadratics : (w, average, server_lr) -> the next w, as NumPy arrays, where the step is linear and remembers
         nothing; "none" where theory has no formula for it.
+    usual_lr : a server_lr that serves many a run, told where a larger one diverges.
     """
 
     name: str
     help: str
     step: Callable[[Params, Params, Memory, float], tuple[Params, Memory]]
     on_quadratics: Callable[[np.ndarray, np.ndarray, float], np.ndarray] | Literal["none"]
+    usual_lr: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("step", "on_quadratics"):
@@ -168,8 +170,9 @@ def server_step(
     w, average : dicts of tensors.
     memory : what the last step returned; None or {} before the first.
     server : "average" goes the part server_lr of the way from w to the average: all of it (1.0) is FedAvg's, less of it
-        is Reptile's outer step.
-    server_lr : the server's step size, above 0.
+        is Reptile's outer step. "momentum" and "adam" take −Δ = w − average for a gradient, as
+        torch.optim.SGD(momentum=0.9) and torch.optim.Adam(betas=(0.9, 0.99), eps=1e-3) would.
+    server_lr : λ, the server's step size, above 0.
 
     Raises
     ------
@@ -177,7 +180,7 @@ def server_step(
 
     References
     ----------
-    Reddi et al.: Adaptive federated optimization, ICLR 2021, for servers that take −Δ = w − average for a gradient.
+    Reddi et al.: Adaptive federated optimization, ICLR 2021.
 
     Examples
     --------
@@ -203,6 +206,38 @@ add_server_step(
         on_quadratics=lambda w, average, server_lr: average if server_lr == 1 else w + server_lr * (average - w),
     )
 )
+
+
+MOMENTUM, BETAS, EPSILON = 0.9, (0.9, 0.99), 1e-3
+"""Of the servers that take −Δ = w − average for a gradient, as Reddi et al. chose them."""
+
+
+def _with_momentum(w: Params, average: Params, memory: Memory, server_lr: float) -> tuple[Params, Memory]:
+    """Return w − λ m with m ← 0.9 m − Δ: FedAvgM."""
+    m = {name: MOMENTUM * memory.get(name, 0.0) + (tensor - average[name]) for name, tensor in w.items()}
+    return step(w, m, server_lr), m
+
+
+def _adam(w: Params, average: Params, memory: Memory, server_lr: float) -> tuple[Params, Memory]:
+    """Return w − λ m̂ / (√v̂ + 0.001), with m̂ and v̂ the corrected averages of −Δ and of Δ²: FedAdam."""
+    done = int(memory.get("steps", 0)) + 1
+    after, remembered = {}, {"steps": torch.tensor(done)}
+    for name, tensor in w.items():
+        gradient = tensor - average[name]
+        moments = []
+        for moment, beta, new in zip(("mean", "square"), BETAS, (gradient, gradient.square()), strict=True):
+            old = memory.get(f"{moment}/{name}", torch.zeros_like(tensor))
+            remembered[f"{moment}/{name}"] = now = beta * old + (1 - beta) * new
+            moments.append(now / (1 - beta**done))
+        after[name] = tensor - server_lr * moments[0] / (moments[1].sqrt() + EPSILON)
+    return after, remembered
+
+
+for _name, _help, _step, _usual_lr in (
+    ("momentum", "momentum 0.9 on the way from w to the average (FedAvgM)", _with_momentum, 0.1),
+    ("adam", "Adam on the way from w to the average (FedAdam)", _adam, 0.01),
+):
+    add_server_step(ServerStep(name=_name, help=_help, step=_step, on_quadratics="none", usual_lr=_usual_lr))
 
 
 def loss_limit(n_classes: int, loss_at_start: float) -> float:

@@ -29,12 +29,13 @@ def local_update(
     *,
     fine_tune_lr: float,
     meta_lr: float,
+    proximal: float = 0.0,
     local_step: LocalStep | None = None,
     own: Params | None = None,
     stop: threading.Event | None = None,
     **estimate: Any,
 ) -> tuple[Params, torch.Tensor]:
-    """Take one agent's local meta steps: w ← w − β g(w), one for each (support, query) in `batches`.
+    """Take one agent's local meta steps: w ← w − β (g(w) + μ (w − start)), one for each (support, query) in `batches`.
 
     Parameters
     ----------
@@ -42,7 +43,8 @@ def local_update(
     params : the server's w; not changed.
     batches : τ pairs of ν support batches and a query batch.
     fine_tune_lr, meta_lr : α and β.
-    local_step : what to do with a meta-gradient g in place of w − β g: (w, g, start, own) -> the next w, `start` being
+    proximal : μ, which draws the agent back to the server's w (FedProx: Li et al., MLSys 2020).
+    local_step : what to do with a gradient g in place of w − β g: (w, g, start, own) -> the next w, `start` being
         the server's w and `own` what this agent keeps.
     stop : looked at before every step.
     estimate : of the meta-gradient: method, backprop_steps, delta, recompute, check_finite, as in `meta_gradient`.
@@ -64,7 +66,8 @@ def local_update(
     ({'w': tensor([0.5625])}, tensor([0.1250, 0.0703]))
     """
     meta_lr = checks.number("meta_lr", meta_lr, 0)
-    one = one_step(loss_fn, local_step, fine_tune_lr=fine_tune_lr, meta_lr=meta_lr, **estimate)
+    proximal = checks.number("proximal", proximal, 0)
+    one = one_step(loss_fn, local_step, fine_tune_lr=fine_tune_lr, meta_lr=meta_lr, proximal=proximal, **estimate)
     return take_steps(one, params, params, own or {}, batches, stop)
 
 

@@ -55,10 +55,10 @@ def torchrun(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     [
         gl.Experiment(**settings()),
         EXPERIMENT,
-        EXPERIMENT.replace(server_lr=0.5),
+        EXPERIMENT.replace(server="adam", server_lr=0.02, proximal=0.1),
         EXPERIMENT.replace(gradient="reptile", nu=2, server_lr=0.5, local_steps=2),
     ],
-    ids=["notebook", "weighted", "half a server step", "reptile"],
+    ids=["notebook", "weighted", "Adam", "reptile"],
 )
 def test_two_processes_give_the_model_of_one(experiment, tmp_path, record_property):
     here = gl.run(experiment, progress=False)

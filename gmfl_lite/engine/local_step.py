@@ -39,12 +39,19 @@ def descend(w: Params, gradient: Params, start: Params, own: Params, *, meta_lr:
     return step(w, gradient, meta_lr)
 
 
-def one_step(loss_fn: LossFn, local_step: LocalStep | None, *, meta_lr: float, **estimate: Any) -> OneStep:
-    """Return a local step of one agent: a meta-gradient, estimated as asked, and what `local_step` does with it."""
+def one_step(
+    loss_fn: LossFn, local_step: LocalStep | None, *, meta_lr: float, proximal: float = 0.0, **estimate: Any
+) -> OneStep:
+    """Return a local step of one agent: a meta-gradient, estimated as asked, and what `local_step` does with it.
+
+    With `proximal`, μ, it is that of F(w) + μ/2 ‖w − start‖².
+    """
     follow = partial(descend, meta_lr=meta_lr) if local_step is None else local_step
 
     def one(w: Params, start: Params, own: Params, support: Any, query: Any) -> tuple[Params, torch.Tensor]:
         gradient, loss = meta_gradient(loss_fn, w, support, query, **estimate)
+        if proximal:
+            gradient = {name: gradient[name] + proximal * (tensor - start[name]) for name, tensor in w.items()}
         return follow(w, gradient, start, own), loss
 
     return one
@@ -76,4 +83,5 @@ def estimate_settings(experiment: "Experiment") -> dict[str, Any]:
         "meta_lr": experiment.meta_lr,
         "method": experiment.gradient,
         "backprop_steps": experiment.backprop_steps,
+        "proximal": experiment.proximal,
     }

@@ -12,7 +12,7 @@ from ..engine import Stopped, Watch, agents_at_once, chunks
 from ..experiment import Experiment
 from ..federation import Batch, Federation
 from ..objective import LossFn, Params, fine_tune, meta_loss
-from ..server import EXPLOSION, loss_limit
+from ..server import EXPLOSION, SERVER_STEPS, loss_limit
 from ..trainer import picked_in
 from .constants import largest_safe_fine_tune_lr
 from .spectrum import curvatures
@@ -84,7 +84,7 @@ def _better_and_better(
         return
     yield _lower(experiment, "meta_lr", crude)
     most = agents_at_once(loss_fn, start, data, copies=6 * nu + 4)
-    if nu and most and experiment.server_lr <= 1:
+    if nu and most and not _is_the_servers_fault(experiment, crude):
         found = [_curvature(experiment, loss_fn, _expanded(start, part), part, nu) for part in _parts(data, most)]
         yield _lower(experiment, "meta_lr", max(found))
 
@@ -112,13 +112,22 @@ def _mean_loss_after_tuning(experiment: Experiment, loss_fn: LossFn, parts: Part
     return torch.cat(losses).mean().item()
 
 
+def _is_the_servers_fault(experiment: Experiment, steepest: float) -> bool:
+    """Tell whether the server's step, not the agents', is too long: it goes beyond where they are, or far with them."""
+    if experiment.server == "average":
+        return experiment.server_lr > 1
+    return not experiment.meta_lr * (steepest + experiment.proximal) > 2
+
+
 def _lower(experiment: Experiment, cause: str, steepest: float = math.nan) -> str:
-    if cause == "meta_lr" and experiment.server_lr > 1:  # the server goes beyond where the agents are
-        return f"lower server_lr (now {experiment.server_lr:g}), for example to 1"
+    if cause == "meta_lr" and _is_the_servers_fault(experiment, steepest):
+        usual, now = SERVER_STEPS[experiment.server].usual_lr, experiment.server_lr
+        return f"lower server_lr (now {now:g}), for example to {usual if now > usual else now / 10:.1g}"
     now = getattr(experiment, cause)
     value = now / 10
     if 0 < steepest < math.inf:
-        safe = largest_safe_fine_tune_lr(experiment.nu, steepest) if cause == "fine_tune_lr" else 1 / steepest
+        curvature = steepest + experiment.proximal
+        safe = largest_safe_fine_tune_lr(experiment.nu, steepest) if cause == "fine_tune_lr" else 1 / curvature
         value = min(now / 2, safe)
     return f"lower {cause} (now {now:g}), for example to {float(f'{value:.1g}'):g}"
 

@@ -83,6 +83,8 @@ def observe(
     if (experiment.server, experiment.server_lr) != ("average", 1.0):
         found = f"{experiment.server!r} with server_lr = {experiment.server_lr:g}"
         raise ValueError(f"server = {found}: must be 'average' with server_lr = 1: the bounds know no other step")
+    if experiment.proximal:
+        raise checks.refusal("proximal", experiment.proximal, "0: the bounds know no other local step")
     federation = build_federation(experiment) if federation is None else federation.in_precision(experiment.precision)
     model = build_model(experiment.model, federation, seed=experiment.seed) if model is None else model
     predict, w = as_functions(model, federation.x.device, federation.dtype)

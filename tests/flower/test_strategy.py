@@ -139,6 +139,8 @@ def heavy_ball():
         {"weighting": "uniform"},
         {"weighting": "samples"},
         {"server_lr": 0.5},
+        {"server": "momentum", "server_lr": 0.5},
+        {"server": "adam", "server_lr": 0.02, "proximal": 0.1},
         {"gradient": "reptile", "nu": 2, "server_lr": 0.5},
         {"server": "heavy_ball", "server_lr": 0.5},
     ],
