@@ -121,6 +121,15 @@ class Experiment:
     max_rotation: float = setting(
         0.0, number(0, 180), "Largest angle, in degrees, by which an agent's images are turned.", "holdings"
     )
+    shots: int | None = setting(
+        None,
+        or_none(integer(1)),
+        "Most samples of a class that an agent trains and fine-tunes on; None is all of them.",
+        "holdings",
+    )
+    label_noise: float = setting(
+        0.0, checks.share, "Probability of a wrong training label; scored labels are clean.", "holdings"
+    )
     n_agents: int = setting(50, integer(1, 10**6), "Agents that train.", "agents")
     n_new_agents: int = setting(10, integer(0, 10**6), "Agents that are never trained on, only scored.", "agents")
     test_fraction: float = setting(
@@ -289,6 +298,8 @@ def build_federation(experiment: Experiment) -> Federation:
         test_fraction=experiment.test_fraction,
         permuted_classes=experiment.permuted_classes,
         max_rotation=experiment.max_rotation,
+        shots=experiment.shots,
+        label_noise=experiment.label_noise,
         seed=experiment.seed,
         device=choose_device(experiment.device, experiment.precision),
     )

@@ -10,7 +10,7 @@ import torch
 from .basics import checks, randomness
 from .basics.devices import PRECISIONS, checked_device
 from .basics.ragged import InBlocks, IndexTable, alike
-from .basics.shifts import rename_classes, rotate
+from .basics.shifts import first_of_each_class, mislabel, rename_classes, rotate
 from .basics.whole_numbers import stratified_split
 from .data import Dataset
 
@@ -62,6 +62,8 @@ class Federation:
         test_fraction: float = 0.25,
         permuted_classes: int = 0,
         max_rotation: float = 0.0,
+        shots: int | None = None,
+        label_noise: float = 0.0,
         seed: int = 0,
         device: str | torch.device = "cpu",
     ) -> "Federation":
@@ -79,7 +81,11 @@ class Federation:
             (concept shift).
         max_rotation : each agent's images are turned by its own angle, drawn from ± max_rotation degrees (feature
             shift).
-        seed : of the split and the shifts.
+        shots : each agent trains, and fine-tunes, on at most so many samples of each class; None is all of them. The
+            scored samples stay the same.
+        label_noise : the probability with which a training label is replaced by another class, any with equal chance;
+            at least 0 and below 1. Scored labels are clean.
+        seed : of the split, the shots and the shifts.
         device : where the tensors live.
 
         Raises
@@ -104,6 +110,10 @@ class Federation:
         if permuted_classes == 1:
             raise checks.refusal("permuted_classes", 1, "0 or at least 2: one class alone keeps its name")
         max_rotation = checks.number("max_rotation", max_rotation, 0, 180)
+        shots = None if shots is None else checks.integer("shots", shots, 1)
+        label_noise = checks.share("label_noise", label_noise)
+        if label_noise and len(dataset.classes) < 2:
+            raise checks.refusal("label_noise", label_noise, "0: there is one class, and no other to replace it")
         seed = checks.integer("seed", seed, 0)
         device = checked_device(device)
 
@@ -112,9 +122,18 @@ class Federation:
             stratified_split(part, y[part], test_fraction, randomness.generator(seed, "test split", agent))
             for agent, part in enumerate(parts)
         ]
-        train, test = (IndexTable.from_lists(lists, device) for lists in zip(*halves, strict=True))
+        training, scored = (list(lists) for lists in zip(*halves, strict=True))
+        held = training
+        if shots is not None:
+            held = [
+                first_of_each_class(rows, y[rows], shots, randomness.generator(seed, "shots", agent))
+                for agent, rows in enumerate(training)
+            ]
+        train, test = (IndexTable.from_lists(lists, device) for lists in (held, scored))
         if permuted_classes:
             y = rename_classes(y, parts, permuted_classes, len(dataset.classes), seed)
+        if label_noise:
+            y = mislabel(y, training, label_noise, len(dataset.classes), seed)
         rotations = np.zeros(len(parts))
         if max_rotation:
             x = x.clone()

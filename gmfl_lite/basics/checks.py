@@ -57,6 +57,18 @@ def number(name: str, value: Any, low: float, high: float = math.inf, *, above: 
     return found
 
 
+def share(name: str, value: Any) -> float:
+    """Return `value` as a float in [0, 1).
+
+    >>> share("label_noise", 1)
+    Traceback (most recent call last):
+    ValueError: label_noise = 1: must be a finite number of at least 0, and below 1
+    """
+    if number(name, value, 0) >= 1:
+        raise refusal(name, value, "a finite number of at least 0, and below 1")
+    return float(value)
+
+
 def numbers(name: str, value: Any, low: float = -math.inf, *, above: bool = False) -> Floats:
     """Return `value`, a number or an array of numbers, as finite float64 of at least (or above) `low`.
 

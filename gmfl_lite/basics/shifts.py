@@ -1,6 +1,7 @@
-"""How agents differ in what they see and in what they call it: turned images, renamed classes."""
+"""What agents see and what they call it: few samples, turned images, renamed classes, wrong labels."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -17,6 +18,25 @@ def rename_classes(y: np.ndarray, parts: list[np.ndarray], k: int, n_classes: in
         chosen, names = rng.permutation(n_classes)[:k], np.arange(n_classes)
         names[chosen] = np.roll(chosen, 1)  # a cycle, so that each of the k gets another name
         y[part] = names[y[part]]
+    return y
+
+
+def first_of_each_class(rows: np.ndarray, labels: np.ndarray, shots: int, rng: np.random.Generator) -> np.ndarray:
+    """Return at most `shots` of the rows of each class, at random; fewer shots are among more of them."""
+    order = rng.permutation(len(rows))
+    sorted_by_class = order[np.argsort(labels[order], kind="stable")]
+    classes = labels[sorted_by_class]
+    rank = np.arange(len(rows)) - np.searchsorted(classes, classes)
+    return rows[np.sort(sorted_by_class[rank < shots])]
+
+
+def mislabel(y: np.ndarray, parts: Sequence[np.ndarray], share: float, n_classes: int, seed: int) -> np.ndarray:
+    """Return labels in which each of an agent's rows has another class any alike, with that probability."""
+    y = y.copy()
+    for agent, part in enumerate(parts):
+        rng = randomness.generator(seed, "label noise", agent)
+        wrong, further = rng.random(len(part)) < share, rng.integers(1, n_classes, len(part))
+        y[part[wrong]] = (y[part] + further)[wrong] % n_classes
     return y
 
 

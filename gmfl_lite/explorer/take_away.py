@@ -44,7 +44,17 @@ def run(experiment, weights_seed):
 """
 
 NOTEBOOK = "07-explorer.ipynb"
-WITHOUT_PARAMETER = ("size_spread", "test_fraction", "weighting", "server", "server_lr", "proximal", "execution")
+WITHOUT_PARAMETER = (
+    "size_spread",
+    "shots",
+    "label_noise",
+    "test_fraction",
+    "weighting",
+    "server",
+    "server_lr",
+    "proximal",
+    "execution",
+)
 """The settings that the playground notebook has no parameter for."""
 PARAMETERS = (*(name for name in settings(Experiment) if name not in WITHOUT_PARAMETER), "weights_seed")
 

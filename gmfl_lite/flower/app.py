@@ -171,6 +171,8 @@ def own_data(experiment: Experiment, node_config: Mapping[str, Any]) -> tuple[in
             dataset,
             [np.arange(len(dataset))],
             test_fraction=experiment.test_fraction,
+            shots=experiment.shots,
+            label_noise=experiment.label_noise,
             seed=experiment.seed,
             device=choose_device(experiment.device, experiment.precision),
         ).in_precision(experiment.precision)

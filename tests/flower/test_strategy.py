@@ -138,6 +138,7 @@ def heavy_ball():
     [
         {"weighting": "uniform"},
         {"weighting": "samples"},
+        {"shots": 3, "label_noise": 0.2},
         {"server_lr": 0.5},
         {"server": "momentum", "server_lr": 0.5},
         {"server": "adam", "server_lr": 0.02, "proximal": 0.1},
