@@ -137,6 +137,7 @@ def test_the_server_and_the_pull_change_neither_who_holds_what_nor_the_batches()
         assert (tensor - start[name]).abs().max() > 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "field"),
     [
