@@ -39,6 +39,7 @@ class LatestWins:
         self._stop = threading.Event()
         self._waiting: Job | None = None
         self._thread: threading.Thread | None = None
+        self._last: threading.Thread | None = None
         self._closed = False
         _workers.add(self)
 
@@ -50,7 +51,7 @@ class LatestWins:
             self._stop.set()
             self._waiting = job
             if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
+                self._last = self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
                 self._thread.start()
 
     def stop(self) -> None:
@@ -78,6 +79,11 @@ class LatestWins:
         self._closed = True
         self.stop()
 
+    def join(self, timeout: float) -> None:
+        """Wait until the thread is gone, with all that torch keeps in it; that is later than its last job's end."""
+        if self._last is not None:
+            self._last.join(timeout)
+
     def _work(self) -> None:
         while True:
             with self._changed:
@@ -101,4 +107,4 @@ def _close_all() -> None:
     """A daemon thread that is inside torch while the interpreter is taken down would crash it."""
     for worker in list(_workers):
         worker.close()
-        worker.wait(timeout=5)
+        worker.join(timeout=5)
