@@ -31,7 +31,7 @@ def first_of_each_class(rows: np.ndarray, labels: np.ndarray, shots: int, rng: n
 
 
 def mislabel(y: np.ndarray, parts: Sequence[np.ndarray], share: float, n_classes: int, seed: int) -> np.ndarray:
-    """Return labels in which each of an agent's rows has another class any alike, with that probability."""
+    """Return labels in which each of an agent's rows has, with probability `share`, another class, any alike."""
     y = y.copy()
     for agent, part in enumerate(parts):
         rng = randomness.generator(seed, "label noise", agent)

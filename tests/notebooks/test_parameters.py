@@ -43,14 +43,15 @@ PARAMETERS = {
     ],
     "09-evidence": [{"deployed": 10, "quadratic_seed": 1}, {"deployed": 1, "group": "trained"}],
     "04-how-it-converges": [
-        {"n_agents": 4, "nu": 2, "rounds": 1, "fine_tune_lr": 0.01, "local_steps": 2, "seed": 1},
-        {"n_agents": 6, "agents_per_round": 3, "nu": 0, "rounds": 2, "fine_tune_lr": 0.5, "step_share": 0.1},
+        {"n_agents": 4, "nu": 5, "rounds": 2, "fine_tune_lr": 0.01, "local_steps": 2, "seed": 1},
+        {"n_agents": 6, "agents_per_round": 3, "nu": 0, "rounds": 3, "fine_tune_lr": 0.5, "step_share": 0.1},
     ],
     "10-real-federation": [
         {"n_agents": 2, "nu": 0, "rounds": 2, "image": 7, "seed": 1},
         {"n_agents": 4, "nu": 5, "rounds": 1, "fine_tune_lr": 0.3, "meta_lr": 0.01, "clip_norm": 5.0, "image": 1700},
     ],
     "11-many-machines": [
+        {"largest_nu": 2, "seeds": 1, "rounds": 2},
         {"largest_nu": 10, "seeds": 1, "rounds": 1, "fine_tune_lr": 0.01, "workers": 1},
     ],
     "05-when-nu-helps-and-when-it-hurts": [
@@ -58,6 +59,7 @@ PARAMETERS = {
         {"nu": 0, "largest_nu": 1, "rounds": 2, "n_agents": 4, "fine_tune_lr": 0.9, "real_lr": 0.01},
     ],
     "08-exercises": [
+        {"nu": 5, "pull": 0.1, "server_lr": 1.0, "rounds": 1, "local_steps": 1, "n_agents": 10, "seed": 1},
         {"nu": 0, "fine_tune_lr": 0.05, "pull": 0.0, "rounds": 1, "local_steps": 1, "n_agents": 9, "n_new_agents": 1},
     ],
 }
