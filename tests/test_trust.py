@@ -13,7 +13,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import house
-import loaded
+import in_a_child
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -66,7 +66,7 @@ def test_hostile_settings_are_taken_as_they_are_or_refused_by_name(given_setting
 @contextmanager
 def child(context, path, shuffle=0):
     here, there = context.Pipe(duplex=False)
-    process = context.Process(target=loaded.run_in_a_child, args=(EXPERIMENT.to_dict(), path, shuffle, there))
+    process = context.Process(target=in_a_child.run_in_a_child, args=(EXPERIMENT.to_dict(), path, shuffle, there))
     process.start()
     there.close()
     yield process, here

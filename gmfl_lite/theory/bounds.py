@@ -251,7 +251,8 @@ def rounds_to_reach(
     scale = _gap(initial_gap) * checks.numbers("meta_smoothness", meta_smoothness, 0, above=True)
     gamma_F = checks.numbers("meta_heterogeneity", meta_heterogeneity, 0)
     with np.errstate(all="ignore"):
-        return _whole(epsilon, np.maximum(9.2 * scale / epsilon**2, 5.3 * scale * gamma_F / epsilon**3))
+        square = epsilon * epsilon  # products, as NumPy's powers of a number and of an array differ by rounding
+        return _whole(epsilon, np.maximum(9.2 * scale / square, 5.3 * scale * gamma_F / (square * epsilon)))
 
 
 @dataclass(frozen=True)
