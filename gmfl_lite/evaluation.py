@@ -64,8 +64,8 @@ def evaluate(
 ) -> pd.DataFrame:
     """Score all agents, trained-on and new: one row per agent and number of fine-tuning steps.
 
-    Every agent fine-tunes on all of its training samples and is scored on its own test samples, which it has never
-    fine-tuned on. Columns: agent, group, samples, fine_tune_steps, loss, accuracy (from 0 to 1).
+    Every agent fine-tunes on all of its training samples, or its shots, and is scored on its own test samples, which it
+    has never fine-tuned on. Columns: agent, group, samples, fine_tune_steps, loss, accuracy (from 0 to 1).
 
     Raises
     ------
@@ -77,9 +77,9 @@ def evaluate(
     at_once = cache(lambda width: max(1, fit(federation.example(width))) if execution == "vectorized" else 1)
     for group, members in federation.groups.items():
         scores = []
-        for some in parts(federation.alike(members, scored=True), at_once):
+        for some in parts(federation.scored_alike(members), at_once):
             agents = members[some]
-            data = federation.train_sets(agents), federation.test_sets(agents)
+            data = federation.fine_tune_sets(agents), federation.test_sets(agents)
             with naming(agents):
                 scores.append((some, map_agents(curve, params, data, execution=execution)))
         losses, accuracies = (values.cpu() for values in in_order(scores))

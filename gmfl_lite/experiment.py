@@ -25,7 +25,7 @@ from .basics.setting_records import (
     signature,
 )
 from .data import DATASETS, Dataset, DatasetSource, load_dataset
-from .federation import Federation
+from .federation import QUERIES, Federation
 from .meta_gradients import METHODS, factors_kept
 from .models import MODELS
 from .partition import IID, Dirichlet, PerFedAvgSplit, Scheme, Shards, partition
@@ -125,6 +125,12 @@ class Experiment:
         None,
         or_none(integer(1)),
         "Most samples of a class that an agent trains and fine-tunes on; None is all of them.",
+        "holdings",
+    )
+    query: str = setting(
+        "independent",
+        one_of(QUERIES),
+        "How a query is drawn: from all an agent trains on, or apart from its support; twice the shots are held then.",
         "holdings",
     )
     label_noise: float = setting(
@@ -299,6 +305,7 @@ def build_federation(experiment: Experiment) -> Federation:
         permuted_classes=experiment.permuted_classes,
         max_rotation=experiment.max_rotation,
         shots=experiment.shots,
+        query=experiment.query,
         label_noise=experiment.label_noise,
         seed=experiment.seed,
         device=choose_device(experiment.device, experiment.precision),

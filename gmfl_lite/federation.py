@@ -18,6 +18,9 @@ Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """Images, labels and weights; the weights of an agent's batch sum to one, padding has weight zero."""
 
 
+QUERIES = ("independent", "disjoint")
+"""How a query batch is drawn: from all that an agent trains on, or apart from the support batches."""
+
 BLOCK_NUMBERS = 2**20
 """Numbers (8 MB) that are drawn at once for the mini-batches to come, or those of one local step if it takes more."""
 
@@ -45,10 +48,14 @@ class Federation:
         test: IndexTable,
         n_new_agents: int,
         rotations: np.ndarray,
+        *,
+        fine_tune: IndexTable | None = None,
+        strata: torch.Tensor | None = None,
     ) -> None:
         self.x, self.y, self.classes, self.dtype = x, y, classes, x.dtype
         self.rotations = rotations
-        self._train, self._test = train, test
+        self._train, self._test, self._fine_tune = train, test, train if fine_tune is None else fine_tune
+        self._strata = y if strata is None else strata
         self.n_new_agents = n_new_agents
         self.n_agents = len(train.sizes) - n_new_agents
 
@@ -63,6 +70,7 @@ class Federation:
         permuted_classes: int = 0,
         max_rotation: float = 0.0,
         shots: int | None = None,
+        query: str = "independent",
         label_noise: float = 0.0,
         seed: int = 0,
         device: str | torch.device = "cpu",
@@ -83,6 +91,8 @@ class Federation:
             shift).
         shots : each agent trains, and fine-tunes, on at most so many samples of each class; None is all of them. The
             scored samples stay the same.
+        query : "disjoint" lets agents that train hold twice the shots, so that each half of them has its shots (see
+            `batches`). Every agent is scored after fine-tuning on as many as otherwise, and on the same ones.
         label_noise : the probability with which a training label is replaced by another class, any with equal chance;
             at least 0 and below 1. Scored labels are clean.
         seed : of the split, the shots and the shifts.
@@ -111,6 +121,7 @@ class Federation:
             raise checks.refusal("permuted_classes", 1, "0 or at least 2: one class alone keeps its name")
         max_rotation = checks.number("max_rotation", max_rotation, 0, 180)
         shots = None if shots is None else checks.integer("shots", shots, 1)
+        query = checks.choice("query", query, QUERIES)
         label_noise = checks.share("label_noise", label_noise)
         if label_noise and len(dataset.classes) < 2:
             raise checks.refusal("label_noise", label_noise, "0: there is one class, and no other to replace it")
@@ -123,13 +134,20 @@ class Federation:
             for agent, part in enumerate(parts)
         ]
         training, scored = (list(lists) for lists in zip(*halves, strict=True))
-        held = training
-        if shots is not None:
-            held = [
-                first_of_each_class(rows, y[rows], shots, randomness.generator(seed, "shots", agent))
-                for agent, rows in enumerate(training)
+
+        def held(of_a_class: int, of_a_newcomer: int) -> IndexTable:
+            shots_of = [of_a_class] * (len(parts) - n_new_agents) + [of_a_newcomer] * n_new_agents
+            some = [
+                first_of_each_class(rows, y[rows], most, randomness.generator(seed, "shots", agent))
+                for agent, (rows, most) in enumerate(zip(training, shots_of, strict=True))
             ]
-        train, test = (IndexTable.from_lists(lists, device) for lists in (held, scored))
+            return IndexTable.from_lists(some, device)
+
+        test = IndexTable.from_lists(scored, device)
+        train = fine_tune = IndexTable.from_lists(training, device) if shots is None else held(shots, shots)
+        if shots is not None and query == "disjoint":
+            train = held(2 * shots, shots)
+        strata = torch.from_numpy(y).to(device)
         if permuted_classes:
             y = rename_classes(y, parts, permuted_classes, len(dataset.classes), seed)
         if label_noise:
@@ -141,13 +159,31 @@ class Federation:
                 rng = randomness.generator(seed, "rotation", agent)
                 rotations[agent] = rng.uniform(-max_rotation, max_rotation)
                 x[part] = rotate(x[part], rotations[agent])
-        return cls(x.to(device), torch.from_numpy(y).to(device), dataset.classes, train, test, n_new_agents, rotations)
+        agents = train, test, n_new_agents, rotations
+        labels = torch.from_numpy(y).to(device)
+        return cls(x.to(device), labels, dataset.classes, *agents, fine_tune=fine_tune, strata=strata)
 
     def in_precision(self, precision: str) -> "Federation":
         """Return the same agents, whose images come as "float32" or "float64"; they are stored once, as they are."""
         converted = copy.copy(self)
         converted.dtype = PRECISIONS[checks.choice("precision", precision, PRECISIONS)]
         return converted
+
+    def only(self, agent: int, number: int | None = None) -> "Federation":
+        """Return a federation that holds the samples of one agent and nobody else's, under its number or another."""
+        number = agent if number is None else number
+        ours = [table.of(agent) for table in (self._train, self._test, self._fine_tune)]
+        rows = torch.cat(ours).unique()
+        # What is drawn is a function of the agent's number, so it keeps its row; those of the others are empty.
+        train, test, fine_tune = (
+            IndexTable.from_lists(
+                [np.empty(0, np.int64)] * number + [torch.searchsorted(rows, some).numpy(force=True)], rows.device
+            )
+            for some in ours
+        )
+        samples = self.x[rows].to(self.dtype), self.y[rows], self.classes
+        turned = np.append(np.zeros(number), self.rotations[agent])
+        return Federation(*samples, train, test, 0, turned, fine_tune=fine_tune, strata=self._strata[rows])
 
     @property
     def sizes(self) -> np.ndarray:
@@ -177,11 +213,16 @@ class Federation:
     def tensors(self) -> dict[str, torch.Tensor]:
         """Return all that makes up the agents, by name."""
         tables = {"train": self._train, "test": self._test}
+        if self._fine_tune is not self._train:
+            tables["fine-tune"] = self._fine_tune
         rows = {f"{half} {part}": getattr(table, part) for half, table in tables.items() for part in ("index", "sizes")}
         return {"x": self.x, "y": self.y, **rows}
 
     def train(self, agent: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return (x, y) of the samples that agent fine-tunes on: [samples, C, H, W] and [samples]."""
+        """Return (x, y) of the samples that agent trains on: [samples, C, H, W] and [samples].
+
+        It fine-tunes on all of them when it is scored or, with shots and query="disjoint", on half of them.
+        """
         return self._of(self._train, agent)
 
     def test(self, agent: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -192,20 +233,40 @@ class Federation:
         """Return all training samples of several agents as one padded batch: [agents, width, …]."""
         return self._everything(self._train, agents)
 
+    def fine_tune_sets(self, agents: torch.Tensor) -> Batch:
+        """Return the samples that several agents fine-tune on when they are scored, as one padded batch."""
+        return self._everything(self._fine_tune, agents)
+
     def test_sets(self, agents: torch.Tensor) -> Batch:
         """Return all scored samples of several agents as one padded batch: [agents, width, …]."""
         return self._everything(self._test, agents)
 
     def alike(
-        self, agents: torch.Tensor, batch_size: int | None = None, *, scored: bool = False
+        self, agents: torch.Tensor, batch_size: int | None = None, query: str = "independent"
     ) -> list[tuple[int, torch.Tensor]]:
-        """Put agents of about the same size together, so that their batches are at most half padding.
+        """Put agents together that train on about as many samples, so that their batches are at most half padding.
 
-        Return (the width of their training batches, places in `agents`) of each group: one group where all sizes are
-        about equal. batch_size: how many samples a batch holds at most. scored: by what is scored, too.
+        Return (the width of their batches, places in `agents`) of each group: one group where all sizes are about
+        equal. batch_size: how many samples a batch holds at most; query: as in `batches`.
         """
-        tested = [self._test.widths()] if scored else []
-        return alike(agents, self._train.widths(batch_size), *tested)
+        return alike(agents, self._train.widths(batch_size, halves=query == "disjoint"))
+
+    def scored_alike(self, agents: torch.Tensor) -> list[tuple[int, torch.Tensor]]:
+        """Put agents together that fine-tune and are scored on about as many samples; see `alike`."""
+        return alike(agents, self._fine_tune.widths(), self._test.widths())
+
+    def check_query(self, query: str) -> None:
+        """Look whether every agent that trains can have query batches of this kind.
+
+        Raises
+        ------
+        ValueError : some agent has a single sample, and a disjoint query asks for two.
+        """
+        alone = np.flatnonzero(self._train.lengths[: self.n_agents] == 1)
+        if query == "disjoint" and len(alone):
+            many = f"agent {alone[0]}" + f" and {len(alone) - 1} more" * (len(alone) > 1)
+            must = "'independent', or every agent must train on at least 2 samples"
+            raise checks.refusal("query", query, f"{must}: {many} has a single one")
 
     def example(self, width: int) -> Batch:
         """Return a batch of one agent, [1, width, …], for its shapes: one sample, repeated."""
@@ -214,43 +275,68 @@ class Federation:
         return x.expand(1, width, *x.shape[2:]), y.expand(1, width), weight.expand(1, width) / width
 
     def batches(
-        self, agents: torch.Tensor, *, nu: int, local_steps: int, batch_size: int | None, seed: int, round: int
+        self,
+        agents: torch.Tensor,
+        *,
+        nu: int,
+        local_steps: int,
+        batch_size: int | None,
+        seed: int,
+        round: int,
+        query: str = "independent",
     ) -> Sequence[tuple[list[Batch], Batch]]:
         """Return (support, query) for every local step: ν batches to fine-tune on, one to score after them.
 
         Every batch holds min(batch_size, samples) distinct samples of each agent, uniformly drawn and independent of
         the other batches: an agent with fewer samples than `batch_size` brings all it has. None is the full batch.
-        Tensors are [agents, batch, …]. What is drawn is a function of (seed, round, agent, local step, batch number),
-        and the query comes first: runs with another ν see the same query and share their first support batches.
+        With query="disjoint" an agent's samples are dealt anew in every local step into two halves, alike in their
+        classes and the first at most one sample larger: support batches are drawn from the first, the query from the
+        second. Tensors are [agents, batch, …]. What is drawn is a function of (seed, round, agent, local step, batch
+        number), and the query comes first: runs with another ν see the same query and share their first support
+        batches.
 
         Mini-batches are drawn when they are asked for, some local steps at once, and not kept: go through them once.
+
+        Raises
+        ------
+        ValueError : see `check_query`.
         """
-        if batch_size is None or batch_size >= self._train.width:
-            whole = self.train_sets(agents)
-            return [([whole] * nu, whole)] * local_steps
-        batch = max(width for width, _ in self.alike(agents, batch_size))
+        self.check_query(query)
+        disjoint = query == "disjoint"
+        longest = (self._train.width + disjoint) // (1 + disjoint)
+        whole = batch_size is None or batch_size >= longest
+        if whole and not disjoint:
+            everything = self.train_sets(agents)
+            return [([everything] * nu, everything)] * local_steps
+        batch = max(width for width, _ in self.alike(agents, batch_size, query))
         groups, keys = self.alike(agents), randomness.keys(seed, "batches", round, agents)[:, None, None]
-        numbers = torch.arange(nu + 1, device=agents.device)
+        deals = randomness.keys(seed, "halves", round, agents)[:, None, None] if disjoint else None
+        drawn_batches = 2 if whole else nu + 1  # every support batch is the whole half
+        numbers = torch.arange(drawn_batches, device=agents.device)
 
         def draw(first: int, end: int) -> list[tuple[list[Batch], Batch]]:
-            steps = torch.arange(first, end, device=agents.device)
-            named = randomness.spawn(randomness.spawn(keys, steps[:, None]), numbers)
-            drawn = self._gather(self._train, agents, self._train.choose(named, agents, groups, batch))
+            steps = torch.arange(first, end, device=agents.device)[:, None]
+            named = randomness.spawn(randomness.spawn(keys, steps), numbers)
+            if deals is None:
+                positions = self._train.choose(named, agents, groups, batch)
+            else:
+                dealt_by = randomness.spawn(deals, steps)
+                positions = self._train.choose_apart(named, dealt_by, agents, groups, batch, self._strata)
+            drawn = self._gather(self._train, agents, positions)
             dealt: list[tuple[list[Batch], Batch]] = []
             for step in zip(*(tensor.unbind(1) for tensor in drawn), strict=True):
-                query, *support = zip(*(tensor.unbind(1) for tensor in step), strict=True)
-                dealt.append((support, query))
+                query_batch, *support = zip(*(tensor.unbind(1) for tensor in step), strict=True)
+                dealt.append((support * nu if whole else support, query_batch))
             return dealt
 
         drawn_from = sum(width * len(places) for width, places in groups)
-        numbers_a_step = (nu + 1) * (drawn_from + len(agents) * batch * self.x[0].numel())
+        numbers_a_step = drawn_batches * (drawn_from + len(agents) * batch * self.x[0].numel())
         return InBlocks(local_steps, max(1, BLOCK_NUMBERS // numbers_a_step), draw)
 
     def _gather(self, table: IndexTable, agents: torch.Tensor, positions: torch.Tensor) -> Batch:
         """Return the batch of shape positions.shape = [agents, …]."""
         rows, counted = table.rows(agents, positions)
-        sizes = table.sizes[agents].reshape(-1, *[1] * (positions.ndim - 1)).clamp(max=positions.shape[-1])
-        return self.x[rows].to(self.dtype), self.y[rows], counted.to(self.dtype) / sizes
+        return self.x[rows].to(self.dtype), self.y[rows], counted.to(self.dtype) / counted.sum(-1, keepdim=True)
 
     def _everything(self, table: IndexTable, agents: torch.Tensor) -> Batch:
         width = max(width for width, _ in alike(agents, table.widths()))

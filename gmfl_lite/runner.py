@@ -66,6 +66,7 @@ def run(
     """
     _check_arguments(experiment, federation, model, on_round, stop, checkpoint)
     federation = build_federation(experiment) if federation is None else federation.in_precision(experiment.precision)
+    federation.check_query(experiment.query)
     if model is None:
         model = build_model(experiment.model, federation, seed=experiment.seed)
     device = federation.x.device

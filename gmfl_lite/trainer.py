@@ -119,7 +119,7 @@ def train(
         with computing_with(engine.threads):
             picked = picked_in(round, experiment, federation)
             mine, average, losses = engine.share(picked), Average(), []
-            for some in parts(federation.alike(mine, experiment.batch_size), engine.at_once):
+            for some in parts(federation.alike(mine, experiment.batch_size, experiment.query), engine.at_once):
                 agents = mine[some]
                 batches = batches_of(agents, experiment, federation, round)
                 updates, loss = engine.update(params, batches, agents, stop)
@@ -145,6 +145,7 @@ def batches_of(
         batch_size=experiment.batch_size,
         seed=experiment.seed,
         round=round,
+        query=experiment.query,
     )
     return batches if several.ndim else (tree_map(lambda tensor: tensor[0], pair) for pair in batches)
 

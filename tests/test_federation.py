@@ -252,7 +252,7 @@ def test_work_is_that_of_the_samples_whoever_holds_them(small):
     made = []
     for federation in (equal, unequal):
         with Made() as numbers:
-            for _, places in federation.alike(federation.groups["trained"], scored=True):
+            for _, places in federation.scored_alike(federation.groups["trained"]):
                 federation.train_sets(places), federation.test_sets(places)
         made.append(numbers.total)
     assert made[1] < 2 * made[0]

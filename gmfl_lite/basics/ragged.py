@@ -67,9 +67,41 @@ class IndexTable:
             positions[places] = randomness.choose(keys[places], sizes, k, max(k, width))
         return positions
 
-    def widths(self, most: int | None = None) -> np.ndarray:
-        """Return how many positions to take of each agent's list, of which `most` are wanted: `padded`."""
-        return padded(self.lengths if most is None else np.minimum(self.lengths, most))
+    def choose_apart(
+        self,
+        keys: torch.Tensor,
+        deals: torch.Tensor,
+        agents: torch.Tensor,
+        groups: Sequence[tuple[int, torch.Tensor]],
+        k: int,
+        strata: torch.Tensor,
+    ) -> torch.Tensor:
+        """Return k distinct positions for every key [agents, …, batches], the first batch's apart from all others'.
+
+        For every key in `deals` [agents, …, 1] an agent's list is dealt into two halves: shuffled, put in the order of
+        its strata (int64 [rows], below 2¹⁵), and dealt out by turns. The first batch comes from the half that is not
+        the larger one. k is at most the larger half of the longest list.
+        """
+        positions = keys.new_empty(*keys.shape, k)
+        for width, places in groups:
+            half = max(k, (width + 1) // 2)
+            sizes = self.sizes[agents[places]].reshape(-1, *[1] * (keys.ndim - 1))
+            every = torch.arange(2 * half, device=keys.device).expand(len(places), *[1] * (keys.ndim - 2), -1)
+            rows, counted = self.rows(agents[places], every)
+            shuffled = (randomness.spawn(deals[places], every) >> 16) & (2**48 - 1)
+            order = (shuffled + (strata[rows] << 48)).masked_fill(~counted, torch.iinfo(torch.int64).max)
+            dealt = order.sort(dim=-1, stable=True).indices.unflatten(-1, (half, 2))
+            chosen = []
+            for ours, turn in ((keys[places, ..., :1], 1), (keys[places, ..., 1:], 0)):
+                drawn = randomness.choose(ours, (sizes + 1 - turn) // 2, k, half)
+                chosen.append(dealt[..., turn].unsqueeze(-2).expand(*drawn.shape[:-1], -1).gather(-1, drawn))
+            positions[places] = torch.cat(chosen, -2)
+        return positions
+
+    def widths(self, most: int | None = None, *, halves: bool = False) -> np.ndarray:
+        """Return how many positions to take of each agent's list, or of its larger half, of which `most` are wanted."""
+        lengths = (self.lengths + 1) // 2 if halves else self.lengths
+        return padded(lengths if most is None else np.minimum(lengths, most))
 
 
 def padded(sizes: np.ndarray) -> np.ndarray:

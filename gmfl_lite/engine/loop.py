@@ -66,7 +66,7 @@ class Loop(Engine):
         self.hooks["local_step"] = local_step
         self.one = one_step(loss_fn, local_step, check_finite=False, **estimate_settings(experiment))
         if next(iter(params.values())).device.type == "cpu":
-            widths = federation.alike(federation.groups["trained"], experiment.batch_size)
+            widths = federation.alike(federation.groups["trained"], experiment.batch_size, experiment.query)
             example = federation.example(max(width for width, _ in widths))
             self.count_threads(*choose_threads(a_gradient(loss_fn, params, example, 1)))
         self._library = set(vars(self))

@@ -84,7 +84,7 @@ class Vectorized(Engine):
             together = partial(_alone, step) if alone else torch.func.vmap(step, in_dims=(0, None, 0, 0, 0))
             return _Way(at_once, alone, recompute, together)
 
-        groups = federation.alike(federation.groups["trained"], experiment.batch_size)
+        groups = federation.alike(federation.groups["trained"], experiment.batch_size, experiment.query)
         self.way, self.widest = way, max(width for width, _ in groups)
         widest = way(self.widest)
         self.agents_at_once = widest.at_once

@@ -47,6 +47,7 @@ NOTEBOOK = "07-explorer.ipynb"
 WITHOUT_PARAMETER = (
     "size_spread",
     "shots",
+    "query",
     "label_noise",
     "test_fraction",
     "weighting",

@@ -23,7 +23,6 @@ from torch.utils._pytree import tree_map
 
 from ..basics import checks
 from ..basics.devices import PRECISIONS, choose_device
-from ..basics.ragged import IndexTable
 from ..basics.setting_records import settings
 from ..data import Dataset, load_dataset, load_images
 from ..engine import estimate_settings, modestly, prepare_process
@@ -172,21 +171,13 @@ def own_data(experiment: Experiment, node_config: Mapping[str, Any]) -> tuple[in
             [np.arange(len(dataset))],
             test_fraction=experiment.test_fraction,
             shots=experiment.shots,
+            query=experiment.query,
             label_noise=experiment.label_noise,
             seed=experiment.seed,
             device=choose_device(experiment.device, experiment.precision),
         ).in_precision(experiment.precision)
-        parts = whole.train(0), whole.test(0)
-    else:
-        whole = build_federation(experiment)
-        parts = whole.train(number), whole.test(number)
-    (x, y), (test_x, test_y) = parts
-    # The batches are a function of the agent's number, so it keeps its row; those of the others are empty.
-    nobody = [np.empty(0, np.int64)] * number
-    train = IndexTable.from_lists([*nobody, np.arange(len(x))], x.device)
-    test = IndexTable.from_lists([*nobody, len(x) + np.arange(len(test_x))], x.device)
-    samples = torch.cat([x, test_x]), torch.cat([y, test_y])
-    return number, Federation(*samples, whole.classes, train, test, 0, np.zeros(number + 1))
+        return number, whole.only(0, number)
+    return number, build_federation(experiment).only(number)
 
 
 def _protection(experiment: Experiment, context: Context) -> tuple[float, float]:
@@ -265,7 +256,7 @@ def evaluate(message: Message, context: Context) -> Message:
     """Score w on this agent's own scored samples after 0, 1, … fine-tuning steps on its training samples."""
     experiment, number, federation, predict, params = _received(message, context)
     me = torch.tensor([number], device=federation.x.device)
-    data = tree_map(lambda tensor: tensor[0], (federation.train_sets(me), federation.test_sets(me)))
+    data = tree_map(lambda tensor: tensor[0], (federation.fine_tune_sets(me), federation.test_sets(me)))
     scores = adaptation_curve(predict, params, data, steps=experiment.eval_steps, lr=experiment.fine_tune_lr)
     loss, accuracy = (values.tolist() for values in scores)
     metrics = MetricRecord(

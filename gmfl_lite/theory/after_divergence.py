@@ -66,8 +66,8 @@ def _better_and_better(
 ) -> Iterator[str]:
     """Yield what to lower each time that more is known."""
     picked, nu = picked_in(0, experiment, federation)[:AGENTS], experiment.nu
-    draws = {"batch_size": SAMPLES, "seed": experiment.seed, "round": 0}
-    _, data = next(iter(federation.batches(picked, nu=0, local_steps=1, **draws)))
+    drawn = federation.batches(picked, nu=0, local_steps=1, batch_size=SAMPLES, seed=experiment.seed, round=0)
+    _, data = next(iter(drawn))
     most = max(1, agents_at_once(loss_fn, start, data, copies=4))
     at_start, last = ([(_expanded(w, part), part) for part in _parts(data, most)] for w in (start, params))
     steepest, losses = 0.0, torch.empty(2, 0)
