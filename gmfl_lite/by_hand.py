@@ -7,8 +7,8 @@ from torch.func import grad
 from .experiment import Experiment, build_federation
 from .federation import Batch, Federation
 from .meta_gradients import meta_gradient
-from .models import as_functions, build_model, cross_entropy
-from .objective import Params, step
+from .models import as_functions, build_model, cross_entropy, moving
+from .objective import Params, gradient_of, step
 from .server import Memory, pick_agents, server_step
 from .trainer import batches_of
 
@@ -45,29 +45,30 @@ def by_hand(experiment: Experiment, federation: Federation | None = None, model:
     model = model or build_model(experiment.model, federation, seed=experiment.seed)
     predict, w = as_functions(model, federation.x.device, federation.dtype)
     f, alpha, beta, mu = cross_entropy(predict), experiment.fine_tune_lr, experiment.meta_lr, experiment.proximal
+    part = moving(w, experiment.personal)  # what fine-tuning moves: None is all of w
 
     def F(w: Params, support: list[Batch], query: Batch) -> torch.Tensor:  # the loss after ν fine-tuning steps
         for batch in support:
-            w = step(w, grad(f)(w, batch), alpha)
+            w = step(w, gradient_of(f, w, batch, part), alpha)
         return f(w, query)
 
     def g(w: Params, support: list[Batch], query: Batch) -> Params:  # its gradient, or what is taken for it
         if experiment.gradient == "exact":
             return grad(F)(w, support, query)
         method, m = experiment.gradient, experiment.backprop_steps
-        return meta_gradient(f, w, support, query, fine_tune_lr=alpha, method=method, backprop_steps=m)[0]
+        return meta_gradient(f, w, support, query, fine_tune_lr=alpha, method=method, backprop_steps=m, moving=part)[0]
 
     memory: Memory = {}
     for round in range(experiment.rounds):
-        sent, weights = [], []
-        for agent in pick_agents(federation.n_agents, experiment.agents_per_round, experiment.seed, round).tolist():
+        picked, sent = pick_agents(federation.n_agents, experiment.agents_per_round, experiment.seed, round), []
+        for agent in picked.tolist():
             w_i = w
             for support, query in batches_of(agent, experiment, federation, round):  # τ times
                 pull = {name: mu * (w_i[name] - w[name]) for name in w}
                 w_i = step(step(w_i, g(w_i, support, query), beta), pull, beta)
             sent.append(w_i)
-            weights.append(int(federation.train_sizes[agent]) if experiment.weighting == "samples" else 1)
-        p = torch.tensor(weights, dtype=federation.dtype) / sum(weights)
+        sizes = federation.train_sizes[picked] if experiment.weighting == "samples" else torch.ones_like(picked)
+        p = sizes.to(federation.x.device, federation.dtype) / sizes.sum()
         average = {name: torch.tensordot(p, torch.stack([w_i[name] for w_i in sent]), 1) for name in w}
         w, memory = server_step(w, average, memory, server=experiment.server, server_lr=experiment.server_lr)
     return w

@@ -1,7 +1,7 @@
 """Loss and accuracy against the number of fine-tuning steps, for every agent, trained-on or new."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cache, partial
 
 import pandas as pd
@@ -9,7 +9,7 @@ import torch
 
 from .engine import agents_at_once, in_order, look_at, map_agents, naming, parts
 from .federation import Batch, Federation
-from .models import Predict, cross_entropy
+from .models import Predict, cross_entropy, moving
 from .objective import Params, fine_tune
 
 AGENT_COLUMNS = {
@@ -25,6 +25,7 @@ def adaptation_curve(
     *,
     steps: Sequence[int],
     lr: float,
+    moving: Collection[str] | None = None,
     stop: threading.Event | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Score one agent after 0, 1, … fine-tuning steps on its full training set: loss [S] and accuracy [S].
@@ -33,6 +34,7 @@ def adaptation_curve(
     data : the agent's training set and the samples it is scored on.
     steps : increasing numbers of fine-tuning steps, S of them.
     lr : α, the step size of a fine-tuning step.
+    moving : the names of the parameters that move; None is all.
     stop : looked at before every step.
 
     Raises
@@ -45,7 +47,7 @@ def adaptation_curve(
     for target in steps:
         for _ in range(target - taken):
             look_at(stop)
-            params = fine_tune(loss_fn, params, [train], lr)
+            params = fine_tune(loss_fn, params, [train], lr, moving=moving)
         taken = target
         losses.append(loss_fn(params, (x, y, weight)))
         accuracies.append(((predict(params, x).argmax(-1) == y) * weight).sum())
@@ -60,6 +62,7 @@ def evaluate(
     steps: Sequence[int],
     fine_tune_lr: float,
     execution: str,
+    personal: str = "all",
     stop: threading.Event | None = None,
 ) -> pd.DataFrame:
     """Score all agents, trained-on and new: one row per agent and number of fine-tuning steps.
@@ -72,7 +75,8 @@ def evaluate(
     FloatingPointError : some agent's loss is not finite, so that its accuracy would mean nothing.
     Stopped : `stop` was set.
     """
-    curve = partial(adaptation_curve, predict, steps=steps, lr=fine_tune_lr, stop=stop)
+    part = moving(params, personal)
+    curve = partial(adaptation_curve, predict, steps=steps, lr=fine_tune_lr, moving=part, stop=stop)
     fit, frames = partial(agents_at_once, cross_entropy(predict), params, copies=4), []
     at_once = cache(lambda width: max(1, fit(federation.example(width))) if execution == "vectorized" else 1)
     for group, members in federation.groups.items():

@@ -26,8 +26,8 @@ from .basics.setting_records import (
 )
 from .data import DATASETS, Dataset, DatasetSource, load_dataset
 from .federation import QUERIES, Federation
-from .meta_gradients import METHODS, factors_kept
-from .models import MODELS
+from .meta_gradients import METHODS, check_moves_parts, factors_kept
+from .models import MODELS, PERSONAL, moving, parameters_of
 from .partition import IID, Dirichlet, PerFedAvgSplit, Scheme, Shards, partition
 from .server import SERVER_STEPS
 
@@ -186,6 +186,12 @@ class Experiment:
     proximal: float = setting(
         0.0, number(0), "μ of FedProx: how strongly local steps are drawn back to the server's w.", "training"
     )
+    personal: str = setting(
+        "all",
+        one_of(PERSONAL),
+        "What fine-tuning moves: all of w, the model's last layer (head), or the rest (body).",
+        "training",
+    )
     execution: str = setting(
         "auto", one_of(("auto", "vectorized", "loop")), "All picked agents at once, or one after the other.", "machine"
     )
@@ -264,6 +270,12 @@ def _contradictions(records: Mapping[str, Setting], s: Mapping[str, Any]) -> lis
         factors_kept(s["gradient"], s["backprop_steps"], s["nu"])
     except ValueError as error:
         problems.append(str(error))
+    if s["personal"] != "all":
+        try:
+            check_moves_parts("personal", s["personal"], "'all'", s["gradient"])
+            moving(parameters_of(s["model"]), s["personal"])
+        except ValueError as error:
+            problems.append(str(error))
     n_classes = len(DATASETS[s["dataset"]].classes)
     for name in ("permuted_classes", "classes_per_agent"):
         if s[name] > n_classes:

@@ -3,7 +3,7 @@
 ∇F(w) = (I − α∇²f(w⁽⁰⁾)) (I − α∇²f(w⁽¹⁾)) … (I − α∇²f(w⁽ᵛ⁻¹⁾)) ∇f(w⁽ᵛ⁾)
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -26,6 +26,9 @@ from .objective import (
     step,
 )  # fmt: skip
 
+Moving = Collection[str] | None
+"""The names of the parameters that fine-tuning moves; None is all."""
+
 DELTA = 1e-5
 """The relative step of Hessian-free differences.
 
@@ -45,12 +48,14 @@ class GradientMethod:
     help : what it is, in a line.
     keeps : "all" or "none" of the ν Hessian factors, where `backprop_steps` is left out.
     backprop_steps : whether that number of factors is "refused", "optional" or "needed".
-    estimate : (loss_fn, params, support, query, fine_tune_lr, *, kept, delta, recompute) -> (gradient, meta-loss).
+    estimate : (loss_fn, params, support, query, fine_tune_lr, *, kept, delta, recompute, moving) -> (gradient,
+        meta-loss).
     cost : (nu, kept, product_cost) -> gradient evaluations, or "none" where no formula is known.
     on_quadratics : (A, M, nu, kept) -> Q [n, d, d] with g_i(w) = Q_i (w − c_i) for f_i = ½ (w − c_i)ᵀ A_i (w − c_i) and
         M_i = I − αA_i, or "none" where no formula is known.
     least_nu : the smallest ν for which the method is one.
     differences : whether it takes finite differences, of relative size `delta`.
+    moves_parts : whether `estimate` knows what to do where only the parameters named by `moving` are fine-tuned.
     """
 
     name: str
@@ -62,6 +67,7 @@ class GradientMethod:
     on_quadratics: Callable[[np.ndarray, np.ndarray, int, int], np.ndarray] | Literal["none"]
     least_nu: int = 0
     differences: bool = False
+    moves_parts: bool = False
 
     def __post_init__(self) -> None:
         checks.choice("keeps", self.keeps, ("all", "none"))
@@ -84,6 +90,7 @@ def meta_gradient(
     backprop_steps: int | None = None,
     delta: float | None = None,
     recompute: bool = False,
+    moving: Moving = None,
     check_finite: bool = True,
 ) -> tuple[Params, torch.Tensor]:
     """Return the gradient of the meta-loss, exact or approximated, and the meta-loss itself.
@@ -111,6 +118,8 @@ def meta_gradient(
         backwards: the same gradient, in more time. A step then keeps one copy of the parameters, where a graph keeps
         its activations and most weights: for digits and batches of 20, 3.5 copies of the MLP, 73 of the CNN
         (benchmarks/RESULTS.md has more).
+    moving : the names of the parameters that fine-tuning moves, such as those of a personal head; None is all. The
+        gradient is that of all parameters: with P, which keeps what moves, the factors are I − α∇²f(w⁽ʲ⁾) P.
     check_finite : whether to look at the values of the result, for which a GPU has to be waited for.
 
     Returns
@@ -119,8 +128,8 @@ def meta_gradient(
 
     Raises
     ------
-    ValueError : an unknown method, backprop_steps outside 0 … ν or with a method that ignores it, params that are
-        not a dict of floating-point tensors, a loss that is not a scalar.
+    ValueError : an unknown method, backprop_steps outside 0 … ν or with a method that ignores it, `moving` with a
+        method that knows no parts, params that are not a dict of floating-point tensors, a loss that is not a scalar.
     NonFiniteLoss (a ValueError) : the loss or the gradient is not finite (not looked at under vmap, where they have no
         values yet).
 
@@ -146,11 +155,13 @@ def meta_gradient(
     if delta is not None and not METHODS[method].differences:
         raise checks.refusal("delta", delta, f"left out: method {method!r} takes no finite differences")
     delta = DELTA if delta is None else checks.number("delta", delta, 0, above=True)
-    params = {name: tensor.detach() for name, tensor in checked_params(params).items()}
+    if moving is not None:
+        check_moves_parts("moving", moving, "None", method)
+    params = {name: tensor.detach() for name, tensor in checked_params(params, moving).items()}
     estimate = METHODS[method].estimate
     with torch.no_grad():  # of a caller's graph, to which loss_fn may lead; torch.func differentiates all the same
         gradient, loss = estimate(
-            loss_fn, params, support, query, fine_tune_lr, kept=kept, delta=delta, recompute=recompute
+            loss_fn, params, support, query, fine_tune_lr, kept=kept, delta=delta, recompute=recompute, moving=moving
         )
     if check_finite:
         _check_finite(loss, gradient)
@@ -188,26 +199,34 @@ def factors_kept(method: str, backprop_steps: int | None, nu: int) -> int:
     return checks.integer("backprop_steps", backprop_steps, 0, nu)
 
 
+def check_moves_parts(name: str, value: Any, whole: str, method: str) -> None:
+    """Say what is wrong where only a part of the parameters is to move, which a method does not know."""
+    if not METHODS[method].moves_parts:
+        raise checks.refusal(name, value, f"{whole} with {method!r}, which knows no fine-tuning of a part")
+
+
 def methods_with(formula: str) -> str:
     """Name the methods that have a formula: "cost" or "on_quadratics"."""
     return ", ".join(repr(name) for name, method in METHODS.items() if getattr(method, formula) != "none")
 
 
 def _differentiated(
-    loss_fn: LossFn, params: Params, support: list[Any], query: Any, lr: float, *, kept: int, recompute: bool, **_: Any
-) -> tuple[Params, torch.Tensor]:
+    loss_fn: LossFn, params: Params, support: list[Any], query: Any, lr: float,
+    *, kept: int, recompute: bool, moving: Moving = None, **_: Any,
+) -> tuple[Params, torch.Tensor]:  # fmt: skip
     """Return the gradient through the last `kept` steps, from one graph or step by step."""
-    params, support = _beyond_the_dropped(loss_fn, params, support, lr, kept)
+    params, support = _beyond_the_dropped(loss_fn, params, support, lr, kept, moving)
     if recompute:
-        return _backwards(loss_fn, params, support, query, lr, exact_product(loss_fn))
-    return grad_and_value(lambda w: scalar(loss_fn)(fine_tune(loss_fn, w, support, lr), query))(params)
+        return _backwards(loss_fn, params, support, query, lr, exact_product(loss_fn), moving)
+    return grad_and_value(lambda w: scalar(loss_fn)(fine_tune(loss_fn, w, support, lr, moving=moving), query))(params)
 
 
 def _hessian_free(
-    loss_fn: LossFn, params: Params, support: list[Any], query: Any, lr: float, *, kept: int, delta: float, **_: Any
-) -> tuple[Params, torch.Tensor]:
-    params, support = _beyond_the_dropped(loss_fn, params, support, lr, kept)
-    return _backwards(loss_fn, params, support, query, lr, _difference_product(loss_fn, delta))
+    loss_fn: LossFn, params: Params, support: list[Any], query: Any, lr: float,
+    *, kept: int, delta: float, moving: Moving = None, **_: Any,
+) -> tuple[Params, torch.Tensor]:  # fmt: skip
+    params, support = _beyond_the_dropped(loss_fn, params, support, lr, kept, moving)
+    return _backwards(loss_fn, params, support, query, lr, _difference_product(loss_fn, delta), moving)
 
 
 def _reptile(
@@ -222,24 +241,24 @@ def _reptile(
 
 
 def _beyond_the_dropped(
-    loss_fn: LossFn, params: Params, support: list[Any], lr: float, kept: int
+    loss_fn: LossFn, params: Params, support: list[Any], lr: float, kept: int, moving: Moving
 ) -> tuple[Params, list[Any]]:
     """Take the steps whose factors are dropped; return where they lead, and the batches that are left."""
     dropped = len(support) - kept
-    return fine_tune(loss_fn, params, support[:dropped], lr), support[dropped:]
+    return fine_tune(loss_fn, params, support[:dropped], lr, moving=moving), support[dropped:]
 
 
 def _backwards(
-    loss_fn: LossFn, params: Params, support: list[Any], query: Any, lr: float, product: Product
+    loss_fn: LossFn, params: Params, support: list[Any], query: Any, lr: float, product: Product, moving: Moving
 ) -> tuple[Params, torch.Tensor]:
-    """Return v⁽⁰⁾ of the recursion v⁽ʲ⁾ = v⁽ʲ⁺¹⁾ − α ∇²f(w⁽ʲ⁾) v⁽ʲ⁺¹⁾, and the meta-loss."""
+    """Return v⁽⁰⁾ of the recursion v⁽ʲ⁾ = v⁽ʲ⁺¹⁾ − α ∇²f(w⁽ʲ⁾) P v⁽ʲ⁺¹⁾, and the meta-loss; P keeps what moves."""
     visited = []
     for batch in support:
         visited.append((params, batch))
-        params = fine_tune(loss_fn, params, [batch], lr)
+        params = fine_tune(loss_fn, params, [batch], lr, moving=moving)
     v, loss = grad_and_value(scalar(loss_fn))(params, query)
     while visited:
-        v = step(v, product(*visited.pop(), v), lr)
+        v = step(v, product(*visited.pop(), v if moving is None else {name: v[name] for name in moving}), lr)
     return v, loss
 
 
@@ -251,10 +270,10 @@ def _difference_product(loss_fn: LossFn, delta: float) -> Product:
         # Where v is zero the displacement is, too, however large its factor.
         displacement = t / size.clamp(min=torch.finfo(size.dtype).tiny ** 0.5)
         ahead, behind = (
-            grad(loss_fn)({name: w[name] + shift * v[name] for name in w}, batch)
+            grad(loss_fn)({**w, **{name: w[name] + shift * v[name] for name in v}}, batch)
             for shift in (displacement, -displacement)
         )
-        return {name: size / (2 * t) * (ahead[name] - behind[name]) for name in v}
+        return {name: size / (2 * t) * (ahead[name] - behind[name]) for name in w}
 
     return product
 
@@ -284,6 +303,7 @@ for _method in (
         keeps="all",
         backprop_steps="refused",
         estimate=_differentiated,
+        moves_parts=True,
         cost=lambda nu, kept, product_cost: nu + 1 + kept * product_cost,
         on_quadratics=_factors,
     ),
@@ -293,6 +313,7 @@ for _method in (
         keeps="none",
         backprop_steps="needed",
         estimate=_differentiated,
+        moves_parts=True,
         cost=lambda nu, kept, product_cost: nu + 1 + kept * product_cost,
         on_quadratics=_factors,
     ),
@@ -302,6 +323,7 @@ for _method in (
         keeps="none",
         backprop_steps="refused",
         estimate=_differentiated,
+        moves_parts=True,
         cost=lambda nu, kept, product_cost: nu + 1,
         on_quadratics=_factors,
     ),
@@ -311,6 +333,7 @@ for _method in (
         keeps="all",
         backprop_steps="optional",
         estimate=_hessian_free,
+        moves_parts=True,
         cost=lambda nu, kept, product_cost: nu + 1 + 2 * kept,
         on_quadratics=_factors,  # central differences are exact there
         differences=True,

@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import torch
 from torch import nn
@@ -121,6 +122,42 @@ def as_functions(model: nn.Module, device: torch.device, dtype: torch.dtype | No
         return functional_call(skeleton, params, (x,))
 
     return predict, params
+
+
+@cache
+def parameters_of(name: str) -> Params:
+    """Return a model's parameters by name, without values and for images of some size: to look at its layers."""
+    with torch.device("meta"):
+        return dict(MODELS[name]((1, 8, 8), 2).named_parameters())
+
+
+PERSONAL = ("all", "head", "body")
+"""Which parameters fine-tuning moves: all, those of the last layer, or all but them."""
+
+
+def moving(params: Params, personal: str) -> tuple[str, ...] | None:
+    """Return the names of the parameters that fine-tuning moves, None if it is all of them.
+
+    The head is the layer that a module registers last.
+
+    Raises
+    ------
+    ValueError : a part is to move, and there is one layer.
+
+    Examples
+    --------
+    >>> moving({"1.weight": torch.ones(2, 2), "3.weight": torch.ones(1, 2), "3.bias": torch.ones(1)}, "head")
+    ('3.weight', '3.bias')
+    """
+    if personal == "all":
+        return None
+    layer = [*params][-1].rpartition(".")[0]
+    parts: dict[bool, list[str]] = {True: [], False: []}
+    for name in params:
+        parts[name.rpartition(".")[0] == layer].append(name)
+    if not parts[False]:
+        raise checks.refusal("personal", personal, "'all' with a model of one layer")
+    return tuple(parts[personal == "head"])
 
 
 def check_prediction(predict: Predict, params: Params, federation: Federation) -> None:

@@ -7,7 +7,7 @@ Its gradients are in gmfl_lite.meta_gradients.
 
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import reduce
 from typing import Any
 
@@ -26,7 +26,9 @@ class NonFiniteLoss(FloatingPointError, ValueError):
     """A loss or its gradient is NaN or infinite: some step size is too large, or the batch holds such values."""
 
 
-def fine_tune(loss_fn: LossFn, params: Params, support: Sequence[Any], lr: float) -> Params:
+def fine_tune(
+    loss_fn: LossFn, params: Params, support: Sequence[Any], lr: float, *, moving: Collection[str] | None = None
+) -> Params:
     """Take one gradient step per batch: w⁽ʲ⁺¹⁾ = w⁽ʲ⁾ − lr · ∇f(w⁽ʲ⁾), ν = len(support) times.
 
     Parameters
@@ -35,6 +37,7 @@ def fine_tune(loss_fn: LossFn, params: Params, support: Sequence[Any], lr: float
     params : dict of tensors, w⁽⁰⁾; never changed. ν = 0 returns it as it is.
     support : the batches, one a step.
     lr : the step size α.
+    moving : the names of the parameters that move, such as those of a personal head; None is all.
 
     Returns
     -------
@@ -47,14 +50,20 @@ def fine_tune(loss_fn: LossFn, params: Params, support: Sequence[Any], lr: float
     {'w': tensor([0.2500])}
     """
     lr = checks.number("lr", lr, 0)
-    checked_params(params)
+    checked_params(params, moving)
     for batch in checked_batches(support):
-        params = step(params, grad(scalar(loss_fn))(params, batch), lr)
+        params = step(params, gradient_of(scalar(loss_fn), params, batch, moving), lr)
     return params
 
 
 def meta_loss(
-    loss_fn: LossFn, params: Params, support: Sequence[Any], query: Any, *, fine_tune_lr: float
+    loss_fn: LossFn,
+    params: Params,
+    support: Sequence[Any],
+    query: Any,
+    *,
+    fine_tune_lr: float,
+    moving: Collection[str] | None = None,
 ) -> torch.Tensor:
     """Return F(w) = f(w⁽ᵛ⁾): the loss on `query` after one fine-tuning step per batch in `support`.
 
@@ -67,16 +76,25 @@ def meta_loss(
     tensor(0.1250)
     """
     fine_tune_lr = checks.number("fine_tune_lr", fine_tune_lr, 0)
-    return scalar(loss_fn)(fine_tune(loss_fn, params, support, fine_tune_lr), query)
+    return scalar(loss_fn)(fine_tune(loss_fn, params, support, fine_tune_lr, moving=moving), query)
 
 
 def step(params: Params, gradient: Params, lr: float) -> Params:
-    """Return params − lr · gradient."""
+    """Return params − lr · gradient; what the gradient does not name stays as it is."""
     return {
         # One pass over memory. torch.add refuses a finite step size beyond its type.
         name: torch.add(tensor, gradient[name], alpha=-lr if lr <= torch.finfo(tensor.dtype).max else -math.inf)
+        if name in gradient
+        else tensor
         for name, tensor in params.items()
     }
+
+
+def gradient_of(loss_fn: LossFn, params: Params, batch: Any, moving: Collection[str] | None = None) -> Params:
+    """Return ∇f(w), or its part with respect to the parameters that are named."""
+    if moving is None:
+        return grad(loss_fn)(params, batch)
+    return grad(lambda part: loss_fn({**params, **part}, batch))({name: params[name] for name in moving})
 
 
 def norm(params: Params) -> torch.Tensor:
@@ -85,22 +103,28 @@ def norm(params: Params) -> torch.Tensor:
 
 
 def exact_product(loss_fn: LossFn) -> Product:
-    """Return (w, batch, v) ↦ ∇²f(w) v, by differentiating the gradient; the Hessian is symmetric."""
+    """Return (w, batch, v) ↦ ∇²f(w) v, by differentiating the gradient; the Hessian is symmetric.
+
+    What v does not name is zero.
+    """
 
     def product(w: Params, batch: Any, v: Params) -> Params:
-        pull_back = vjp(lambda point: grad(loss_fn)(point, batch), w)[1]
+        moving = None if v.keys() == w.keys() else v.keys()
+        pull_back = vjp(lambda point: gradient_of(loss_fn, point, batch, moving), w)[1]
         return pull_back(v)[0]
 
     return product
 
 
-def checked_params(params: Params) -> Params:
+def checked_params(params: Params, moving: Collection[str] | None = None) -> Params:
     if not isinstance(params, dict) or not params:
         raise checks.refusal("params", params, "a non-empty dict of tensors")
     for name, tensor in params.items():
         if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
             found = tensor.dtype if isinstance(tensor, torch.Tensor) else type(tensor).__name__
             raise ValueError(f"params[{name!r}]: must be a floating-point tensor, got {found}")
+    if moving is not None and (isinstance(moving, str) or not moving or not {*moving} <= params.keys()):
+        raise checks.refusal("moving", moving, f"names of parameters, of {', '.join(params)}, or None for all")
     return params
 
 

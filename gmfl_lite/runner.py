@@ -218,6 +218,7 @@ class _Training:
             steps=experiment.eval_steps,
             fine_tune_lr=experiment.fine_tune_lr,
             execution=self.engine.execution,
+            personal=experiment.personal,
             stop=self.stop,
         )
         rows = frame(summarise(agents).assign(round=round), HISTORY_COLUMNS)

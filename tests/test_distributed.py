@@ -55,7 +55,7 @@ def torchrun(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     [
         gl.Experiment(**settings()),
         EXPERIMENT,
-        EXPERIMENT.replace(server="adam", server_lr=0.02, proximal=0.1),
+        EXPERIMENT.replace(server="adam", server_lr=0.02, proximal=0.1, shots=4, query="disjoint", personal="head"),
         EXPERIMENT.replace(gradient="reptile", nu=2, server_lr=0.5, local_steps=2),
     ],
     ids=["notebook", "weighted", "Adam", "reptile"],

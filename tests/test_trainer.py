@@ -305,7 +305,7 @@ def test_one_giant_among_small_agents_trains_as_by_hand(one_giant, monkeypatch, 
         list(gl.train(experiment.replace(execution=execution), one_giant, cross_entropy(predict), w))
         for execution in ("vectorized", "loop")
     ]
-    settings, start = engine.estimate_settings(experiment), w
+    settings, start = engine.estimate_settings(experiment, w), w
     for round, (_, params, losses) in enumerate(runs[0]):
         for place, agent in enumerate(server.pick_agents(10, experiment.agents_per_round, 0, round).tolist()):
             mine = trainer.batches_of(agent, experiment, one_giant, round)

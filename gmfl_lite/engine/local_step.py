@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..meta_gradients import meta_gradient
+from ..models import moving
 from ..objective import LossFn, Params, step
 
 if TYPE_CHECKING:
@@ -76,12 +77,13 @@ def take_steps(
     return w, torch.stack(losses, -1)
 
 
-def estimate_settings(experiment: "Experiment") -> dict[str, Any]:
-    """Return the settings of an experiment that a local step takes."""
+def estimate_settings(experiment: "Experiment", params: Params) -> dict[str, Any]:
+    """Return what a local step takes from an experiment, of a model with these parameters."""
     return {
         "fine_tune_lr": experiment.fine_tune_lr,
         "meta_lr": experiment.meta_lr,
         "method": experiment.gradient,
         "backprop_steps": experiment.backprop_steps,
+        "moving": moving(params, experiment.personal),
         "proximal": experiment.proximal,
     }

@@ -64,7 +64,7 @@ class Loop(Engine):
         super().__init__(experiment, server_step=server_step)
         prepare_process()
         self.hooks["local_step"] = local_step
-        self.one = one_step(loss_fn, local_step, check_finite=False, **estimate_settings(experiment))
+        self.one = one_step(loss_fn, local_step, check_finite=False, **estimate_settings(experiment, params))
         if next(iter(params.values())).device.type == "cpu":
             widths = federation.alike(federation.groups["trained"], experiment.batch_size, experiment.query)
             example = federation.example(max(width for width, _ in widths))

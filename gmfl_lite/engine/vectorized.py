@@ -70,7 +70,7 @@ class Vectorized(Engine):
         prepare_process()
         self.hooks["local_step"] = local_step
         kept = factors_kept(experiment.gradient, experiment.backprop_steps, experiment.nu)
-        one = partial(one_step, loss_fn, local_step, check_finite=False, **estimate_settings(experiment))
+        one = partial(one_step, loss_fn, local_step, check_finite=False, **estimate_settings(experiment, params))
         picked = experiment.agents_per_round
 
         @cache

@@ -54,6 +54,7 @@ WITHOUT_PARAMETER = (
     "server",
     "server_lr",
     "proximal",
+    "personal",
     "execution",
 )
 """The settings that the playground notebook has no parameter for."""

@@ -29,7 +29,7 @@ from ..engine import estimate_settings, modestly, prepare_process
 from ..evaluation import adaptation_curve
 from ..experiment import Experiment, build_federation
 from ..federation import Federation
-from ..models import Predict, as_functions, build_model, cross_entropy
+from ..models import Predict, as_functions, build_model, cross_entropy, moving
 from ..objective import Params
 from ..privacy import clip_and_add_noise
 from ..trainer import batches_of, local_update
@@ -216,7 +216,7 @@ def train(message: Message, context: Context) -> Message:
     round = checks.integer("round", message.content["config"]["round"], 0)
     mine = batches_of(number, experiment, federation, round)
     w = params
-    params, losses = local_update(cross_entropy(predict), w, mine, **estimate_settings(experiment))
+    params, losses = local_update(cross_entropy(predict), w, mine, **estimate_settings(experiment, w))
     clip_norm, noise = _protection(experiment, context)
     if clip_norm:
         # Noise that others can draw, too, protects nobody; torch's generator keeps 32 bits of its seed.
@@ -257,7 +257,8 @@ def evaluate(message: Message, context: Context) -> Message:
     experiment, number, federation, predict, params = _received(message, context)
     me = torch.tensor([number], device=federation.x.device)
     data = tree_map(lambda tensor: tensor[0], (federation.fine_tune_sets(me), federation.test_sets(me)))
-    scores = adaptation_curve(predict, params, data, steps=experiment.eval_steps, lr=experiment.fine_tune_lr)
+    part, lr = moving(params, experiment.personal), experiment.fine_tune_lr
+    scores = adaptation_curve(predict, params, data, steps=experiment.eval_steps, lr=lr, moving=part)
     loss, accuracy = (values.tolist() for values in scores)
     metrics = MetricRecord(
         {"agent": number, "samples": int(federation.sizes[number]), "loss": loss, "accuracy": accuracy}

@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_map
 from ..engine import Stopped, Watch, agents_at_once, chunks
 from ..experiment import Experiment
 from ..federation import Batch, Federation
+from ..models import moving
 from ..objective import LossFn, Params, fine_tune, meta_loss
 from ..server import EXPLOSION, SERVER_STEPS, loss_limit
 from ..trainer import picked_in
@@ -93,7 +94,8 @@ def _curvature(experiment: Experiment, loss_fn: LossFn, points: Params, batches:
     """Return the largest curvature of the agents' losses after ν steps."""
 
     def measured(params: Params, batch: Batch) -> torch.Tensor:
-        return meta_loss(loss_fn, params, [batch] * nu, batch, fine_tune_lr=experiment.fine_tune_lr)
+        part = moving(params, experiment.personal)
+        return meta_loss(loss_fn, params, [batch] * nu, batch, fine_tune_lr=experiment.fine_tune_lr, moving=part)
 
     return curvatures(measured, points, batches, iterations=8).max().item()  # for the one digit that is told
 
@@ -102,7 +104,8 @@ def _mean_loss_after_tuning(experiment: Experiment, loss_fn: LossFn, parts: Part
     """Return the agents' mean loss after as many fine-tuning steps as are taken or scored."""
 
     def tuned(params: Params, batch: Batch) -> Params:
-        return fine_tune(loss_fn, params, [batch], experiment.fine_tune_lr)
+        part = moving(params, experiment.personal)
+        return fine_tune(loss_fn, params, [batch], experiment.fine_tune_lr, moving=part)
 
     losses = []
     for points, batches in parts:

@@ -63,8 +63,8 @@ def observe(
 
     Raises
     ------
-    ValueError : batch_size is not None, weighting is "samples", a server that does not take the average itself, or an
-        unsuitable model.
+    ValueError : batch_size is not None, weighting is "samples", a server that does not take the average itself, a
+        method that the bounds do not know, or an unsuitable model.
     Diverged (a FloatingPointError) : as `gmfl_lite.train`.
 
     Examples
@@ -83,8 +83,13 @@ def observe(
     if (experiment.server, experiment.server_lr) != ("average", 1.0):
         found = f"{experiment.server!r} with server_lr = {experiment.server_lr:g}"
         raise ValueError(f"server = {found}: must be 'average' with server_lr = 1: the bounds know no other step")
-    if experiment.proximal:
-        raise checks.refusal("proximal", experiment.proximal, "0: the bounds know no other local step")
+    for name, known, why in (
+        ("proximal", 0, "the bounds know no other local step"),
+        ("query", "independent", "the bounds speak of one loss for fine-tuning and after it"),
+        ("personal", "all", "the bounds know no fine-tuning of a part"),
+    ):
+        if getattr(experiment, name) != known:
+            raise checks.refusal(name, getattr(experiment, name), f"{known!r}: {why}")
     federation = build_federation(experiment) if federation is None else federation.in_precision(experiment.precision)
     model = build_model(experiment.model, federation, seed=experiment.seed) if model is None else model
     predict, w = as_functions(model, federation.x.device, federation.dtype)
@@ -182,7 +187,7 @@ class _Measure:
     def local_step(self, p: Params, batch: Batch) -> Params:
         experiment = self.experiment
         steps = [([batch] * experiment.nu, batch)]
-        return local_update(self.loss_fn, p, steps, **estimate_settings(experiment))[0]
+        return local_update(self.loss_fn, p, steps, **estimate_settings(experiment, p))[0]
 
     def steepest(self, w: Params) -> float:
         """Return the largest ‖∇²F_i‖ at w and where the agents' local steps end."""

@@ -64,18 +64,23 @@ def test_a_wrong_experiment_is_refused():
 
 
 @pytest.mark.parametrize("number", [0, 2])
-def test_an_agent_holds_its_own_samples_and_draws_its_own_batches(number):
+@pytest.mark.parametrize("query", ["independent", "disjoint"])
+def test_an_agent_holds_its_own_samples_and_draws_its_own_batches(number, query):
     """The oracle is the whole federation, in which every agent's rows lie among the others'."""
-    whole = gl.build_federation(EXPERIMENT)
-    found, alone = flower_app.own_data(EXPERIMENT, {"agent": number})
+    experiment = EXPERIMENT.replace(query=query, shots=6 if query == "disjoint" else None, label_noise=0.2)
+    whole = gl.build_federation(experiment)
+    found, alone = flower_app.own_data(experiment, {"agent": number})
     assert found == number
     assert len(alone.x) == whole.sizes[number]
-    how = {"nu": 2, "local_steps": 2, "batch_size": 7, "seed": 3, "round": 5}
+    how = {"nu": 2, "local_steps": 2, "batch_size": 7, "seed": 3, "round": 5, "query": query}
     me = torch.tensor([number])
     ours, theirs = (federation.batches(me, **how) for federation in (alone, whole))
     for (support, query), (their_support, their_query) in zip(ours, theirs, strict=True):
         for mine, other in zip((*support, query), (*their_support, their_query), strict=True):
             assert all(torch.equal(a, b) for a, b in zip(mine, other, strict=True))
+    for sets in ("fine_tune_sets", "test_sets"):
+        for mine, other in zip(getattr(alone, sets)(me), getattr(whole, sets)(me), strict=True):
+            assert torch.equal(mine[0], other[0][: len(mine[0])])
 
 
 @pytest.mark.parametrize("config", [{}, {"agent": 3}, {"agent": "one"}, {"agent": 0, "images": "nowhere"}])

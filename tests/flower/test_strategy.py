@@ -139,6 +139,7 @@ def heavy_ball():
         {"weighting": "uniform"},
         {"weighting": "samples"},
         {"shots": 3, "label_noise": 0.2},
+        {"shots": 3, "query": "disjoint", "model": "mlp", "personal": "head"},
         {"server_lr": 0.5},
         {"server": "momentum", "server_lr": 0.5},
         {"server": "adam", "server_lr": 0.02, "proximal": 0.1},
