@@ -83,7 +83,7 @@ def test_it_says_what_it_changes():
     holdings = settings_that_change("holdings", of=gl.Experiment)
     assert holdings == (
         *("partition", "dirichlet_alpha", "size_spread", "classes_per_agent", "per_fedavg_a"),
-        *("permuted_classes", "max_rotation", "shots", "label_noise"),
+        *("permuted_classes", "max_rotation", "shots", "query", "label_noise"),
     )
     assert settings_that_change("holdings", of=Mine) == (*holdings, "mood", "blur")
     with pytest.raises(ValueError, match=r"what = 'holding'.*did you mean 'holdings'"):
