@@ -1,4 +1,4 @@
-"""Loss and accuracy against the number of fine-tuning steps, for every agent, trained-on or new."""
+"""Loss, and of classes accuracy, against the number of fine-tuning steps, for every agent, trained-on or new."""
 
 import threading
 from collections.abc import Collection, Sequence
@@ -9,13 +9,18 @@ import torch
 
 from .engine import agents_at_once, in_order, look_at, map_agents, naming, parts
 from .federation import Batch, Federation
-from .models import Predict, cross_entropy, moving
+from .models import Predict, loss_of, moving
 from .objective import Params, fine_tune
 
 AGENT_COLUMNS = {
     "agent": "int64", "group": "str", "samples": "int64", "fine_tune_steps": "int64",
     "loss": "float64", "accuracy": "float64",
 }  # fmt: skip
+
+
+def those_of(columns: dict[str, str], classes: Collection[str] | None) -> dict[str, str]:
+    """Return the columns that there are: none of accuracies where numbers are predicted."""
+    return columns if classes is not None else {name: kind for name, kind in columns.items() if "accuracy" not in name}
 
 
 def adaptation_curve(
@@ -27,8 +32,8 @@ def adaptation_curve(
     lr: float,
     moving: Collection[str] | None = None,
     stop: threading.Event | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Score one agent after 0, 1, … fine-tuning steps on its full training set: loss [S] and accuracy [S].
+) -> dict[str, torch.Tensor]:
+    """Score one agent after 0, 1, … fine-tuning steps on its full training set: loss [S] and, of classes, accuracy [S].
 
     predict, params : the model and w.
     data : the agent's training set and the samples it is scored on.
@@ -42,16 +47,16 @@ def adaptation_curve(
     Stopped : `stop` was set.
     """
     train, (x, y, weight) = data
-    loss_fn = cross_entropy(predict)
-    losses, accuracies, taken = [], [], 0
+    loss_fn, losses, accuracies, taken = loss_of(predict), [], [], 0
     for target in steps:
         for _ in range(target - taken):
             look_at(stop)
             params = fine_tune(loss_fn, params, [train], lr, moving=moving)
         taken = target
         losses.append(loss_fn(params, (x, y, weight)))
-        accuracies.append(((predict(params, x).argmax(-1) == y) * weight).sum())
-    return torch.stack(losses), torch.stack(accuracies)
+        if not y.is_floating_point():
+            accuracies.append(((predict(params, x).argmax(-1) == y) * weight).sum())
+    return {"loss": torch.stack(losses), **({"accuracy": torch.stack(accuracies)} if accuracies else {})}
 
 
 def evaluate(
@@ -68,7 +73,7 @@ def evaluate(
     """Score all agents, trained-on and new: one row per agent and number of fine-tuning steps.
 
     Every agent fine-tunes on all of its training samples, or its shots, and is scored on its own test samples, which it
-    has never fine-tuned on. Columns: agent, group, samples, fine_tune_steps, loss, accuracy (from 0 to 1).
+    has never fine-tuned on. Columns: agent, group, samples, fine_tune_steps, loss and, of classes, accuracy (0 to 1).
 
     Raises
     ------
@@ -77,7 +82,7 @@ def evaluate(
     """
     part = moving(params, personal)
     curve = partial(adaptation_curve, predict, steps=steps, lr=fine_tune_lr, moving=part, stop=stop)
-    fit, frames = partial(agents_at_once, cross_entropy(predict), params, copies=4), []
+    fit, frames = partial(agents_at_once, loss_of(predict), params, copies=4), []
     at_once = cache(lambda width: max(1, fit(federation.example(width))) if execution == "vectorized" else 1)
     for group, members in federation.groups.items():
         scores = []
@@ -86,7 +91,8 @@ def evaluate(
             data = federation.fine_tune_sets(agents), federation.test_sets(agents)
             with naming(agents):
                 scores.append((some, map_agents(curve, params, data, execution=execution)))
-        losses, accuracies = (values.cpu() for values in in_order(scores))
+        values = {name: tensor.cpu() for name, tensor in in_order(scores).items()}
+        losses = values["loss"]
         if not losses.isfinite().all():
             first = min(step for step, column in zip(steps, losses.T, strict=True) if not column.isfinite().all())
             raise FloatingPointError(f"the loss of {group} agents is not finite after {first} fine-tuning steps")
@@ -98,22 +104,22 @@ def evaluate(
                     "group": group,
                     "samples": federation.sizes[numbers].repeat(len(steps)),
                     "fine_tune_steps": list(steps) * len(numbers),
-                    "loss": losses.flatten().tolist(),
-                    "accuracy": accuracies.flatten().tolist(),
+                    **{name: tensor.flatten().tolist() for name, tensor in values.items()},
                 }
             )
         )
-    return pd.concat(frames, ignore_index=True).astype(AGENT_COLUMNS)
+    table = pd.concat(frames, ignore_index=True)
+    return table.astype(those_of(AGENT_COLUMNS, federation.classes))
 
 
 def summarise(agents: pd.DataFrame) -> pd.DataFrame:
     """Average over the agents of each group, uniformly, one row per number of fine-tuning steps.
 
-    Columns: group, fine_tune_steps, loss, accuracy, and worst_decile_accuracy, below which one agent in ten stays.
+    Columns: group, fine_tune_steps, loss and, of classes, accuracy and worst_decile_accuracy, below which one agent in
+    ten stays.
     """
     grouped = agents.groupby(["group", "fine_tune_steps"], sort=False)
-    return grouped.agg(
-        loss=("loss", "mean"),
-        accuracy=("accuracy", "mean"),
-        worst_decile_accuracy=("accuracy", lambda values: values.quantile(0.1)),
-    ).reset_index()
+    table = grouped.agg({name: "mean" for name in ("loss", "accuracy") if name in agents})
+    if "accuracy" in agents:
+        table["worst_decile_accuracy"] = grouped["accuracy"].quantile(0.1)
+    return table.reset_index()

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Self
 
+import torch
+
 from .basics import checks
 from .basics.devices import PRECISIONS, choose_device
 from .basics.setting_records import (
@@ -24,7 +26,7 @@ from .basics.setting_records import (
     settings,
     signature,
 )
-from .data import DATASETS, Dataset, DatasetSource, load_dataset
+from .data import DATASETS, Dataset, DatasetSource, load_dataset, make_agents
 from .federation import QUERIES, Federation
 from .meta_gradients import METHODS, check_moves_parts, factors_kept
 from .models import MODELS, PERSONAL, moving, parameters_of
@@ -87,8 +89,18 @@ class Experiment:
     - rounds = 0: must be an integer of at least 1 and at most 1000000
     """
 
-    dataset: str = setting("digits", one_of(DATASETS), "The images that the agents hold.", "agents")
-    partition: str = setting("dirichlet", one_of(PARTITIONS), "How the images are dealt out to the agents.", "holdings")
+    dataset: str = setting(
+        "digits",
+        one_of(DATASETS),
+        "What the agents hold; sinusoids: each a sine of its own, to be predicted.",
+        "agents",
+    )
+    partition: str = setting(
+        "dirichlet",
+        one_of(PARTITIONS),
+        "How the samples are dealt out to the agents, where the dataset has none of its own.",
+        "holdings",
+    )
     dirichlet_alpha: float = setting(
         0.3,
         number(0, above=True),
@@ -276,10 +288,13 @@ def _contradictions(records: Mapping[str, Setting], s: Mapping[str, Any]) -> lis
             moving(parameters_of(s["model"]), s["personal"])
         except ValueError as error:
             problems.append(str(error))
-    n_classes = len(DATASETS[s["dataset"]].classes)
-    for name in ("permuted_classes", "classes_per_agent"):
-        if s[name] > n_classes:
-            problems.append(f"{name} = {s[name]}: must be at most {n_classes}, the classes of {s['dataset']}")
+    dataset = DATASETS[s["dataset"]]
+    problems += dataset.misfits(s)
+    try:
+        if dataset.shape is not None:
+            parameters_of(s["model"], dataset.shape)
+    except ValueError as error:
+        problems.append(f"{error} with dataset={dataset.name!r}")
     if (s["device"], s["precision"]) == ("mps", "float64"):
         problems.append("precision = 'float64': must be 'float32' with device='mps', which computes with no other")
     everybody = s["n_agents"] + s["n_new_agents"]
@@ -300,15 +315,20 @@ def _loaded(source: DatasetSource) -> Dataset:
 
 
 def build_federation(experiment: Experiment) -> Federation:
-    """Load an experiment's dataset and deal it out to its agents, the new ones last."""
-    dataset = _loaded(DATASETS[experiment.dataset])
+    """Load an experiment's dataset and deal it out to its agents, the new ones last; or make each agent's own."""
+    source = DATASETS[experiment.dataset]
     n_agents = experiment.n_agents + experiment.n_new_agents
-    least = PARTITIONS[experiment.partition].min_samples
-    try:
-        parts = partition(dataset.y, build_scheme(experiment), n_agents, seed=experiment.seed, min_samples=least)
-    except ValueError as error:
-        total = f"n_agents + n_new_agents = {n_agents}"
-        raise ExperimentError(f"{experiment.dataset} cannot be dealt out to {total}: {error}") from error
+    if source.of_agent is not None:
+        dataset, parts = make_agents(source, n_agents, seed=experiment.seed)
+    else:
+        dataset = _loaded(source)
+        least = PARTITIONS[experiment.partition].min_samples
+        labels = torch.zeros(len(dataset), dtype=torch.int64) if dataset.classes is None else dataset.y
+        try:
+            parts = partition(labels, build_scheme(experiment), n_agents, seed=experiment.seed, min_samples=least)
+        except ValueError as error:
+            total = f"n_agents + n_new_agents = {n_agents}"
+            raise ExperimentError(f"{experiment.dataset} cannot be dealt out to {total}: {error}") from error
     federation = Federation.from_partition(
         dataset,
         parts,

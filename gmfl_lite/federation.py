@@ -15,7 +15,7 @@ from .basics.whole_numbers import stratified_split
 from .data import Dataset
 
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-"""Images, labels and weights; the weights of an agent's batch sum to one, padding has weight zero."""
+"""Samples, labels or numbers, and weights; the weights of an agent's batch sum to one, padding has weight zero."""
 
 
 QUERIES = ("independent", "disjoint")
@@ -33,7 +33,7 @@ class Federation:
     n_agents, n_new_agents : agents that train, and agents that are only scored; they are numbered in this order.
     sizes : integers [n_agents + n_new_agents], each agent's samples, train and test together.
     label_counts : DataFrame agents × classes, what each agent holds under the names it uses itself.
-    classes : the classes' names.
+    classes : the classes' names; None where y are numbers to predict.
     groups : {"trained": agents, "new": agents}, int64 tensors; "new" only if there are any.
     rotations : degrees [n_agents + n_new_agents] by which each agent's images are turned.
     dtype : of the images that agents get; see `in_precision`.
@@ -43,7 +43,7 @@ class Federation:
         self,
         x: torch.Tensor,
         y: torch.Tensor,
-        classes: tuple[str, ...],
+        classes: tuple[str, ...] | None,
         train: IndexTable,
         test: IndexTable,
         n_new_agents: int,
@@ -89,8 +89,8 @@ class Federation:
             (concept shift).
         max_rotation : each agent's images are turned by its own angle, drawn from ± max_rotation degrees (feature
             shift).
-        shots : each agent trains, and fine-tunes, on at most so many samples of each class; None is all of them. The
-            scored samples stay the same.
+        shots : each agent trains, and fine-tunes, on at most so many samples of each class (of all, where y are
+            numbers); None is all of them. The scored samples stay the same.
         query : "disjoint" lets agents that train hold twice the shots, so that each half of them has its shots (see
             `batches`). Every agent is scored after fine-tuning on as many as otherwise, and on the same ones.
         label_noise : the probability with which a training label is replaced by another class, any with equal chance;
@@ -116,19 +116,22 @@ class Federation:
         parts = checks.disjoint(parts, len(dataset))
         n_new_agents = checks.integer("n_new_agents", n_new_agents, 0, len(parts) - 1)
         test_fraction = checks.number("test_fraction", test_fraction, 0, 1, above=True)
-        permuted_classes = checks.integer("permuted_classes", permuted_classes, 0, len(dataset.classes))
+        n_classes = len(dataset.classes or ())
+        permuted_classes = checks.integer("permuted_classes", permuted_classes, 0, n_classes)
         if permuted_classes == 1:
             raise checks.refusal("permuted_classes", 1, "0 or at least 2: one class alone keeps its name")
         max_rotation = checks.number("max_rotation", max_rotation, 0, 180)
+        if max_rotation and dataset.x.ndim != 4:
+            raise checks.refusal("max_rotation", max_rotation, f"0: {dataset.name} holds no images")
         shots = None if shots is None else checks.integer("shots", shots, 1)
         query = checks.choice("query", query, QUERIES)
         label_noise = checks.share("label_noise", label_noise)
-        if label_noise and len(dataset.classes) < 2:
-            raise checks.refusal("label_noise", label_noise, "0: there is one class, and no other to replace it")
+        if label_noise and n_classes < 2:
+            there_is = "there is one class, and no other to replace it" if n_classes else "there are no classes"
+            raise checks.refusal("label_noise", label_noise, f"0: {there_is}")
         seed = checks.integer("seed", seed, 0)
         device = checked_device(device)
-
-        x, y = dataset.x, dataset.y.numpy(force=True)
+        x, y = dataset.x, dataset.y.numpy(force=True) if n_classes else np.zeros(len(dataset), np.int64)
         halves = [
             stratified_split(part, y[part], test_fraction, randomness.generator(seed, "test split", agent))
             for agent, part in enumerate(parts)
@@ -149,9 +152,9 @@ class Federation:
             train = held(2 * shots, shots)
         strata = torch.from_numpy(y).to(device)
         if permuted_classes:
-            y = rename_classes(y, parts, permuted_classes, len(dataset.classes), seed)
+            y = rename_classes(y, parts, permuted_classes, n_classes, seed)
         if label_noise:
-            y = mislabel(y, training, label_noise, len(dataset.classes), seed)
+            y = mislabel(y, training, label_noise, n_classes, seed)
         rotations = np.zeros(len(parts))
         if max_rotation:
             x = x.clone()
@@ -160,7 +163,7 @@ class Federation:
                 rotations[agent] = rng.uniform(-max_rotation, max_rotation)
                 x[part] = rotate(x[part], rotations[agent])
         agents = train, test, n_new_agents, rotations
-        labels = torch.from_numpy(y).to(device)
+        labels = torch.from_numpy(y).to(device) if n_classes else dataset.y.to(device)
         return cls(x.to(device), labels, dataset.classes, *agents, fine_tune=fine_tune, strata=strata)
 
     def in_precision(self, precision: str) -> "Federation":
@@ -172,18 +175,12 @@ class Federation:
     def only(self, agent: int, number: int | None = None) -> "Federation":
         """Return a federation that holds the samples of one agent and nobody else's, under its number or another."""
         number = agent if number is None else number
-        ours = [table.of(agent) for table in (self._train, self._test, self._fine_tune)]
-        rows = torch.cat(ours).unique()
-        # What is drawn is a function of the agent's number, so it keeps its row; those of the others are empty.
-        train, test, fine_tune = (
-            IndexTable.from_lists(
-                [np.empty(0, np.int64)] * number + [torch.searchsorted(rows, some).numpy(force=True)], rows.device
-            )
-            for some in ours
-        )
-        samples = self.x[rows].to(self.dtype), self.y[rows], self.classes
+        tables = self._train, self._test, self._fine_tune
+        rows = torch.cat([table.of(agent) for table in tables]).unique()
+        train, test, fine_tune = (table.alone(agent, number, rows) for table in tables)
+        samples, strata = (self.x[rows].to(self.dtype), self._targets(rows)), self._strata[rows]
         turned = np.append(np.zeros(number), self.rotations[agent])
-        return Federation(*samples, train, test, 0, turned, fine_tune=fine_tune, strata=self._strata[rows])
+        return Federation(*samples, self.classes, train, test, 0, turned, fine_tune=fine_tune, strata=strata)
 
     @property
     def sizes(self) -> np.ndarray:
@@ -196,6 +193,8 @@ class Federation:
 
     @property
     def label_counts(self) -> pd.DataFrame:
+        if self.classes is None:
+            raise ValueError("label_counts: there are no classes, as y are numbers to predict")
         agents, classes = self.n_agents + self.n_new_agents, len(self.classes)
         counts = torch.zeros(agents * classes, dtype=torch.int64, device=self.y.device)
         for table in (self._train, self._test):
@@ -272,7 +271,7 @@ class Federation:
         """Return a batch of one agent, [1, width, …], for its shapes: one sample, repeated."""
         agent = torch.zeros(1, dtype=torch.int64, device=self.x.device)
         x, y, weight = self._gather(self._train, agent, agent[:, None])
-        return x.expand(1, width, *x.shape[2:]), y.expand(1, width), weight.expand(1, width) / width
+        return x.expand(1, width, *x.shape[2:]), y.expand(1, width, *y.shape[2:]), weight.expand(1, width) / width
 
     def batches(
         self,
@@ -336,7 +335,7 @@ class Federation:
     def _gather(self, table: IndexTable, agents: torch.Tensor, positions: torch.Tensor) -> Batch:
         """Return the batch of shape positions.shape = [agents, …]."""
         rows, counted = table.rows(agents, positions)
-        return self.x[rows].to(self.dtype), self.y[rows], counted.to(self.dtype) / counted.sum(-1, keepdim=True)
+        return self.x[rows].to(self.dtype), self._targets(rows), counted.to(self.dtype) / counted.sum(-1, keepdim=True)
 
     def _everything(self, table: IndexTable, agents: torch.Tensor) -> Batch:
         width = max(width for width, _ in alike(agents, table.widths()))
@@ -344,4 +343,8 @@ class Federation:
 
     def _of(self, table: IndexTable, agent: int) -> tuple[torch.Tensor, torch.Tensor]:
         rows = table.of(checks.integer("agent", agent, 0, len(table.lengths) - 1))
-        return self.x[rows].to(self.dtype), self.y[rows]
+        return self.x[rows].to(self.dtype), self._targets(rows)
+
+    def _targets(self, rows: torch.Tensor) -> torch.Tensor:
+        y = self.y[rows]
+        return y.to(self.dtype) if y.is_floating_point() else y

@@ -26,8 +26,7 @@ from .objective import (
     step,
 )  # fmt: skip
 
-Moving = Collection[str] | None
-"""The names of the parameters that fine-tuning moves; None is all."""
+Moving = Collection[str] | None  # the names of the parameters that fine-tuning moves; None is all
 
 DELTA = 1e-5
 """The relative step of Hessian-free differences.
@@ -48,8 +47,7 @@ class GradientMethod:
     help : what it is, in a line.
     keeps : "all" or "none" of the ν Hessian factors, where `backprop_steps` is left out.
     backprop_steps : whether that number of factors is "refused", "optional" or "needed".
-    estimate : (loss_fn, params, support, query, fine_tune_lr, *, kept, delta, recompute, moving) -> (gradient,
-        meta-loss).
+    estimate : (loss_fn, params, support, query, fine_tune_lr, *, kept, delta, recompute, moving) -> (gradient, F(w)).
     cost : (nu, kept, product_cost) -> gradient evaluations, or "none" where no formula is known.
     on_quadratics : (A, M, nu, kept) -> Q [n, d, d] with g_i(w) = Q_i (w − c_i) for f_i = ½ (w − c_i)ᵀ A_i (w − c_i) and
         M_i = I − αA_i, or "none" where no formula is known.

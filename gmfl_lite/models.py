@@ -10,33 +10,36 @@ from torch import nn
 from torch.func import functional_call
 
 from .basics import checks, randomness
-from .data import Dataset
+from .data import Dataset, outputs
 from .federation import Batch, Federation
 from .objective import LossFn, Params
 
 Predict = Callable[[Params, torch.Tensor], torch.Tensor]
-"""Logits [samples, classes] of images [samples, C, H, W]."""
+"""What a model gives for samples [samples, …]: logits [samples, classes], or numbers [samples, outputs]."""
 
 
-def softmax_regression(shape: Sequence[int], n_classes: int) -> nn.Module:
+def softmax_regression(shape: Sequence[int], outputs: int) -> nn.Module:
     """Return a linear map of the pixels: the convex model of the theory."""
-    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), n_classes))
+    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), outputs))
 
 
-def mlp(shape: Sequence[int], n_classes: int) -> nn.Module:
+def mlp(shape: Sequence[int], outputs: int) -> nn.Module:
     """Return two hidden layers of 80 and 60 ELU units, as in the Per-FedAvg experiments."""
     return nn.Sequential(
-        nn.Flatten(), nn.Linear(math.prod(shape), 80), nn.ELU(), nn.Linear(80, 60), nn.ELU(), nn.Linear(60, n_classes)
+        nn.Flatten(), nn.Linear(math.prod(shape), 80), nn.ELU(), nn.Linear(80, 60), nn.ELU(), nn.Linear(60, outputs)
     )
 
 
-def cnn(shape: Sequence[int], n_classes: int) -> nn.Module:
+def cnn(shape: Sequence[int], outputs: int) -> nn.Module:
     """Return two 3×3 convolutions (16 and 32 channels, GroupNorm, ELU, 2×2 mean pooling) and a linear layer."""
+    if len(shape) != 3 or min(shape[1:]) < 4:
+        found = f"samples of {'×'.join(map(str, shape))}"
+        raise ValueError(f"model = 'cnn': needs images [C, H, W] of at least 4×4 pixels, got {found}")
     channels, height, width = shape
     return nn.Sequential(
         *(nn.Conv2d(channels, 16, 3, padding=1), nn.GroupNorm(4, 16), nn.ELU(), nn.AvgPool2d(2)),
         *(nn.Conv2d(16, 32, 3, padding=1), nn.GroupNorm(4, 32), nn.ELU(), nn.AvgPool2d(2)),
-        *(nn.Flatten(), nn.Linear(32 * (height // 4) * (width // 4), n_classes)),
+        *(nn.Flatten(), nn.Linear(32 * (height // 4) * (width // 4), outputs)),
     )
 
 
@@ -49,7 +52,7 @@ def build_model(name: str, dataset: Dataset | Federation, *, seed: int = 0) -> n
     Parameters
     ----------
     name : "softmax", "mlp" (hidden layers of 80 and 60 ELU units) or "cnn" (two convolutions, GroupNorm).
-    dataset : a Dataset or a Federation; gives the images' shape and type and the number of classes.
+    dataset : a Dataset or a Federation; gives the samples' shape and type, and the number of outputs.
     seed : of the initial weights; no global random generator is read or written.
 
     Raises
@@ -68,10 +71,8 @@ def build_model(name: str, dataset: Dataset | Federation, *, seed: int = 0) -> n
         raise checks.refusal("dataset", dataset, "a Dataset or a Federation")
     seed = checks.integer("seed", seed, 0)
     shape = tuple(dataset.x.shape[1:])
-    if name == "cnn" and min(shape[1:]) < 4:
-        raise ValueError(f"model = 'cnn': needs images of at least 4×4 pixels, got {shape[1]}×{shape[2]}")
     with torch.device("meta"):  # so that the layers' constructors draw nothing
-        model = MODELS[name](shape, len(dataset.classes))
+        model = MODELS[name](shape, outputs(dataset))
     draws = torch.Generator().manual_seed(int(randomness.generator(seed, "weights").integers(2**62)))
     for layer in model.modules():
         for parameter_name, parameter in list(layer.named_parameters(recurse=False)):
@@ -125,10 +126,10 @@ def as_functions(model: nn.Module, device: torch.device, dtype: torch.dtype | No
 
 
 @cache
-def parameters_of(name: str) -> Params:
-    """Return a model's parameters by name, without values and for images of some size: to look at its layers."""
+def parameters_of(name: str, shape: tuple[int, ...] = (1, 8, 8)) -> Params:
+    """Return a model's parameters by name, without values: to look at its layers, and whether it takes such samples."""
     with torch.device("meta"):
-        return dict(MODELS[name]((1, 8, 8), 2).named_parameters())
+        return dict(MODELS[name](shape, 2).named_parameters())
 
 
 PERSONAL = ("all", "head", "body")
@@ -161,25 +162,42 @@ def moving(params: Params, personal: str) -> tuple[str, ...] | None:
 
 
 def check_prediction(predict: Predict, params: Params, federation: Federation) -> None:
-    """Try a module on two images, so that what does not fit is said before any work.
+    """Try a module on two samples, so that what does not fit is said before any work.
 
     Raises
     ------
-    ValueError : the module does not take the images, gives another shape than one logit per class, or draws from
-        torch's global random generator.
+    ValueError : the module does not take the samples, gives another shape than one output for each class or number to
+        predict, or draws from torch's global random generator.
     """
+    what = "samples" if federation.x.ndim != 4 else "images"
     images, state = federation.x[:2].to(federation.dtype), torch.get_rng_state()
     try:
         logits = predict(params, images)
     except (RuntimeError, TypeError) as error:
-        raise ValueError(f"model: does not take images {list(images.shape)} of {images.dtype}: {error}") from error
+        raise ValueError(f"model: does not take {what} {list(images.shape)} of {images.dtype}: {error}") from error
     if not torch.equal(state, torch.get_rng_state()):
         torch.set_rng_state(state)
         raise ValueError("model: draws from torch's global random generator, so that no run could be repeated")
-    expected = (len(images), len(federation.classes))
+    expected, kind = (len(images), outputs(federation)), "numbers" if federation.classes is None else "logits"
     if not isinstance(logits, torch.Tensor) or logits.shape != expected or logits.dtype != images.dtype:
         found = f"{logits.dtype} {list(logits.shape)}" if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise ValueError(f"model: must give logits {list(expected)} of {images.dtype}, one per class, got {found}")
+        each = "one for each to predict" if federation.classes is None else "one per class"
+        raise ValueError(f"model: must give {kind} {list(expected)} of {images.dtype}, {each}, got {found}")
+
+
+def loss_of(predict: Predict) -> LossFn:
+    """Return f_i, as y asks for it: the cross-entropy of labels, or the squared error of numbers, their mean.
+
+    The loss of a batch (x, y, weight) of an agent, whose weights sum to one, is the weighted sum of its samples'.
+
+    Examples
+    --------
+    >>> x, y, weight = torch.tensor([[1.0], [2.0]]), torch.tensor([[2.0], [7.0]]), torch.full((2,), 0.5)
+    >>> loss_of(lambda params, x: params["w"] * x)({"w": torch.tensor(2.0)}, (x, y, weight))
+    tensor(4.5000)
+    """
+    of_labels, of_numbers = cross_entropy(predict), squared_error(predict)
+    return lambda params, batch: (of_numbers if batch[1].is_floating_point() else of_labels)(params, batch)
 
 
 def cross_entropy(predict: Predict) -> LossFn:
@@ -190,5 +208,15 @@ def cross_entropy(predict: Predict) -> LossFn:
         # F.cross_entropy also looks for labels to ignore; there are none here, and looking takes time.
         log_probability = predict(params, x).log_softmax(-1).gather(-1, y.unsqueeze(-1)).squeeze(-1)
         return -(log_probability * weight).sum()
+
+    return loss
+
+
+def squared_error(predict: Predict) -> LossFn:
+    """Return f_i: the weighted squared error of an agent's batch (x, y, weight), the mean over a sample's numbers."""
+
+    def loss(params: Params, batch: Batch) -> torch.Tensor:
+        x, y, weight = batch
+        return ((predict(params, x) - y).square().mean(-1) * weight).sum()
 
     return loss

@@ -9,7 +9,7 @@ import torch
 
 from .basics import storage
 from .basics.growing_file import GrowingFile
-from .evaluation import AGENT_COLUMNS
+from .evaluation import AGENT_COLUMNS, those_of
 from .experiment import Experiment
 from .objective import Params
 
@@ -33,7 +33,7 @@ class Result:
     round : rounds that `params` have seen.
     params : dict of CPU tensors, the shared initial model w.
     history : DataFrame, one row per evaluated round, group ("trained" or "new") and number of fine-tuning steps, with
-        loss, accuracy (0 to 1, mean over the group's agents) and worst_decile_accuracy.
+        loss and, of classes, accuracy (0 to 1, mean over the group's agents) and worst_decile_accuracy.
     agents : DataFrame, one row per agent and number of fine-tuning steps at the last evaluation.
     """
 
@@ -51,9 +51,10 @@ class Result:
         store(self, path)
 
     def table(self) -> pd.DataFrame:
-        """Return the last evaluation's accuracy: groups down, fine-tuning steps across."""
+        """Return the last evaluation's accuracy, or loss of numbers: groups down, fine-tuning steps across."""
         last = self.history[self.history["round"] == self.history["round"].max()]
-        return last.pivot(index="group", columns="fine_tune_steps", values="accuracy").sort_index(ascending=False)
+        score = "accuracy" if "accuracy" in last else "loss"
+        return last.pivot(index="group", columns="fine_tune_steps", values=score).sort_index(ascending=False)
 
     def __repr__(self) -> str:
         return f"Result({self.status} after {self.round} rounds: {self.message})"
@@ -127,11 +128,11 @@ def load(path: str | Path, kind: type[Experiment] = Experiment) -> Checkpoint:
             experiment=kind.from_dict(record["experiment"]),
             **{name: record[name] for name in ("status", "message", "engine", "round")},
             params={name: tensor for name, tensor in tensors.items() if not name.startswith(_STATE)},
-            history=frame(record["history"], HISTORY_COLUMNS),
-            agents=frame(record["agents"], AGENT_COLUMNS),
+            history=frame(record["history"], those_of(HISTORY_COLUMNS, record["history"].get("accuracy"))),
+            agents=frame(record["agents"], those_of(AGENT_COLUMNS, record["agents"].get("accuracy"))),
         )
         return Checkpoint(result, str(record["fingerprint"]), str(record.get("recipe", "")), state)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not a gmfl_lite result: {error}") from error
 
 

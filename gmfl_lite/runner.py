@@ -16,10 +16,10 @@ from .basics import checks
 from .basics.growing_file import GrowingFile
 from .basics.storage import digest
 from .engine import Engine, Stopped, build_engine, made_with
-from .evaluation import AGENT_COLUMNS, evaluate, summarise
+from .evaluation import AGENT_COLUMNS, evaluate, summarise, those_of
 from .experiment import Experiment, build_federation
 from .federation import Federation
-from .models import Predict, as_functions, build_model, check_prediction, cross_entropy
+from .models import Predict, as_functions, build_model, check_prediction, loss_of
 from .objective import LossFn, Params
 from .result import HISTORY_COLUMNS, Result, frame, load, store
 from .theory.after_divergence import what_to_lower
@@ -72,7 +72,7 @@ def run(
     device = federation.x.device
     predict, start = as_functions(model, device, federation.dtype)
     check_prediction(predict, start, federation)
-    computes = engine(experiment, federation, cross_entropy(predict), start)
+    computes = engine(experiment, federation, loss_of(predict), start)
     if not isinstance(computes, Engine):
         raise checks.refusal("engine", engine, f"what builds a gmfl_lite.Engine, not a {type(computes).__name__}")
     training = _Training(experiment, federation, predict, start, computes, stop)
@@ -82,9 +82,10 @@ def run(
     result = _resume(checkpoint, experiment, fingerprint, computes, device)
     if result is None:
         begun = "stopped", "stopped before training", str(computes), 0
-        result = Result(experiment, *begun, start, _NO_ROWS, frame(None, AGENT_COLUMNS))
+        result = Result(experiment, *begun, start, _NO_ROWS, frame(None, those_of(AGENT_COLUMNS, federation.classes)))
     history = list(result.history.itertuples(index=False, name=None))  # a new row costs the same however many there are
-    growing = GrowingFile(checkpoint if computes.writes else None, "history", HISTORY_COLUMNS, history)
+    columns = those_of(HISTORY_COLUMNS, federation.classes)
+    growing = GrowingFile(checkpoint if computes.writes else None, "history", columns, history)
     hidden = progress_hidden(progress)
     with growing, tqdm(total=experiment.rounds, initial=result.round, unit="round", disable=hidden) as bar:
         try:
@@ -101,7 +102,7 @@ def run(
         except (Stopped, KeyboardInterrupt):
             pass
     params = {name: tensor.cpu() for name, tensor in result.params.items()}
-    return dataclasses.replace(result, params=params, history=frame(history, HISTORY_COLUMNS))
+    return dataclasses.replace(result, params=params, history=frame(history, columns))
 
 
 def progress_hidden(progress: bool) -> bool:
@@ -173,7 +174,7 @@ class _Training:
 
     @property
     def loss_fn(self) -> LossFn:
-        return cross_entropy(self.predict)
+        return loss_of(self.predict)
 
     def results(self, result: Result) -> Iterator[Result]:
         """Yield the result so far after the first evaluation and every round; its history is the new rows alone."""
@@ -221,7 +222,8 @@ class _Training:
             personal=experiment.personal,
             stop=self.stop,
         )
-        rows = frame(summarise(agents).assign(round=round), HISTORY_COLUMNS)
+        columns = those_of(HISTORY_COLUMNS, self.federation.classes)
+        rows = frame(summarise(agents).assign(round=round), columns)
         later = dataclasses.replace(later, agents=agents, history=rows)
         if round < experiment.rounds:
             return later
@@ -237,5 +239,7 @@ _NO_ROWS = frame(None, HISTORY_COLUMNS)
 def _postfix(rows: pd.DataFrame) -> str:
     group = rows["group"].iloc[-1]
     after = rows[rows["group"] == group]
+    if "accuracy" not in after:
+        return f"{group} agents' loss {after['loss'].iloc[0]:.3g} → {after['loss'].min():.3g}"
     first, best = after["accuracy"].iloc[0], after["accuracy"].max()
     return f"{group} agents {first:.0%} → {best:.0%}"

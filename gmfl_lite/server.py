@@ -3,7 +3,6 @@
 gl.train, the torchrun engine, Flower's strategy and theory's observations all go through these functions.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -240,9 +239,9 @@ for _name, _help, _step, _usual_lr in (
     add_server_step(ServerStep(name=_name, help=_help, step=_step, on_quadratics="none", usual_lr=_usual_lr))
 
 
-def loss_limit(n_classes: int, loss_at_start: float) -> float:
+def loss_limit(guessing: float, loss_at_start: float) -> float:
     """Return the largest mean meta-loss that is no divergence: `EXPLOSION` times that of guessing, or of the start."""
-    return EXPLOSION * max(math.log(n_classes), loss_at_start)
+    return EXPLOSION * max(guessing, loss_at_start)
 
 
 def check_round(loss: float, params: Params, limit: float) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch.utils._pytree import tree_map
 
 from .basics import checks
+from .data import loss_of_guessing
 from .engine import Engine, LocalStep, build_engine, computing_with, in_order, look_at, one_step, parts, take_steps
 from .federation import Batch, Federation
 from .objective import LossFn, Params
@@ -166,7 +167,7 @@ def limit_of(
         look_at(stop)
         losses.append(loss_fn(params, tree_map(lambda tensor: tensor[0], federation.train_sets(agent))))
     mean = torch.stack(losses).mean()
-    return loss_limit(len(federation.classes), 0.0 if mean.is_meta else mean.item())
+    return loss_limit(loss_of_guessing(federation), 0.0 if mean.is_meta else mean.item())
 
 
 def picked_in(round: int, experiment: "Experiment", federation: Federation) -> torch.Tensor:

@@ -78,7 +78,7 @@ def test_its_classes_bound_the_settings():
 
 
 def test_messages_name_it(tmp_path):
-    with pytest.raises(gl.ExperimentError, match=r"'cifar10', 'corners' \(did you mean 'corners'\?\)"):
+    with pytest.raises(gl.ExperimentError, match=r"'sinusoids', 'corners' \(did you mean 'corners'\?\)"):
         gl.Experiment(dataset="corner")
     (tmp_path / "corners.txt").unlink()
     with pytest.raises(

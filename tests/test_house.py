@@ -50,6 +50,12 @@ def test_a_planted_import_that_does_not_point_down_is_found(module, line, fault,
     assert any(one.startswith(fault) for one in found), found
 
 
+def test_the_first_page_stays_small_and_no_module_is_long():
+    lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in house.PACKAGE.rglob("*.py")}
+    assert sum(length for path, length in lines.items() if path.parent == house.PACKAGE) < 3200
+    assert {str(path): length for path, length in lines.items() if length > 350} == {}
+
+
 def test_an_import_for_types_alone_may_point_up(planted):
     for_types = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from ..explorer import Explorer"
     assert house.wrong_arrows(planted("theory/bounds.py", for_types)) == []

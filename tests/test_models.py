@@ -76,5 +76,5 @@ def test_requests(digits):
     with pytest.raises(ValueError, match=r"model = 'mpl'.*did you mean 'mlp'"):
         gl.build_model("mpl", digits)
     tiny = gl.Dataset("tiny", torch.zeros(2, 1, 3, 9), torch.tensor([0, 1]), ("a", "b"))
-    with pytest.raises(ValueError, match="at least 4×4 pixels, got 3×9"):
+    with pytest.raises(ValueError, match="at least 4×4 pixels, got samples of 1×3×9"):
         gl.build_model("cnn", tiny)

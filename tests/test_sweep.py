@@ -12,7 +12,7 @@ import pytest
 
 import gmfl_lite as gl
 
-module = sys.modules["gmfl_lite.sweep"]  # the name gl.sweep is the function's
+module = sys.modules["gmfl_lite.sweep.grid"]  # the name gl.sweep is the function's
 
 BASE = gl.Experiment(
     model="softmax", n_agents=10, n_new_agents=2, agents_per_round=3, rounds=3, eval_every=3, eval_steps=(0, 2)

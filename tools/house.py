@@ -32,6 +32,7 @@ PLAN = {
                                                       models
                                                 federation
                      objective                 data              partition
+                                              readers
     """,
     "foundations": """
                                               basics

@@ -45,6 +45,14 @@ class IndexTable:
         """Return the rows of one agent."""
         return self.index[self.starts[agent] :][: self.lengths[agent]]
 
+    def alone(self, agent: int, number: int, kept: torch.Tensor) -> "IndexTable":
+        """Return the list of one agent alone, its rows as places in `kept`, which is sorted.
+
+        What is drawn is a function of an agent's number: it has this number, and those before it hold nothing.
+        """
+        nobody = [np.empty(0, np.int64)] * number
+        return IndexTable.from_lists([*nobody, torch.searchsorted(kept, self.of(agent)).numpy(force=True)], kept.device)
+
     def rows(self, agents: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the rows at positions [agents, …] of the agents' lists, and which of them count.
 

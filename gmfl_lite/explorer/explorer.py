@@ -16,6 +16,7 @@ import ipywidgets as widgets
 from IPython import get_ipython
 
 from ..basics import checks
+from ..data import DATASETS
 from ..experiment import Experiment
 from ..plots.picture import Picture
 from ..result import Result
@@ -71,7 +72,7 @@ class Explorer:
 
     Raises
     ------
-    ValueError : base is not an Experiment, or weights_seed not an integer of at least 0.
+    ValueError : base is not an Experiment, its dataset has no classes, or weights_seed is not an integer of at least 0.
 
     Examples
     --------
@@ -86,6 +87,9 @@ class Explorer:
 
     def __init__(self, base: Experiment = Experiment(), *, weights_seed: int | None = None) -> None:  # noqa: B008
         first = _what_if("base", base, weights_seed)
+        if DATASETS[base.dataset].classes is None:
+            allowed = "one with classes: the panel draws accuracy. Use gmfl_lite.run and gmfl_lite.plots"
+            raise checks.refusal("dataset", base.dataset, allowed)
         offered = {name: knob for name, knob in KNOBS.items() if isinstance(base, knob.of)}
         stand = {name: first.value(name) for name in offered}
         self._knobs = {name: knob.with_value(stand[name]) for name, knob in offered.items()}

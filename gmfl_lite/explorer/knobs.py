@@ -138,7 +138,7 @@ def readable(value: Any) -> str:
 
 
 def _small_datasets() -> list[str]:
-    return [name for name, source in DATASETS.items() if source.small]
+    return [name for name, source in DATASETS.items() if source.small and source.classes is not None]
 
 
 for _knob in (

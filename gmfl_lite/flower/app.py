@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_map
 from ..basics import checks
 from ..basics.devices import PRECISIONS, choose_device
 from ..basics.setting_records import settings
-from ..data import Dataset, load_dataset, load_images
+from ..data import DATASETS, Dataset, load_dataset, load_images, outputs
 from ..engine import estimate_settings, modestly, prepare_process
 from ..evaluation import adaptation_curve
 from ..experiment import Experiment, build_federation
@@ -50,12 +50,14 @@ def check_classroom(config: Mapping[str, Any], experiment: Experiment) -> dict[s
 
     Raises
     ------
-    ValueError : a wrong value, or noise without a clip_norm in whose units it is.
+    ValueError : a wrong value, noise without a clip_norm in whose units it is, or a dataset without classes.
 
     >>> check_classroom({"noise": 0.03}, Experiment())
     Traceback (most recent call last):
     ValueError: noise = 0.03: must be 0 where clip_norm is 0: noise is in units of clip_norm, which bounds an update
     """
+    if DATASETS[experiment.dataset].classes is None:
+        raise checks.refusal("dataset", experiment.dataset, "one with classes: agents are scored by their accuracy")
     found = {name: config.get(name, value) for name, value in CLASSROOM.items()}
     everybody = experiment.n_agents + experiment.n_new_agents
     checks.number("round_seconds", found["round_seconds"], 0, above=True)
@@ -258,11 +260,9 @@ def evaluate(message: Message, context: Context) -> Message:
     me = torch.tensor([number], device=federation.x.device)
     data = tree_map(lambda tensor: tensor[0], (federation.fine_tune_sets(me), federation.test_sets(me)))
     part, lr = moving(params, experiment.personal), experiment.fine_tune_lr
-    scores = adaptation_curve(predict, params, data, steps=experiment.eval_steps, lr=lr, moving=part)
-    loss, accuracy = (values.tolist() for values in scores)
-    metrics = MetricRecord(
-        {"agent": number, "samples": int(federation.sizes[number]), "loss": loss, "accuracy": accuracy}
-    )
+    curve = adaptation_curve(predict, params, data, steps=experiment.eval_steps, lr=lr, moving=part)
+    scores = {name: values.tolist() for name, values in curve.items()}
+    metrics = MetricRecord({"agent": number, "samples": int(federation.sizes[number]), **scores})
     return Message(RecordDict({"metrics": metrics}), reply_to=message)
 
 
@@ -278,7 +278,7 @@ def serve(grid: Grid, context: Context) -> None:
     seconds = float(config["round_seconds"])
     dataset, problem = load_dataset(experiment.dataset), None
     _, start = _model(experiment, dataset)
-    strategy = MetaFedAvg(experiment, seconds, start, len(dataset.classes), config["save"])
+    strategy = MetaFedAvg(experiment, seconds, start, outputs(dataset), config["save"])
     everybody = experiment.n_agents + experiment.n_new_agents
     try:
         strategy.wait_for(config["agents_to_wait_for"] or everybody, grid)

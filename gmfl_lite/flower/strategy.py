@@ -1,5 +1,6 @@
 """What the server of a federation does with Flower: pick, ask, average, log who took part."""
 
+import math
 import time
 from collections.abc import Iterable
 from logging import getLogger
@@ -35,7 +36,7 @@ class MetaFedAvg(Strategy):
 
     def __init__(self, experiment: Experiment, seconds: float, start: Params, classes: int, save: str | Path) -> None:
         self.experiment, self.seconds, self.like, self.path = experiment, seconds, start, save
-        self.arrays, self.classes, self.limit = pack(start), classes, loss_limit(classes, 0.0)
+        self.arrays, self.classes, self.limit = pack(start), classes, loss_limit(math.log(classes), 0.0)
         self.memory: Memory = {}
         self.agents: dict[int, int] = {}
         self.met: dict[int, Message] = {}
@@ -62,7 +63,7 @@ class MetaFedAvg(Strategy):
             time.sleep(2)
         self.aggregate_evaluate(0, [self.met[node] for node in here.values()])
         at_start = self.scores.loc[self.scores["fine_tune_steps"] == 0, "loss"]
-        self.limit = loss_limit(self.classes, at_start.mean() if len(at_start) else 0.0)
+        self.limit = loss_limit(math.log(self.classes), at_start.mean() if len(at_start) else 0.0)
 
     def meet(self, nodes: list[int], grid: Grid) -> None:
         """Let newcomers score w, and learn from their answers which agents they are."""

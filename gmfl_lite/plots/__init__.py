@@ -1,10 +1,11 @@
-"""Figures of who holds what, how training goes, what fine-tuning gains, of landscapes and of tables.
+"""Figures of who holds what, how training goes, what fine-tuning gains, of landscapes, tables and functions.
 
 Everything is reachable from here, as `gl.plots.<name>`. Every function returns a Picture: a matplotlib Figure that no
 global state knows of, so that it can be made in any thread, with a text that says what is to be seen, for those who
 cannot see it.
 """
 
+from .fits import fit
 from .holdings import examples, images, label_counts, label_distances, rotations
 from .landscape import Landscape, landscapes
 from .picture import Picture
@@ -20,6 +21,7 @@ __all__ = [
     "curves",
     "examples",
     "exploration",
+    "fit",
     "images",
     "label_counts",
     "label_distances",

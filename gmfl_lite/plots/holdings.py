@@ -68,12 +68,18 @@ def examples(federation: Federation, agents: Sequence[int] | None = None) -> Pic
     federation : the agents and their images.
     agents : which agents to show; by default the first four.
 
+    Raises
+    ------
+    ValueError : the agents hold no images, or have no classes.
+
     Examples
     --------
     >>> import gmfl_lite as gl
     >>> figure = examples(gl.build_federation(gl.Experiment(permuted_classes=10)), agents=range(3))
     """
     agents = list(range(min(4, len(federation.sizes))) if agents is None else agents)
+    if federation.classes is None or federation.x.ndim != 4:
+        raise ValueError("federation: must hold images of classes, to draw one of each")
     shape = (len(agents), len(federation.classes))
     figure = Picture(figsize=(0.8 + 0.7 * shape[1], 0.5 + 0.72 * shape[0]), layout="constrained")
     grid = figure.subplots(*shape, squeeze=False)

@@ -1,4 +1,4 @@
-"""Figures of how training goes and what fine-tuning gains: accuracy against rounds and against steps."""
+"""Figures of how training goes and what fine-tuning gains: accuracy, or loss, against rounds and against steps."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,6 +19,8 @@ MOST_BANDS = 4
 
 def accuracy_against_rounds(results: Mapping[str, Result], *, fine_tune_steps: int | None = None) -> Picture:
     """Draw accuracy against communication rounds, trained-on and new agents side by side, one line per result.
+
+    Where numbers are predicted, which have no accuracy, it is the loss.
 
     Parameters
     ----------
@@ -47,13 +49,14 @@ def accuracy_against_rounds(results: Mapping[str, Result], *, fine_tune_steps: i
             raise checks.refusal("fine_tune_steps", steps, f"one that {label!r} evaluated: {sorted(evaluated[label])}")
         frames[label] = result.history[result.history["fine_tune_steps"] == steps]
     after = "ν fine-tuning steps" if fine_tune_steps is None else steps_in_words(fine_tune_steps)
-    return _accuracy_lines(frames, "round", "communication rounds", f"accuracy after {after} (%)")
+    return _from_zero(_score_lines(frames, "round", "communication rounds", f"{{}} after {after}"))
 
 
 def accuracy_against_steps(results: Mapping[str, Result]) -> Picture:
     """Draw the adaptation curve: accuracy against fine-tuning steps, trained-on and new agents side by side.
 
     Lines are means over agents; a band around each holds the middle 80 % of them, where at most four results are drawn.
+    Where numbers are predicted, which have no accuracy, it is the loss.
 
     Parameters
     ----------
@@ -75,12 +78,12 @@ def accuracy_against_steps(results: Mapping[str, Result]) -> Picture:
     }
     bands = len(results) <= MOST_BANDS
     title = "line: mean over agents\nband: middle 80 % of them" if bands else None
-    figure = _accuracy_lines(frames, "fine_tune_steps", "fine-tuning steps on own data", "accuracy (%)", title)
+    figure = _score_lines(frames, "fine_tune_steps", "fine-tuning steps on own data", "{}", title)
     for axes in figure.axes:
         axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
     if bands:
         _draw_bands(figure, results)
-    return figure
+    return _from_zero(figure)
 
 
 def exploration(
@@ -165,9 +168,8 @@ def exploration(
         return figure
     _draw_strip(strip, federation, holder)
     of_run = "" if holder is None else f" with {holder}"
-    figure.alt += (
-        f" Below, who holds what{of_run}: {len(federation.sizes)} agents by {len(federation.classes)} classes."
-    )
+    agents, classes = federation.label_counts.shape
+    figure.alt += f" Below, who holds what{of_run}: {agents} agents by {classes} classes."
     return figure
 
 
@@ -177,23 +179,29 @@ def _checked(results: Mapping[str, Result]) -> Mapping[str, Result]:
     for label, result in results.items():
         if not isinstance(result, Result) or result.history.empty:
             raise checks.refusal(f"results[{label!r}]", result, "a Result with at least one evaluation")
+    if len({"accuracy" in result.history for result in results.values()}) > 1:
+        raise ValueError("results: must all be of classes or all of numbers to predict: one axis cannot show both")
     return results
 
 
-def _accuracy_lines(
+def _score_lines(
     frames: Mapping[str, pd.DataFrame], x: str, xlabel: str, ylabel: str, legend_title: str | None = None
 ) -> Picture:
+    """Draw accuracy in percent, or the loss where there is none; `ylabel` has a place for its name."""
     data = pd.concat([frame.assign(method=label) for label, frame in frames.items()], ignore_index=True)
-    data["accuracy"] *= 100
+    score, unit = ("accuracy", " %") if "accuracy" in data else ("loss", "")
+    ylabel = ylabel.format(score) + " (%)" * (score == "accuracy")
+    data[score] *= _scale(score)
     groups = [group for group in GROUPS if (data["group"] == group).any()]
     with sns.axes_style("white", AXES):
         figure = Picture(figsize=(1.6 + 4.2 * len(groups), 3.6), layout="constrained")
         for axes, group in zip(figure.subplots(1, len(groups), sharey=True, squeeze=False)[0], groups, strict=True):
-            _draw_lines(axes, data[data["group"] == group], x, legend=group == groups[-1])
+            _draw_lines(axes, data[data["group"] == group], x, score, legend=group == groups[-1])
             axes.set(title=GROUPS[group], xlabel=xlabel, ylabel=ylabel)
     sns.move_legend(figure.axes[-1], "center left", bbox_to_anchor=(1.02, 0.5), title=legend_title)
     last = data[data["group"] == groups[-1]].groupby("method", sort=False).last()
-    ends = ", ".join(f"{label} {row.accuracy:.0f} % at {row[x]:g}" for label, row in last.iterrows())
+    shown = "{:.0f}" if unit else "{:.2g}"
+    ends = ", ".join(f"{label} {shown.format(row[score])}{unit} at {row[x]:g}" for label, row in last.iterrows())
     figure.alt = f"Lines of {ylabel} against {xlabel}; {GROUPS[groups[-1]]}: {ends}."
     return figure
 
@@ -203,18 +211,30 @@ def _draw_bands(figure: Picture, results: Mapping[str, Result]) -> None:
     for axes in figure.axes:
         for label, result in results.items():
             group = result.agents[result.agents["group"].map(GROUPS) == axes.get_title()]
-            accuracy = group.groupby("fine_tune_steps")["accuracy"]
-            low, high = (100 * accuracy.quantile(share) for share in (0.1, 0.9))
+            score = "accuracy" if "accuracy" in group else "loss"
+            scores = group.groupby("fine_tune_steps")[score]
+            low, high = (_scale(score) * scores.quantile(share) for share in (0.1, 0.9))
             axes.fill_between(low.index, low, high, color=colours[label], alpha=0.15, linewidth=0, zorder=0.5)
     figure.alt += " Bands hold the middle 80 % of the agents."
 
 
-def _draw_lines(axes: Axes, data: pd.DataFrame, x: str, *, legend: bool) -> None:
+def _from_zero(figure: Picture) -> Picture:
+    for axes in figure.axes:
+        if axes.get_ylabel().startswith("loss"):
+            axes.set_ylim(bottom=0)
+    return figure
+
+
+def _scale(score: str) -> float:
+    return 100.0 if score == "accuracy" else 1.0
+
+
+def _draw_lines(axes: Axes, data: pd.DataFrame, x: str, score: str, *, legend: bool) -> None:
     sns.lineplot(
         data,
         ax=axes,
         x=x,
-        y="accuracy",
+        y=score,
         hue="method",
         style="method",
         markers=True,

@@ -8,6 +8,7 @@ import torch
 from torch.func import vmap
 from torch.utils._pytree import tree_map
 
+from ..data import loss_of_guessing
 from ..engine import Stopped, Watch, agents_at_once, chunks
 from ..experiment import Experiment
 from ..federation import Batch, Federation
@@ -75,7 +76,7 @@ def _better_and_better(
     for (first, batches), (points, _) in zip(at_start, last, strict=True):
         losses = torch.cat([losses, torch.stack([vmap(loss_fn)(w, batches).cpu() for w in (first, points)])], dim=1)
         loss_at_start, before = losses.mean(1).tolist()
-        sane = before <= 2 * loss_limit(len(federation.classes), loss_at_start) / EXPLOSION
+        sane = before <= 2 * loss_limit(loss_of_guessing(federation), loss_at_start) / EXPLOSION
         steepest = max(steepest, _curvature(experiment, loss_fn, first, batches, nu=0))
         crude = 4 * steepest if nu else steepest  # L_F ≤ 4L + …, by C1
         unstable = experiment.fine_tune_lr * steepest > 2 and experiment.fine_tune_lr > experiment.meta_lr

@@ -251,8 +251,8 @@ def rounds_to_reach(
     scale = _gap(initial_gap) * checks.numbers("meta_smoothness", meta_smoothness, 0, above=True)
     gamma_F = checks.numbers("meta_heterogeneity", meta_heterogeneity, 0)
     with np.errstate(all="ignore"):
-        square = epsilon * epsilon  # products, as NumPy's powers of a number and of an array differ by rounding
-        return _whole(epsilon, np.maximum(9.2 * scale / square, 5.3 * scale * gamma_F / (square * epsilon)))
+        # Not ε²: NumPy's powers of a number and of an array may differ in the last digit.
+        return _whole(epsilon, np.maximum(9.2 * scale, 5.3 * scale * gamma_F / epsilon) / (epsilon * epsilon))
 
 
 @dataclass(frozen=True)
@@ -293,10 +293,8 @@ def prescription(
     epsilon, tau = checks.number("epsilon", epsilon, 0, above=True), checks.integer("local_steps", local_steps, 1)
     gamma_F = checks.number("meta_heterogeneity", meta_heterogeneity, 0)
     b, s = checks.number("meta_bias", meta_bias, 0), checks.number("meta_std", meta_std, 0)
-    L_F, phi = (
-        checks.numbers("meta_smoothness", meta_smoothness, 0, above=True),
-        float(sampling_factor(n_agents, agents_per_round)),
-    )
+    L_F = checks.numbers("meta_smoothness", meta_smoothness, 0, above=True)
+    phi = float(sampling_factor(n_agents, agents_per_round))
     several = float(tau > 1)
     if phi == 0 and b == 0 and s == 0:
         factor = 4.6

@@ -13,7 +13,7 @@ from torch.func import grad, vmap
 from ..basics import checks
 from ..engine import in_order, modestly
 from ..federation import Batch, Federation
-from ..models import as_functions, cross_entropy
+from ..models import as_functions, loss_of
 from ..objective import LossFn, Params, exact_product
 from .spectrum import spectral_norms
 
@@ -93,7 +93,7 @@ def model_heterogeneity(
     elif {name: tensor.shape for name, tensor in params.items()} != {name: t.shape for name, t in own.items()}:
         raise ValueError("params: must have the names and shapes of the model's parameters")
     params = {name: tensor.to(federation.x.device, federation.dtype) for name, tensor in params.items()}
-    loss_fn = cross_entropy(predict)
+    loss_fn = loss_of(predict)
     agents = federation.groups["trained"]
     sets = sets_of(federation, agents)
     gradients = gradients_at(loss_fn, params, sets)

@@ -11,7 +11,7 @@ from ..basics import checks
 from ..engine import agents_at_once, modestly, parts
 from ..federation import Federation
 from ..meta_gradients import meta_gradient
-from ..models import as_functions, cross_entropy
+from ..models import as_functions, loss_of
 from ..objective import LossFn, Params, exact_product, fine_tune, meta_loss, norm
 from . import bounds, constants
 from .heterogeneity import gradients_at, hessian_differences, root_mean_square_spread, sets_of
@@ -237,7 +237,7 @@ def _loss_and_params(
     device = federation.x.device
     if isinstance(model_or_loss, nn.Module):
         predict, own = as_functions(model_or_loss, device, federation.dtype)
-        loss_fn = cross_entropy(predict)
+        loss_fn = loss_of(predict)
         params = own if params is None else {name: t.to(federation.dtype) for name, t in params.items()}
         if {name: t.shape for name, t in params.items()} != {name: t.shape for name, t in own.items()}:
             raise ValueError("params: must have the names and shapes of the model's parameters")

@@ -11,12 +11,12 @@ from typing import Any
 import pandas as pd
 from tqdm.auto import tqdm
 
-from .basics import __version__, checks
-from .basics.setting_records import settings
-from .engine import prepare_process
-from .experiment import Experiment, ExperimentError
-from .result import HISTORY_COLUMNS, Result, load_result
-from .runner import progress_hidden, run
+from ..basics import __version__, checks
+from ..basics.setting_records import settings
+from ..engine import prepare_process
+from ..experiment import Experiment, ExperimentError
+from ..result import HISTORY_COLUMNS, Result, load_result
+from ..runner import progress_hidden, run
 
 
 def sweep(
@@ -100,10 +100,13 @@ def run_point(point: Point, cache: str | Path | None = None, history: bool = Fal
         return pd.DataFrame([{"status": result.status, "message": result.message, "round": result.round}])
     if not history:
         rows = rows[rows["round"] == rows["round"].max()]
-    return rows.assign(status=result.status, message=result.message)[_ORDER].reset_index(drop=True)
+    return rows.assign(status=result.status, message=result.message)[
+        [name for name in _ORDER if name in rows or name in _HOW_IT_ENDED]
+    ].reset_index(drop=True)
 
 
-_ORDER = ["status", "message", *HISTORY_COLUMNS]
+_HOW_IT_ENDED = ("status", "message")
+_ORDER = [*_HOW_IT_ENDED, *HISTORY_COLUMNS]
 
 
 def _answers(
