@@ -121,5 +121,5 @@ def summarise(agents: pd.DataFrame) -> pd.DataFrame:
     grouped = agents.groupby(["group", "fine_tune_steps"], sort=False)
     table = grouped.agg({name: "mean" for name in ("loss", "accuracy") if name in agents})
     if "accuracy" in agents:
-        table["worst_decile_accuracy"] = grouped["accuracy"].quantile(0.1)
+        table["worst_decile_accuracy"] = grouped["accuracy"].agg(lambda values: values.quantile(0.1))
     return table.reset_index()
