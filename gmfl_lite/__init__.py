@@ -23,6 +23,7 @@ from .engine import Engine, Loop, Vectorized, build_engine
 from .experiment import Experiment, ExperimentError, build_federation
 from .federation import Federation
 from .meta_gradients import meta_gradient
+from .methods import methods
 from .models import build_model
 from .objective import fine_tune, meta_loss
 from .partition import IID, Dirichlet, PerFedAvgSplit, Shards, partition
@@ -65,6 +66,6 @@ __all__ = [
     "IID", "Dataset", "Dirichlet", "Engine", "Experiment", "ExperimentError", "Explorer", "Federation", "Loop",
     "PerFedAvgSplit", "Result", "Shards", "Vectorized", "aggregate", "build_engine", "build_federation",
     "build_model", "by_hand", "exercises", "fine_tune", "label_heterogeneity", "load_dataset", "load_result",
-    "local_update", "meta_gradient", "meta_loss", "model_heterogeneity", "partition", "plots", "run",
+    "local_update", "meta_gradient", "meta_loss", "methods", "model_heterogeneity", "partition", "plots", "run",
     "server_step", "sweep", "theory", "train",
 ]  # fmt: skip

@@ -121,5 +121,9 @@ def summarise(agents: pd.DataFrame) -> pd.DataFrame:
     grouped = agents.groupby(["group", "fine_tune_steps"], sort=False)
     table = grouped.agg({name: "mean" for name in ("loss", "accuracy") if name in agents})
     if "accuracy" in agents:
-        table["worst_decile_accuracy"] = grouped["accuracy"].agg(lambda values: values.quantile(0.1))
+        table["worst_decile_accuracy"] = grouped["accuracy"].agg(_lowest_decile)
     return table.reset_index()
+
+
+def _lowest_decile(values: "pd.Series[float]") -> float:
+    return float(values.quantile(0.1))

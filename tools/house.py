@@ -24,7 +24,7 @@ PLAN = {
     """,
     "the method": """
                                            evaluation
-                       trainer
+                       trainer                        methods
                         engine                            experiment
                 meta_gradients          server
     """,
