@@ -31,6 +31,7 @@ from .cost import meta_gradient_cost
 from .measured_constants import Advice, Constants, advice, estimate_constants
 from .observed_runs import Observation, beside_bound, observe
 from .quadratics import Quadratics
+from .separation import separating_agents
 
 __all__ = [
     "Advice",
@@ -58,6 +59,7 @@ __all__ = [
     "prescription",
     "rounds_to_reach",
     "sampling_factor",
+    "separating_agents",
     "spectral_smoothness",
     "truncated_smoothness",
     "truncation_bias",

@@ -215,6 +215,39 @@ class Quadratics:
         average = (c + np.einsum("nij,...nj->...ni", steps, w[..., None, :] - c)).mean(axis=-2)
         return _stepped(w, average, server, server_lr)
 
+    def fixed_point(
+        self,
+        nu: int,
+        fine_tune_lr: float,
+        meta_lr: float,
+        local_steps: int,
+        *,
+        method: str = "exact",
+        backprop_steps: int | None = None,
+    ) -> np.ndarray:
+        """Return where rounds of all agents come to rest: (Σ_i P_i)⁻¹ Σ_i P_i c_i [d], P_i = I − (I − βQ_i)^τ.
+
+        Whatever part of the way to the average the server goes. With ν = 0 it is FedAvg's, with τ = 1 `minimiser`.
+
+        Raises
+        ------
+        ValueError : a step of some agent goes too far, or there is no such point, or not one alone.
+
+        >>> Quadratics([[[1.0]], [[0.1]]], [[1.0], [-1.0]]).fixed_point(0, 0.5, 0.5, 10).round(3)
+        array([0.427])
+        """
+        meta_lr = checks.number("meta_lr", meta_lr, 0, above=True)
+        local_steps = checks.integer("local_steps", local_steps, 1)
+        Q = self._meta_hessians(nu, fine_tune_lr, method, backprop_steps)
+        low, high = (each(np.linalg.eigvalsh(Q)) for each in (np.min, np.max))
+        if low < 0 or meta_lr * high >= 2:
+            must = f"below {2 / high:.3g}" if low >= 0 else "used with curvatures of at least 0"
+            raise checks.refusal("meta_lr", meta_lr, f"{must}: else local steps go ever further")
+        P = np.eye(self.c.shape[1]) - np.linalg.matrix_power(np.eye(self.c.shape[1]) - meta_lr * Q, local_steps)
+        if np.linalg.eigvalsh(P.sum(0)).min() <= 1e-14 * np.abs(P).max():
+            raise ValueError(f"nu = {nu}: along some direction no agent moves, and no point there is the only one")
+        return np.linalg.solve(P.sum(0), np.einsum("nij,nj->i", P, self.c))
+
     def train(
         self,
         w: ArrayLike,
