@@ -51,6 +51,7 @@ binder: .venv/ready-to-test  ## build the image that mybinder.org would; needs D
 bench: .venv/ready-to-bench  ## measure, and write benchmarks/RESULTS.md; on a quiet machine, half an hour
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/meta_gradient.py
+	$(BIN)/python benchmarks/methods.py
 	$(BIN)/python benchmarks/import_time.py
 	$(BIN)/python benchmarks/neighbours.py
 

@@ -52,7 +52,7 @@ def one_step(
     def one(w: Params, start: Params, own: Params, support: Any, query: Any) -> tuple[Params, torch.Tensor]:
         gradient, loss = meta_gradient(loss_fn, w, support, query, **estimate)
         if proximal:
-            gradient = {name: gradient[name] + proximal * (tensor - start[name]) for name, tensor in w.items()}
+            gradient = {name: torch.add(gradient[name], w[name] - start[name], alpha=proximal) for name in w}
         return follow(w, gradient, start, own), loss
 
     return one

@@ -29,6 +29,7 @@ from .notebook_08_exercises import (
 from .notebook_09_evidence import price_of_sending
 from .notebook_10_real_federation import crowd
 from .notebook_11_many_machines import resumed_sweep
+from .notebook_12_few_shots import first_step_of_adam, two_gradients, two_halves
 
 __all__ = [
     "CONTEST",
@@ -42,6 +43,7 @@ __all__ = [
     "every",
     "fair_comparison",
     "first_order_length",
+    "first_step_of_adam",
     "jacobian_product",
     "largest_nu",
     "look_ahead",
@@ -55,6 +57,8 @@ __all__ = [
     "traffic",
     "truncated_gradient",
     "two_averages",
+    "two_gradients",
+    "two_halves",
     "undo_truncation",
     "where_fedavg_ends",
     "which_floor",

@@ -79,7 +79,15 @@ def server(formula):
     return lambda params, updates, lr: {k: formula(params[k], updates[k].mean(0), lr) for k in params}
 
 
-ANSWERED = ("which_nu", "which_floor", "traffic", "cost_of_a_step", "resumed_sweep")
+ANSWERED = (
+    "two_gradients",
+    "first_step_of_adam",
+    "which_nu",
+    "which_floor",
+    "traffic",
+    "cost_of_a_step",
+    "resumed_sweep",
+)
 right = {name: getattr(gl.exercises, name).answer() for name in ANSWERED}
 base = gl.Experiment()
 MISTAKES = [
@@ -175,6 +183,22 @@ MISTAKES = [
     ("resumed_sweep", right["resumed_sweep"] | {"computed": 10}, "*every* seed"),
     ("resumed_sweep", right["resumed_sweep"] | {"seconds": 24}, "the busiest one"),
     ("resumed_sweep", right["resumed_sweep"] | {"seconds": 120}, "one worker"),
+    ("two_gradients", right["two_gradients"] | {"same sample": -1}, "at w = 0 itself"),
+    ("two_gradients", right["two_gradients"] | {"same sample": -0.25}, "How much does that point move"),
+    ("two_gradients", right["two_gradients"] | {"same sample": 0.0625}, "sign"),
+    ("two_gradients", right["two_gradients"] | {"another sample": -2.25}, "How much does that point move"),
+    ("two_gradients", right["two_gradients"] | {"another sample": -0.0625}, "another one is the query"),
+    ("two_gradients", right["two_gradients"] | {"another sample": -0.1875}, "towards the support's"),
+    ("two_halves", lambda labels: (np.arange(1), np.arange(1, len(labels))), "one more"),
+    ("two_halves", lambda labels: np.split(np.arange(len(labels)), [(len(labels) + 1) // 2]), "Cut the classes"),
+    ("two_halves", lambda labels: (np.arange(len(labels)), np.arange(len(labels))), "in both halves"),
+    ("two_halves", lambda labels: (np.arange(0, len(labels) - 1, 2), np.arange(1, len(labels) - 1, 2)), "belongs to"),
+    ("two_halves", lambda labels: np.argsort(labels), "Return a pair"),
+    ("two_halves", lambda labels: (labels[0::2], labels[1::2]), "in both halves"),
+    ("first_step_of_adam", right["first_step_of_adam"] | {"0.2 away": 0.002}, "a server that averages"),
+    ("first_step_of_adam", {"0.2 away": 0.01, "0.004 away": 0.01}, "what ε does"),
+    ("first_step_of_adam", right["first_step_of_adam"] | {"0.004 away": 0.01 * 0.0004 / 0.0014}, "begin at zero"),
+    ("first_step_of_adam", right["first_step_of_adam"] | {"0.2 away": 0.2}, "all the way"),
     ("cost_of_a_step", right["cost_of_a_step"] | {"exact": (5, 5)}, "one short"),
     ("cost_of_a_step", right["cost_of_a_step"] | {"exact": (6, 6)}, "none for the loss at the end"),
     ("cost_of_a_step", right["cost_of_a_step"] | {"Hessian-free": (11, 0)}, "two sides"),

@@ -54,6 +54,9 @@ PARAMETERS = {
         {"largest_nu": 2, "seeds": 1, "rounds": 2},
         {"largest_nu": 10, "seeds": 1, "rounds": 1, "fine_tune_lr": 0.01, "workers": 1},
     ],
+    "12-few-shots": [
+        {"shots": 3, "nu": 1, "rounds": 3, "n_agents": 20, "n_new_agents": 1, "digit_rounds": 2, "seeds": 1, "seed": 3},
+    ],
     "05-when-nu-helps-and-when-it-hurts": [
         {"nu": 5, "largest_nu": 2, "rounds": 1, "n_agents": 3, "fine_tune_lr": 0.1, "real_lr": 1.0, "seed": 1},
         {"nu": 0, "largest_nu": 1, "rounds": 2, "n_agents": 4, "fine_tune_lr": 0.9, "real_lr": 0.01},
