@@ -32,6 +32,7 @@ from .server import aggregate, server_step
 from .sweep import sweep
 from .theory.heterogeneity import label_heterogeneity, model_heterogeneity
 from .trainer import local_update, train
+from .tune import Tuned, tune
 
 _LATE = {"plots": ".plots", "exercises": ".exercises", "Explorer": ".explorer"}
 
@@ -63,8 +64,8 @@ def __dir__() -> list[str]:
 
 __all__ = [
     "IID", "Dataset", "Dirichlet", "Engine", "Experiment", "ExperimentError", "Explorer", "Federation", "Loop",
-    "PerFedAvgSplit", "Result", "Shards", "Vectorized", "aggregate", "build_engine", "build_federation",
+    "PerFedAvgSplit", "Result", "Shards", "Tuned", "Vectorized", "aggregate", "build_engine", "build_federation",
     "build_model", "by_hand", "exercises", "fine_tune", "label_heterogeneity", "load_dataset", "load_result",
     "local_update", "meta_gradient", "meta_loss", "model_heterogeneity", "partition", "plots", "run",
-    "server_step", "sweep", "theory", "train",
+    "server_step", "sweep", "theory", "train", "tune",
 ]  # fmt: skip
