@@ -30,7 +30,7 @@ from .partition import IID, Dirichlet, PerFedAvgSplit, Shards, partition
 from .result import Result, load_result
 from .runner import run
 from .server import aggregate, server_step
-from .sweep import sweep
+from .sweep import Tuned, sweep, tune
 from .theory.heterogeneity import label_heterogeneity, model_heterogeneity
 from .trainer import local_update, train
 
@@ -64,8 +64,8 @@ def __dir__() -> list[str]:
 
 __all__ = [
     "IID", "Dataset", "Dirichlet", "Engine", "Experiment", "ExperimentError", "Explorer", "Federation", "Loop",
-    "PerFedAvgSplit", "Result", "Shards", "Vectorized", "aggregate", "build_engine", "build_federation",
+    "PerFedAvgSplit", "Result", "Shards", "Tuned", "Vectorized", "aggregate", "build_engine", "build_federation",
     "build_model", "by_hand", "exercises", "fine_tune", "label_heterogeneity", "load_dataset", "load_result",
     "local_update", "meta_gradient", "meta_loss", "methods", "model_heterogeneity", "partition", "plots", "run",
-    "server_step", "sweep", "theory", "train",
+    "server_step", "sweep", "theory", "train", "tune",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Figures of who holds what, how training goes, what fine-tuning gains, of landscapes, tables and functions.
+"""Figures of who holds what, how training goes, what fine-tuning gains, of landscapes, tables, functions and searches.
 
 Everything is reachable from here, as `gl.plots.<name>`. Every function returns a Picture: a matplotlib Figure that no
 global state knows of, so that it can be made in any thread, with a text that says what is to be seen, for those who
@@ -11,6 +11,7 @@ from .landscape import Landscape, landscapes
 from .picture import Picture
 from .tables import bound_terms, curves, mismatch, sweep
 from .training import accuracy_against_rounds, accuracy_against_steps, exploration
+from .tuning import tried
 
 __all__ = [
     "Landscape",
@@ -29,4 +30,5 @@ __all__ = [
     "mismatch",
     "rotations",
     "sweep",
+    "tried",
 ]
