@@ -119,6 +119,38 @@ def test_engines_train_as_by_hand_does(personal, gradient):
     assert max((page[name] - whole[name]).abs().max() for name in page) > 1e-3
 
 
+def test_three_rounds_are_those_of_a_loop_in_plain_autograd():
+    """The network, its loss and both derivatives written out in tensor operations, on the batches that are drawn."""
+    experiment = BASE.replace(agents_per_round=6)
+    federation = gl.build_federation(experiment)
+    w = [tensor.detach() for tensor in gl.build_model("mlp", federation, seed=experiment.seed).state_dict().values()]
+
+    def loss(w, batch):
+        x, y, weight = batch
+        one = torch.nn.functional.elu(x.flatten(1) @ w[0].T + w[1])
+        scores = torch.nn.functional.elu(one @ w[2].T + w[3]) @ w[4].T + w[5]
+        return (weight * (scores.exp().sum(1).log() - scores[torch.arange(len(y)), y])).sum()
+
+    for round in range(3):
+        sent = []
+        for agent in range(6):
+            mine = w
+            for support, query in gl.trainer.batches_of(agent, experiment, federation, round):
+                leaves = [tensor.clone().requires_grad_() for tensor in mine]
+                body, head = leaves[:4], leaves[4:]
+                for batch in support:
+                    change = torch.autograd.grad(loss([*body, *head], batch), head, create_graph=True)
+                    head = [tensor - 0.3 * step for tensor, step in zip(head, change, strict=True)]
+                gradient = torch.autograd.grad(loss([*body, *head], query), leaves)
+                mine = [tensor - 0.2 * step for tensor, step in zip(mine, gradient, strict=True)]
+            sent.append(mine)
+        w = [torch.stack(parts).mean(0) for parts in zip(*sent, strict=True)]
+    for execution in ("vectorized", "loop"):
+        found = gl.run(experiment.replace(execution=execution), progress=False).params
+        for tensor, expected in zip(found.values(), w, strict=True):
+            torch.testing.assert_close(tensor, expected, rtol=0, atol=1e-10)
+
+
 def test_agents_are_scored_after_moving_their_head_alone():
     result = gl.run(BASE, progress=False)
     federation = gl.build_federation(BASE)

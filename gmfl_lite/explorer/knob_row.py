@@ -9,6 +9,8 @@ from .knobs import Knob, readable
 from .state import State
 from .widget_parts import close
 
+ALL = readable(None)
+
 
 class KnobRow:
     """A knob's control, and the button that sweeps it.
@@ -30,17 +32,17 @@ class KnobRow:
     ) -> None:
         self._knob, self._tell_swept = knob, swept
         self._common = {
-            "options": [(readable(choice), choice) for choice in knob.values],
+            "options": [(readable(choice), _shown(choice)) for choice in knob.values],
             "description": knob.name if knob.symbol == knob.name else f"{knob.name} ({knob.symbol})",
             "tooltip": knob.setting.about,
             "style": {"description_width": "120px"},
             "layout": widgets.Layout(flex="1 1 auto", width="auto", min_width="0"),
         }
         if knob.ordered:
-            self._one = widgets.SelectionSlider(**self._common, value=value, continuous_update=False)
+            self._one = widgets.SelectionSlider(**self._common, value=_shown(value), continuous_update=False)
         else:
-            self._one = widgets.Dropdown(**self._common, value=value)
-        self._one.observe(lambda change: moved(knob.name, change["new"]), "value")
+            self._one = widgets.Dropdown(**self._common, value=_shown(value))
+        self._one.observe(lambda change: moved(knob.name, _meant(change["new"])), "value")
         self._many: widgets.Widget | None = None
         self._button = widgets.ToggleButton(
             description="sweep",
@@ -64,7 +66,7 @@ class KnobRow:
     def show(self, state: State) -> None:
         """Put the controls where the state says; grey out what changes nothing."""
         knob, swept = self._knob, state.swept
-        self._one.value = state.knobs[knob.name]
+        self._one.value = _shown(state.knobs[knob.name])
         mine = swept is not None and swept[0] == knob.name
         if mine and self._many is None:
             self._many = self._range_control()
@@ -87,3 +89,12 @@ class KnobRow:
             made = widgets.SelectMultiple(**self._common, value=values, rows=len(values))
         made.observe(lambda _: self._tell_swept(self._knob.name, self.range), "value")
         return made
+
+
+def _shown(value: Any) -> Any:
+    """Return what a control holds for a value: none of ipywidgets' sliders takes None."""
+    return ALL if value is None else value
+
+
+def _meant(shown: Any) -> Any:
+    return None if isinstance(shown, str) and shown == ALL else shown

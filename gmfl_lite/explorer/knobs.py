@@ -9,8 +9,11 @@ from ..basics import checks
 from ..basics.setting_records import Setting, integer, settings
 from ..data import DATASETS
 from ..experiment import PARTITIONS, Experiment
+from ..federation import QUERIES
 from ..meta_gradients import METHODS
-from ..models import MODELS
+from ..methods import methods
+from ..models import MODELS, PERSONAL
+from ..server import SERVER_STEPS
 
 STEP_SIZES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 SEEDS = tuple(range(10))
@@ -31,7 +34,8 @@ class Knob:
     Parameters
     ----------
     name : of the setting.
-    choices : the values, or a registry of them, or a function that returns them: looked up when a panel is built.
+    choices : the values, or a registry of them, or a function that returns them: looked up when a panel is built. None
+        is a value where it means all there is.
     start : where the knob stands if nobody has set it.
     group : the title that it is folded under; none: it is always seen.
     of : the class of experiments that have this setting; other panels leave the knob out.
@@ -90,7 +94,13 @@ class Knob:
     def with_value(self, value: Any) -> "Knob":
         """Return this knob with its choices as they are now, and one more if it has not got this value."""
         more = () if value is None or value in self.values else (value,)
-        return dataclasses.replace(self, choices=tuple(sorted((*self.values, *more))) if more else self.values)
+        return dataclasses.replace(
+            self, choices=tuple(sorted((*self.values, *more), key=_in_order)) if more else self.values
+        )
+
+
+def _in_order(value: Any) -> tuple[bool, Any]:
+    return value is not None, value
 
 
 KNOBS: dict[str, Knob] = {}
@@ -134,7 +144,7 @@ def add_preset(name: str, **values: Any) -> None:
 
 
 def readable(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return "all" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _small_datasets() -> list[str]:
@@ -152,12 +162,19 @@ for _knob in (
     Knob("classes_per_agent", (1, 2, 3, 5, 10), group="Who holds what"),
     Knob("per_fedavg_a", (2, 4, 8, 16, 32, 64, 128), start=8, group="Who holds what"),
     Knob("max_rotation", (0.0, 15.0, 30.0, 60.0, 90.0, 180.0), group="Who holds what"),
+    Knob("shots", (None, 1, 2, 5, 10, 20), group="Few shots"),
+    Knob("query", QUERIES, group="Few shots"),
+    Knob("label_noise", (0.0, 0.1, 0.2, 0.3, 0.5), group="Few shots"),
     Knob("model", MODELS, group="Training"),
     Knob("gradient", METHODS, group="Training"),
     Knob("backprop_steps", (0, 1, 2, 3, 5), start=1, group="Training"),
     Knob("rounds", (10, 20, 50, 100, 200, 500), group="Training"),
     Knob("local_steps", (1, 2, 5, 10, 20), group="Training"),
     Knob("agents_per_round", (1, 2, 5, 10, 20, 50), group="Training"),
+    Knob("proximal", (0.0, 0.01, 0.1, 1.0), group="Training"),
+    Knob("personal", PERSONAL, group="Training"),
+    Knob("server", SERVER_STEPS, group="Server"),
+    Knob("server_lr", (0.003, 0.01, 0.03, 0.1, 0.3, 1.0), group="Server"),
     Knob("seed", SEEDS, group="Seeds"),
     Knob("weights_seed", SEEDS, group="Seeds"),
 ):
@@ -166,7 +183,10 @@ for _knob in (
 add_preset("IID", partition="iid", permuted_classes=0, max_rotation=0.0)
 add_preset("one class per agent", partition="shards", classes_per_agent=1, permuted_classes=0, max_rotation=0.0)
 add_preset("permuted labels", partition="iid", permuted_classes=10, max_rotation=0.0)
-add_preset("ν = 0", nu=0)
-add_preset("ν = 1", nu=1)
+add_preset("one shot", partition="iid", permuted_classes=10, max_rotation=0.0, shots=1, query="disjoint")
+for _name in ("FedAvg", "FedProx", "FedAdam", "Reptile", "Per-FedAvg", "ANIL"):
+    _more = {"model": "mlp"} if _name == "ANIL" else {}  # softmax regression has no layer before its head
+    _known = {name: value for name, value in methods[_name].items() if name in KNOBS and value is not None}
+    add_preset(_name, **_known, **_more)
 add_preset("ν = 5", nu=5)
 add_preset("a step size that diverges", model="mlp", meta_lr=10.0)

@@ -46,15 +46,8 @@ def run(experiment, weights_seed):
 NOTEBOOK = "07-explorer.ipynb"
 WITHOUT_PARAMETER = (
     "size_spread",
-    "shots",
-    "query",
-    "label_noise",
     "test_fraction",
     "weighting",
-    "server",
-    "server_lr",
-    "proximal",
-    "personal",
     "execution",
 )
 """The settings that the playground notebook has no parameter for."""

@@ -186,7 +186,7 @@ def test_stop_stops(page, panel, record_property):
 
 def test_a_pin_stays(page, panel):
     button(panel, "Pin this curve").click()
-    button(panel, "ν = 1").click()
+    button(panel, "Per-FedAvg").click()
     until_drawn(panel, "ν = 3 .* after round 100; ν = 1 .* after round 100; FedAvg")
     button(panel, "Table of runs").click()
     rows = panel.locator("table tbody tr")
@@ -314,7 +314,7 @@ def test_what_is_read_out_stays_where_it_is(page, panel):
     """A screen reader hears changes of a part of the page, not parts that are put in the place of others."""
     page.evaluate("window.heard = document.querySelector('.gmfl-explorer [role=status]')")
     button(panel, "Take it away").click()
-    button(panel, "ν = 1").click()
+    button(panel, "Per-FedAvg").click()
     until_drawn(panel, "ν = 1 .* after round 100; FedAvg")
     assert page.evaluate("window.heard === document.querySelector('.gmfl-explorer [role=status]')")
     page.wait_for_function("!document.querySelector('.gmfl-explorer progress')")
@@ -355,7 +355,7 @@ def test_two_panels_in_one_notebook(page, panel):
     assert knob(second, "nu (ν)").get_attribute("aria-valuetext") == "5"
     assert knob(first, "nu (ν)").get_attribute("aria-valuetext") == "3"
     playwright.expect(first.get_by_role("status")).to_contain_text("Press Run, or move a knob.")
-    button(first, "ν = 1").click()
+    button(first, "Per-FedAvg").click()
     until_drawn(first, r"ν = 1 \d+ % after round 100; FedAvg")
     assert "ν = 5" in alt(second)
     picture_of(page, "two-panels")

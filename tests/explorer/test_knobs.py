@@ -92,6 +92,38 @@ def test_reset_puts_every_knob_back(panel, callback):
     explorer.sweep("nu")
     callback(press, explorer, "Reset")
     assert explorer.state.knobs == initial
-    assert {name: control(explorer, name).value for name in KNOBS} == initial
+    shown = {name: control(explorer, name).value for name in KNOBS}
+    assert shown == {name: "all" if value is None else value for name, value in initial.items()}
     assert explorer.state.swept is None
     assert explorer.wait(60).experiment == QUICK.replace(eval_every=1)
+
+
+def test_all_shots_can_be_chosen_and_swept_beside_some(panel, callback):
+    explorer = panel()
+    assert control(explorer, "shots").value == "all"
+    callback(setattr, control(explorer, "shots"), "value", 2)
+    assert explorer.wait(60).experiment.shots == 2
+    callback(setattr, control(explorer, "shots"), "value", "all")
+    assert explorer.wait(60).experiment.shots is None
+    explorer.sweep("shots")
+    explorer.wait(60)
+    assert [curve.what_if.experiment.shots for curve in explorer.state.curves] == [None, 1, 2, 5, 10, 20]
+    assert "shots = all" in explorer.state.runs
+    explorer.set(shots=1)
+    assert explorer.wait(60).experiment.shots == 1
+    with pytest.raises(ValueError, match="shots = 3: must be one of all, 1, 2"):
+        explorer.set(shots=3)
+
+
+def test_a_base_of_other_shots_has_them_among_its_knobs_values(panel):
+    explorer = panel(QUICK.replace(shots=3))
+    explorer.start()
+    assert explorer.wait(60).experiment.shots == 3
+    explorer.set(shots=None)
+    assert explorer.wait(60).experiment.shots is None
+
+
+def test_presets_of_methods_are_the_fields_methods():
+    for name in {"FedAvg", "FedProx", "FedAdam", "Reptile", "Per-FedAvg", "ANIL"}:
+        settings = {knob: value for knob, value in gl.methods[name].items() if value is not None}
+        assert PRESETS[name].items() >= settings.items()

@@ -20,6 +20,7 @@ from idx_files import write_dataset  # noqa: E402
 from gmfl_lite.data import load_images  # noqa: E402
 from gmfl_lite.flower import app as flower_app  # noqa: E402
 
+ANOTHER_METHOD = "server='adam' server_lr=0.02 proximal=0.1 shots='6' query='disjoint' personal='head'"
 EXPERIMENT = gl.Experiment(
     n_agents=3, n_new_agents=0, agents_per_round=3, rounds=3, eval_every=3, weighting="samples", size_spread=1.0,
     device="cpu",
@@ -138,10 +139,13 @@ def test_the_simulation_gives_the_model_of_gl_run(in_process, tmp_path, record_p
         run.wait_for("saved as", 240)
         assert run.popen.wait(60) == 0
         first = gl.load_result(tmp_path / "federation.result")
-        again = classroom.terminal("again", block("--run-config").rstrip() + " --federation-config 'num-supernodes=3'")
+        changed = block("--run-config").rstrip().replace("nu=0", f"nu=2 {ANOTHER_METHOD}")
+        again = classroom.terminal("again", f"{changed} --federation-config 'num-supernodes=3'")
         again.wait_for("saved as", 240)
     gap = agrees(first, in_process)
-    other = gl.Experiment(**settings()).replace(nu=0)
+    other = gl.Experiment(**settings()).replace(
+        nu=2, server="adam", server_lr=0.02, proximal=0.1, shots=6, query="disjoint", personal="head"
+    )
     assert agrees(gl.load_result(tmp_path / "nu0.result"), gl.run(other, progress=False)) < 1e-5
     record_property("Flower's simulation, largest difference of a parameter after three rounds", gap)
     assert gap < 1e-5
