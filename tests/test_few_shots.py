@@ -126,6 +126,7 @@ def numbered(sizes, classes=3):
     return gl.Federation.from_partition(gl.Dataset("numbers", x, y, tuple("abc")), parts, test_fraction=1e-9)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=200)
 @given(
     sizes=st.lists(st.integers(2, 70), min_size=1, max_size=6),

@@ -255,9 +255,7 @@ def test_wrong_numbers_are_refused(y, words):
         gl.Dataset("mine", X, y)
 
 
-def test_the_panel_and_flower_ask_for_classes():
-    with pytest.raises(ValueError, match="dataset = 'sinusoids': must be one with classes: the panel draws accuracy"):
-        gl.Explorer(SINUSOIDS)
+def test_flower_asks_for_classes():
     app = pytest.importorskip("gmfl_lite.flower.app", reason="needs the extra: pip install 'gmfl_lite[flower]'")
     with pytest.raises(ValueError, match="dataset = 'sinusoids': must be one with classes: agents are scored"):
         app.to_config(SINUSOIDS)

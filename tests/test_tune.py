@@ -94,6 +94,7 @@ def test_at_least_as_good_as_a_grid_of_as_many_trials(method):
     assert reached >= points[points["size"] == len(SEEDS)]["mean"].max()
 
 
+@pytest.mark.slow
 def test_the_same_on_any_executor(tuned, processes):
     submitted = []
 
@@ -109,6 +110,7 @@ def test_the_same_on_any_executor(tuned, processes):
         same(tuned, tune(executor=executor))
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_it_goes_on_and_computes_nothing_again(tuned, tmp_path, monkeypatch):
     module, finished = sys.modules["gmfl_lite.sweep.grid"], []
     run = module.run

@@ -127,3 +127,9 @@ def test_presets_of_methods_are_the_fields_methods():
     for name in {"FedAvg", "FedProx", "FedAdam", "Reptile", "Per-FedAvg", "ANIL"}:
         settings = {knob: value for knob, value in gl.methods[name].items() if value is not None}
         assert PRESETS[name].items() >= settings.items()
+
+
+def test_numbers_to_predict_have_no_accuracy_to_draw():
+    with pytest.raises(ValueError, match="dataset = 'sinusoids': must be one with classes: the panel draws accuracy"):
+        gl.Explorer(gl.Experiment(dataset="sinusoids"))
+    assert "sinusoids" not in KNOBS["dataset"].values

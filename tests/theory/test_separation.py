@@ -36,6 +36,7 @@ def test_with_one_local_step_it_is_the_minimiser():
         np.testing.assert_allclose(AGENTS.fixed_point(nu, 0.4, 0.3, 1), AGENTS.minimiser(nu, 0.4), atol=1e-12)
 
 
+@pytest.mark.slow
 def test_library_training_comes_to_rest_there():
     """The vectorised trainer on regression, whose losses are quadratics, with all agents in every round."""
     import torch
@@ -84,6 +85,7 @@ def test_averaging_is_as_bad_as_one_likes(ratio, nu, alpha, part, tau):
     assert after[0] > ratio * after[1] * (1 - 1e-9)
 
 
+@pytest.mark.slow
 def test_simulated_rounds_show_it():
     agents = gl.theory.separating_agents(1000, nu=5, fine_tune_lr=0.5, meta_lr=0.2, local_steps=10)
     fedavg = agents.train([0.0], 0, 0.5, 0.2, 10, rounds=3000)[-1, 0]
