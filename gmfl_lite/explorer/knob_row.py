@@ -9,8 +9,6 @@ from .knobs import Knob, readable
 from .state import State
 from .widget_parts import close
 
-ALL = readable(None)
-
 
 class KnobRow:
     """A knob's control, and the button that sweeps it.
@@ -32,17 +30,17 @@ class KnobRow:
     ) -> None:
         self._knob, self._tell_swept = knob, swept
         self._common = {
-            "options": [(readable(choice), _shown(choice)) for choice in knob.values],
+            "options": [(readable(choice), self._shown(choice)) for choice in knob.values],
             "description": knob.name if knob.symbol == knob.name else f"{knob.name} ({knob.symbol})",
             "tooltip": knob.setting.about,
             "style": {"description_width": "120px"},
             "layout": widgets.Layout(flex="1 1 auto", width="auto", min_width="0"),
         }
         if knob.ordered:
-            self._one = widgets.SelectionSlider(**self._common, value=_shown(value), continuous_update=False)
+            self._one = widgets.SelectionSlider(**self._common, value=self._shown(value), continuous_update=False)
         else:
-            self._one = widgets.Dropdown(**self._common, value=_shown(value))
-        self._one.observe(lambda change: moved(knob.name, _meant(change["new"])), "value")
+            self._one = widgets.Dropdown(**self._common, value=self._shown(value))
+        self._one.observe(lambda change: moved(knob.name, self._meant(change["new"])), "value")
         self._many: widgets.Widget | None = None
         self._button = widgets.ToggleButton(
             description="sweep",
@@ -66,7 +64,7 @@ class KnobRow:
     def show(self, state: State) -> None:
         """Put the controls where the state says; grey out what changes nothing."""
         knob, swept = self._knob, state.swept
-        self._one.value = _shown(state.knobs[knob.name])
+        self._one.value = self._shown(state.knobs[knob.name])
         mine = swept is not None and swept[0] == knob.name
         if mine and self._many is None:
             self._many = self._range_control()
@@ -75,6 +73,13 @@ class KnobRow:
         self._button.disabled = not knob.counts(state.knobs)
         in_sweep = swept is not None and any(knob.counts({**state.knobs, swept[0]: value}) for value in swept[1])
         self._one.disabled = self._button.disabled and not in_sweep
+
+    def _shown(self, value: Any) -> Any:
+        """Return what a control holds for a value: none of ipywidgets' sliders takes None."""
+        return readable(None) if value is None else value
+
+    def _meant(self, shown: Any) -> Any:
+        return None if None in self._knob.values and shown == readable(None) else shown
 
     def close(self) -> None:
         for widget in (self._one, self._many):
@@ -89,12 +94,3 @@ class KnobRow:
             made = widgets.SelectMultiple(**self._common, value=values, rows=len(values))
         made.observe(lambda _: self._tell_swept(self._knob.name, self.range), "value")
         return made
-
-
-def _shown(value: Any) -> Any:
-    """Return what a control holds for a value: none of ipywidgets' sliders takes None."""
-    return ALL if value is None else value
-
-
-def _meant(shown: Any) -> Any:
-    return None if isinstance(shown, str) and shown == ALL else shown

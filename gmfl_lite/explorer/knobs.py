@@ -180,9 +180,10 @@ for _knob in (
 ):
     add_knob(_knob)
 
-add_preset("IID", partition="iid", permuted_classes=0, max_rotation=0.0)
-add_preset("one class per agent", partition="shards", classes_per_agent=1, permuted_classes=0, max_rotation=0.0)
-add_preset("permuted labels", partition="iid", permuted_classes=10, max_rotation=0.0)
+_whole = {"max_rotation": 0.0, "shots": None, "query": "independent"}
+add_preset("IID", partition="iid", permuted_classes=0, **_whole)
+add_preset("one class per agent", partition="shards", classes_per_agent=1, permuted_classes=0, **_whole)
+add_preset("permuted labels", partition="iid", permuted_classes=10, **_whole)
 add_preset("one shot", partition="iid", permuted_classes=10, max_rotation=0.0, shots=1, query="disjoint")
 for _name in ("FedAvg", "FedProx", "FedAdam", "Reptile", "Per-FedAvg", "ANIL"):
     _more = {"model": "mlp"} if _name == "ANIL" else {}  # softmax regression has no layer before its head

@@ -13,6 +13,7 @@ from ..basics.setting_records import settings, settings_that_change
 from ..data import check_here
 from ..experiment import Experiment, build_federation
 from ..federation import Federation
+from ..methods import methods
 from ..models import build_model
 from ..result import Result
 from ..runner import run
@@ -59,10 +60,8 @@ class WhatIf:
 
     @property
     def fedavg(self) -> "WhatIf":
-        """The same data, weights, picks and step sizes with ν = 0."""
-        return dataclasses.replace(
-            self, experiment=self.experiment.replace(nu=0, gradient="exact", backprop_steps=None)
-        )
+        """FedAvg on the same data, from the same weights, with the same picks and step sizes of the agents."""
+        return dataclasses.replace(self, experiment=self.experiment.replace(**methods["FedAvg"]))
 
     @property
     def data(self) -> Experiment:

@@ -46,6 +46,8 @@ def test_200_changes_in_two_seconds_leave_the_last_one(panel, callback, monkeypa
     callback(move, explorer, "rounds", 10)
     result = explorer.wait(60)
     stand = {name: control(explorer, name).value for name in KNOBS}
+    assert stand["shots"] == "all"
+    stand["shots"] = None
     assert explorer.state.knobs == stand
     expected = WhatIf.from_values(WhatIf(LONG, LONG.seed), stand)
     assert same(result, expected.run())

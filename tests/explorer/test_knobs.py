@@ -133,3 +133,29 @@ def test_numbers_to_predict_have_no_accuracy_to_draw():
     with pytest.raises(ValueError, match="dataset = 'sinusoids': must be one with classes: the panel draws accuracy"):
         gl.Explorer(gl.Experiment(dataset="sinusoids"))
     assert "sinusoids" not in KNOBS["dataset"].values
+
+
+def test_a_method_gives_way_to_another_and_to_reset(panel, callback):
+    explorer = panel(QUICK.replace(model="mlp"))
+    for name, personal in (("ANIL", "head"), ("FedAvg", "all"), ("ANIL", "head"), ("Reset", "all")):
+        callback(press, explorer, name)
+        assert explorer.wait(60).experiment.personal == personal
+        assert control(explorer, "personal").value == personal
+
+
+@pytest.mark.parametrize("name", ["FedProx", "FedAdam", "ANIL", "Reptile"])
+def test_the_grey_curve_is_fedavg_whatever_method_is_chosen(panel, name):
+    explorer = panel(QUICK.replace(model="mlp"))
+    press(explorer, name)
+    explorer.wait(60)
+    grey = explorer.state.runs["FedAvg (ν = 0)"].what_if.experiment
+    assert grey == explorer.state.curves[-1].what_if.experiment.replace(**gl.methods["FedAvg"])
+    assert "this is FedAvg" not in words(explorer)
+
+
+def test_data_that_is_whole_again_after_one_shot(panel):
+    explorer = panel()
+    press(explorer, "one shot")
+    press(explorer, "permuted labels")
+    experiment = explorer.wait(60).experiment
+    assert (experiment.shots, experiment.query) == (None, "independent")
