@@ -319,8 +319,8 @@ class Federation:
             if deals is None:
                 positions = self._train.choose(named, agents, groups, batch)
             else:
-                dealt_by = randomness.spawn(deals, steps)
-                positions = self._train.choose_apart(named, dealt_by, agents, groups, batch, self._strata)
+                deal, strata = randomness.spawn(deals, steps), (self._strata, len(self.classes or "1"))
+                positions = self._train.choose_apart(named, deal, agents, groups, batch, *strata)
             drawn = self._gather(self._train, agents, positions)
             dealt: list[tuple[list[Batch], Batch]] = []
             for step in zip(*(tensor.unbind(1) for tensor in drawn), strict=True):

@@ -83,21 +83,26 @@ class IndexTable:
         groups: Sequence[tuple[int, torch.Tensor]],
         k: int,
         strata: torch.Tensor,
+        n_strata: int,
     ) -> torch.Tensor:
         """Return k distinct positions for every key [agents, …, batches], the first batch's apart from all others'.
 
         For every key in `deals` [agents, …, 1] an agent's list is dealt into two halves: shuffled, put in the order of
-        its strata (int64 [rows], below 2¹⁵), and dealt out by turns. The first batch comes from the half that is not
-        the larger one. k is at most the larger half of the longest list.
+        its strata (int64 [rows], below n_strata), in which they come in an order of their own each time, and dealt out
+        by turns. The first batch comes from the half that is not the larger one. k is at most the larger half of the
+        longest list.
         """
         positions = keys.new_empty(*keys.shape, k)
+        names = -1 - torch.arange(n_strata, device=keys.device)  # those from 0 on are the positions'
         for width, places in groups:
             half = max(k, (width + 1) // 2)
             sizes = self.sizes[agents[places]].reshape(-1, *[1] * (keys.ndim - 1))
             every = torch.arange(2 * half, device=keys.device).expand(len(places), *[1] * (keys.ndim - 2), -1)
             rows, counted = self.rows(agents[places], every)
             shuffled = (randomness.spawn(deals[places], every) >> 16) & (2**48 - 1)
-            order = (shuffled + (strata[rows] << 48)).masked_fill(~counted, torch.iinfo(torch.int64).max)
+            turn_of = randomness.spawn(deals[places], names).argsort(-1).argsort(-1)
+            stratum = turn_of.gather(-1, strata[rows].expand(shuffled.shape))
+            order = (shuffled + (stratum << 48)).masked_fill(~counted, torch.iinfo(torch.int64).max)
             dealt = order.sort(dim=-1, stable=True).indices.unflatten(-1, (half, 2))
             chosen = []
             for ours, turn in ((keys[places, ..., :1], 1), (keys[places, ..., 1:], 0)):
