@@ -18,6 +18,9 @@ __all__ = [
 ]  # fmt: skip
 
 
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """Samples with labels, or with numbers to predict, checked once so that the rest of the library can trust them.
@@ -26,7 +29,7 @@ class Dataset:
     ----------
     name : what figures and messages call it.
     x : float32 tensor [N, …]; images are [N, C, H, W], and the library's own have pixels in [0, 1].
-    y : int64 tensor [N], labels from 0 to len(classes) - 1; without classes float32 [N, outputs], what to predict.
+    y : int64 tensor [N], labels from 0 to len(classes) - 1; without classes floats [N, outputs], what to predict.
     classes : the classes' names, in the order of the labels; None where y are numbers.
 
     Raises
@@ -49,16 +52,14 @@ class Dataset:
     def __post_init__(self) -> None:
         if self.classes is not None:
             object.__setattr__(self, "classes", tuple(self.classes))
-        labels = (torch.int64, "[N]", (1,)) if self.classes is not None else (torch.float32, "[N, outputs]", (2,))
-        for field, tensor, (dtype, shape, dims) in (
-            ("x", self.x, (torch.float32, "[N, …], such as images [N, C, H, W]", range(2, 10))),
-            ("y", self.y, labels),
-        ):
-            if not isinstance(tensor, torch.Tensor) or tensor.dtype != dtype or tensor.ndim not in dims:
+        numbers = ("floating-point", FLOATS, "[N, outputs] where there are no classes", (2,))
+        labels = numbers if self.classes is None else ("torch.int64", (torch.int64,), "[N]", (1,))
+        samples = ("torch.float32", (torch.float32,), "[N, …], such as images [N, C, H, W]", range(2, 10))
+        for field, tensor, (kind, dtypes, shape, dims) in (("x", self.x, samples), ("y", self.y, labels)):
+            if not isinstance(tensor, torch.Tensor) or tensor.dtype not in dtypes or tensor.ndim not in dims:
                 is_tensor = isinstance(tensor, torch.Tensor)
                 found = f"{tensor.dtype} {list(tensor.shape)}" if is_tensor else type(tensor).__name__
-                without = "" if self.classes is not None or field == "x" else " where there are no classes"
-                raise ValueError(f"Dataset {field}: must be a {dtype} tensor {shape}{without}, got {found}")
+                raise ValueError(f"Dataset {field}: must be a {kind} tensor {shape}, got {found}")
         if len(self.x) != len(self.y) or len(self.x) == 0:
             raise ValueError(f"Dataset: x and y must be of one length above 0, got {len(self.x)} and {len(self.y)}")
         for field, tensor in (("x", self.x), ("y", self.y)):

@@ -125,11 +125,15 @@ def as_functions(model: nn.Module, device: torch.device, dtype: torch.dtype | No
     return predict, params
 
 
-@cache
 def parameters_of(name: str, shape: tuple[int, ...] = (1, 8, 8)) -> Params:
     """Return a model's parameters by name, without values: to look at its layers, and whether it takes such samples."""
+    return _without_values(MODELS[name], shape)
+
+
+@cache
+def _without_values(build: Callable[[Sequence[int], int], nn.Module], shape: tuple[int, ...]) -> Params:
     with torch.device("meta"):
-        return dict(MODELS[name](shape, 2).named_parameters())
+        return dict(build(shape, 2).named_parameters())
 
 
 PERSONAL = ("all", "head", "body")

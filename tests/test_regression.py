@@ -243,8 +243,8 @@ X = torch.zeros(4, 2)
 @pytest.mark.parametrize(
     ("y", "words"),
     [
-        (torch.zeros(4), r"Dataset y: must be a torch.float32 tensor \[N, outputs\] where there are no classes, got"),
-        (torch.zeros(4, 1, dtype=torch.int64), "must be a torch.float32 tensor"),
+        (torch.zeros(4), r"Dataset y: must be a floating-point tensor \[N, outputs\] where there are no classes, got"),
+        (torch.zeros(4, 1, dtype=torch.int64), "must be a floating-point tensor"),
         (torch.zeros(4, 0), "at least one number to predict"),
         (torch.full((4, 1), torch.inf), "Dataset y: must be finite"),
         (torch.zeros(3, 1), "of one length"),

@@ -52,7 +52,7 @@ def one_step(
     def one(w: Params, start: Params, own: Params, support: Any, query: Any) -> tuple[Params, torch.Tensor]:
         gradient, loss = meta_gradient(loss_fn, w, support, query, **estimate)
         if proximal:
-            gradient = {name: torch.add(gradient[name], w[name] - start[name], alpha=proximal) for name in w}
+            gradient = step(gradient, {name: start[name] - w[name] for name in w}, proximal)
         return follow(w, gradient, start, own), loss
 
     return one

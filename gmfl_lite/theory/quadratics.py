@@ -240,8 +240,9 @@ class Quadratics:
         local_steps = checks.integer("local_steps", local_steps, 1)
         Q = self._meta_hessians(nu, fine_tune_lr, method, backprop_steps)
         low, high = (each(np.linalg.eigvalsh(Q)) for each in (np.min, np.max))
-        if low < 0 or meta_lr * high >= 2:
-            must = f"below {2 / high:.3g}" if low >= 0 else "used with curvatures of at least 0"
+        convex = low >= -1e-14 * np.abs(Q).max()  # but for rounding
+        if not convex or meta_lr * high >= 2:
+            must = f"below {2 / high:.3g}" if convex else "used with curvatures of at least 0"
             raise checks.refusal("meta_lr", meta_lr, f"{must}: else local steps go ever further")
         P = np.eye(self.c.shape[1]) - np.linalg.matrix_power(np.eye(self.c.shape[1]) - meta_lr * Q, local_steps)
         if np.linalg.eigvalsh(P.sum(0)).min() <= 1e-14 * np.abs(P).max():

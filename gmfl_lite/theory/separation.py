@@ -12,9 +12,9 @@ def separating_agents(
     """Return two agents for which FedAvg's fixed point w̄ has F_ν(w̄) > ratio · F_ν(w*_ν): the ratio has no bound.
 
     On the line, a steep agent with its optimum at 1 and a flat one with its at 0, of curvatures a and ta. FedAvg weighs
-    them by 1 − (1 − βa)^τ, which only grows with the curvature, so that w̄ is near 1. After ν steps what is left of the
-    steep agent's loss is its (1 − αa)^(2ν)th part, which is next to nothing where a is close to 1/α: the meta-objective
-    is that of the flat agent, whose optimum is 0. Then
+    them by 1 − (1 − βa)^τ, which for the flat one goes to 0 with t, so that w̄ is near 1. After ν steps there is left
+    of the steep agent's loss its (1 − αa)^(2ν)th part, next to nothing where a is close to 1/α: the meta-objective is
+    that of the flat agent, whose optimum is 0. Then
 
         F_ν(w̄) / F_ν(w*_ν)  ≥  w̄² t (1 − αta)^(2ν) / (1 − αa)^(2ν),
 

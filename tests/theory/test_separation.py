@@ -36,6 +36,16 @@ def test_with_one_local_step_it_is_the_minimiser():
         np.testing.assert_allclose(AGENTS.fixed_point(nu, 0.4, 0.3, 1), AGENTS.minimiser(nu, 0.4), atol=1e-12)
 
 
+def test_agents_with_directions_that_they_do_not_care_for_have_one_too():
+    """Of rank one each, as agents with fewer samples than parameters, and together of full rank."""
+    rng = np.random.default_rng(1)
+    directions = rng.normal(size=(9, 3))
+    agents = Quadratics(np.einsum("ni,nj->nij", directions, directions) / 10, rng.normal(size=(9, 3)))
+    expected = agents.fixed_point(1, 0.2, 0.3, 4)
+    visited = agents.train(np.zeros(3), 1, 0.2, 0.3, 4, rounds=5000)
+    np.testing.assert_allclose(visited[-1, 0], expected, atol=1e-9)
+
+
 @pytest.mark.slow
 def test_library_training_comes_to_rest_there():
     """The vectorised trainer on regression, whose losses are quadratics, with all agents in every round."""
