@@ -39,7 +39,7 @@ class LatestWins:
         self._stop = threading.Event()
         self._waiting: Job | None = None
         self._thread: threading.Thread | None = None
-        self._last: threading.Thread | None = None
+        self._leaving: list[threading.Thread] = []
         self._closed = False
         _workers.add(self)
 
@@ -51,7 +51,8 @@ class LatestWins:
             self._stop.set()
             self._waiting = job
             if self._thread is None:
-                self._last = self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
+                self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
+                self._leaving = [*(thread for thread in self._leaving if thread.is_alive()), self._thread]
                 self._thread.start()
 
     def stop(self) -> None:
@@ -80,9 +81,9 @@ class LatestWins:
         self.stop()
 
     def join(self, timeout: float) -> None:
-        """Wait until the thread is gone, with all that torch keeps in it; that is later than its last job's end."""
-        if self._last is not None:
-            self._last.join(timeout)
+        """Wait until every thread is gone, with all that torch keeps in it; that is later than its last job's end."""
+        for thread in self._leaving:
+            thread.join(timeout)
 
     def _work(self) -> None:
         while True:
