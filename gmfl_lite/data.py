@@ -28,8 +28,9 @@ class Dataset:
     Parameters
     ----------
     name : what figures and messages call it.
-    x : float32 tensor [N, …]; images are [N, C, H, W], and the library's own have pixels in [0, 1].
-    y : int64 tensor [N], labels from 0 to len(classes) - 1; without classes floats [N, outputs], what to predict.
+    x : float32 tensor [N, …], or int64 for tokens; images are [N, C, H, W], the library's own with pixels in [0, 1].
+    y : int64 tensor [N], labels from 0 to len(classes) - 1, or [N, …], one for each position of a sample (the next
+        character); without classes floats [N, …], what to predict: numbers, or several labels with a loss of your own.
     classes : the classes' names, in the order of the labels; None where y are numbers.
 
     Raises
@@ -52,9 +53,9 @@ class Dataset:
     def __post_init__(self) -> None:
         if self.classes is not None:
             object.__setattr__(self, "classes", tuple(self.classes))
-        numbers = ("floating-point", FLOATS, "[N, outputs] where there are no classes", (2,))
-        labels = numbers if self.classes is None else ("torch.int64", (torch.int64,), "[N]", (1,))
-        samples = ("torch.float32", (torch.float32,), "[N, …], such as images [N, C, H, W]", range(2, 10))
+        numbers = ("floating-point", FLOATS, "[N, outputs] where there are no classes", range(2, 10))
+        labels = numbers if self.classes is None else ("torch.int64", (torch.int64,), "[N]", range(1, 10))
+        samples = "torch.float32 or int64", (torch.float32, torch.int64), "[N, …], as images [N, C, H, W]", range(2, 10)
         for field, tensor, (kind, dtypes, shape, dims) in (("x", self.x, samples), ("y", self.y, labels)):
             if not isinstance(tensor, torch.Tensor) or tensor.dtype not in dtypes or tensor.ndim not in dims:
                 is_tensor = isinstance(tensor, torch.Tensor)
@@ -66,7 +67,7 @@ class Dataset:
             if tensor.numel() and not torch.stack(tensor.aminmax()).isfinite().all():  # without a copy as large as x
                 raise ValueError(f"Dataset {field}: must be finite, but holds NaN or infinite values")
         if self.classes is None:
-            if not self.y.shape[1]:
+            if not self.y.numel():
                 raise ValueError("Dataset y: must hold at least one number to predict for each sample, got none")
         elif not self.classes or self.y.min() < 0 or self.y.max() >= len(self.classes):
             found = f"{self.y.min()} to {self.y.max()} with {len(self.classes)} classes"
@@ -78,13 +79,22 @@ class Dataset:
     def __repr__(self) -> str:
         size = "×".join(map(str, self.x.shape[1:]))
         samples = f"{len(self)} {'images' if self.x.ndim == 4 else 'samples'} of {size}"
-        numbers = f"{outputs(self)} number{'s' * (outputs(self) > 1)} to predict"
+        count = self.y[0].numel()
+        numbers = f"{count} number{'s' * (count > 1)} to predict"
         asked = numbers if self.classes is None else f"{len(self.classes)} classes"
         return f"Dataset({self.name!r}, {samples}, {asked})"
 
 
 def outputs(of: Any) -> int:
-    """Return how many numbers a model gives for a sample of a Dataset or a Federation: one a class, or those of y."""
+    """Return how many numbers a model gives for a sample of a Dataset or a Federation: one a class, or those of y.
+
+    Raises
+    ------
+    ValueError : the library's own models do not fit: tokens, or y with more than one axis for a sample.
+    """
+    if not of.x.is_floating_point() or of.y.ndim != (2 if of.classes is None else 1):
+        found = f"x {list(of.x.shape)} of {of.x.dtype} and y {list(of.y.shape)}"
+        raise ValueError(f"model: give one of your own (model=…), the library's do not fit {found}")
     return of.y.shape[1] if of.classes is None else len(of.classes)
 
 

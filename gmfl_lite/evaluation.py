@@ -1,4 +1,4 @@
-"""Loss, and of classes accuracy, against the number of fine-tuning steps, for every agent, trained-on or new."""
+"""Loss, accuracy and metric against the number of fine-tuning steps, for every agent, trained-on or new."""
 
 import threading
 from collections.abc import Collection, Sequence
@@ -10,35 +10,49 @@ import torch
 from .engine import agents_at_once, in_order, look_at, map_agents, naming, parts
 from .federation import Batch, Federation
 from .models import Predict, loss_of, moving
+from .modules import Objective
 from .objective import Params, fine_tune
 
 AGENT_COLUMNS = {
-    "agent": "int64", "group": "str", "samples": "int64", "fine_tune_steps": "int64",
-    "loss": "float64", "accuracy": "float64",
+    "agent": "int64", "name": "str", "group": "str", "samples": "int64", "fine_tune_steps": "int64",
+    "loss": "float64", "accuracy": "float64", "metric": "float64",
 }  # fmt: skip
 
 
-def those_of(columns: dict[str, str], classes: Collection[str] | None) -> dict[str, str]:
-    """Return the columns that there are: none of accuracies where numbers are predicted."""
-    return columns if classes is not None else {name: kind for name, kind in columns.items() if "accuracy" not in name}
+def those_of(columns: dict[str, str], present: Collection[str]) -> dict[str, str]:
+    """Return the columns that there are: no accuracies where numbers are predicted, names and a metric if given."""
+    optional = {"name": "name", "accuracy": "accuracy", "worst_decile_accuracy": "accuracy", "metric": "metric"}
+    return {name: kind for name, kind in columns.items() if optional.get(name) in (None, *present)}
+
+
+def measured(federation: Federation, objective: Objective, params: Params) -> tuple[str, ...]:
+    """Return which of the optional columns a run has."""
+    optional = {
+        "name": federation.names is not None,
+        "accuracy": objective.accurate(params, federation),
+        "metric": objective.metric is not None,
+    }
+    return tuple(name for name, there in optional.items() if there)
 
 
 def adaptation_curve(
-    predict: Predict,
+    objective: Objective,
     params: Params,
     data: tuple[Batch, Batch],
     *,
     steps: Sequence[int],
     lr: float,
+    accurate: bool = True,
     moving: Collection[str] | None = None,
     stop: threading.Event | None = None,
 ) -> dict[str, torch.Tensor]:
-    """Score one agent after 0, 1, … fine-tuning steps on its full training set: loss [S] and, of classes, accuracy [S].
+    """Score one agent after 0, 1, … fine-tuning steps on its full training set: loss [S], accuracy [S], metric [S].
 
-    predict, params : the model and w.
+    objective, params : f_i, and w.
     data : the agent's training set and the samples it is scored on.
     steps : increasing numbers of fine-tuning steps, S of them.
     lr : α, the step size of a fine-tuning step.
+    accurate : whether there is an accuracy.
     moving : the names of the parameters that move; None is all.
     stop : looked at before every step.
 
@@ -46,22 +60,21 @@ def adaptation_curve(
     ------
     Stopped : `stop` was set.
     """
-    train, (x, y, weight) = data
-    loss_fn, losses, accuracies, taken = loss_of(predict), [], [], 0
+    train, test = data
+    scores: list[dict[str, torch.Tensor]] = []
+    taken = 0
     for target in steps:
         for _ in range(target - taken):
             look_at(stop)
-            params = fine_tune(loss_fn, params, [train], lr, moving=moving)
+            params = fine_tune(objective, params, [train], lr, moving=moving)
         taken = target
-        losses.append(loss_fn(params, (x, y, weight)))
-        if not y.is_floating_point():
-            accuracies.append(((predict(params, x).argmax(-1) == y) * weight).sum())
-    return {"loss": torch.stack(losses), **({"accuracy": torch.stack(accuracies)} if accuracies else {})}
+        scores.append(objective.scores(params, test, accurate))
+    return {name: torch.stack([each[name] for each in scores]) for name in scores[0]}
 
 
 def evaluate(
     federation: Federation,
-    predict: Predict,
+    predict: Predict | Objective,
     params: Params,
     *,
     steps: Sequence[int],
@@ -73,16 +86,21 @@ def evaluate(
     """Score all agents, trained-on and new: one row per agent and number of fine-tuning steps.
 
     Every agent fine-tunes on all of its training samples, or its shots, and is scored on its own test samples, which it
-    has never fine-tuned on. Columns: agent, group, samples, fine_tune_steps, loss and, of classes, accuracy (0 to 1).
+    has never fine-tuned on. Columns: agent, name where agents have one, group, samples, fine_tune_steps, loss, accuracy
+    (0 to 1) of classes, and metric where there is one. predict is the model, whose loss is what y asks for, or f_i.
 
     Raises
     ------
     FloatingPointError : some agent's loss is not finite, so that its accuracy would mean nothing.
     Stopped : `stop` was set.
     """
-    part = moving(params, personal)
-    curve = partial(adaptation_curve, predict, steps=steps, lr=fine_tune_lr, moving=part, stop=stop)
-    fit, frames = partial(agents_at_once, loss_of(predict), params, copies=4), []
+    objective = predict if isinstance(predict, Objective) else loss_of(predict)
+    part, columns = moving(params, personal), measured(federation, objective, params)
+    accurate = "accuracy" in columns
+    curve = partial(
+        adaptation_curve, objective, steps=steps, lr=fine_tune_lr, accurate=accurate, moving=part, stop=stop
+    )
+    fit, frames = partial(agents_at_once, objective, params, copies=4), []
     at_once = cache(lambda width: max(1, fit(federation.example(width))) if execution == "vectorized" else 1)
     for group, members in federation.groups.items():
         scores = []
@@ -101,6 +119,7 @@ def evaluate(
             pd.DataFrame(
                 {
                     "agent": [agent for agent in numbers for _ in steps],
+                    "name": [federation.name_of(agent) for agent in numbers for _ in steps],
                     "group": group,
                     "samples": federation.sizes[numbers].repeat(len(steps)),
                     "fine_tune_steps": list(steps) * len(numbers),
@@ -108,18 +127,18 @@ def evaluate(
                 }
             )
         )
-    table = pd.concat(frames, ignore_index=True)
-    return table.astype(those_of(AGENT_COLUMNS, federation.classes))
+    kinds = those_of(AGENT_COLUMNS, columns)
+    return pd.concat(frames, ignore_index=True)[list(kinds)].astype(kinds)
 
 
 def summarise(agents: pd.DataFrame) -> pd.DataFrame:
     """Average over the agents of each group, uniformly, one row per number of fine-tuning steps.
 
-    Columns: group, fine_tune_steps, loss and, of classes, accuracy and worst_decile_accuracy, below which one agent in
-    ten stays.
+    Columns: group, fine_tune_steps, loss, of classes accuracy and worst_decile_accuracy, below which one agent in ten
+    stays, and metric where there is one.
     """
     grouped = agents.groupby(["group", "fine_tune_steps"], sort=False)
-    table = grouped.agg({name: "mean" for name in ("loss", "accuracy") if name in agents})
+    table = grouped.agg({name: "mean" for name in ("loss", "accuracy", "metric") if name in agents})
     if "accuracy" in agents:
         table["worst_decile_accuracy"] = grouped["accuracy"].agg(_lowest_decile)
     return table.reset_index()

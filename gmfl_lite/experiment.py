@@ -4,7 +4,7 @@ Every fact about a setting stands here once, in its record; checks, texts, knobs
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Self
 
@@ -13,6 +13,7 @@ import torch
 from .basics import checks
 from .basics.devices import PRECISIONS, choose_device
 from .basics.setting_records import (
+    OWN,
     OfTheClass,
     Setting,
     documented,
@@ -22,15 +23,17 @@ from .basics.setting_records import (
     number,
     one_of,
     or_none,
+    or_own,
     setting,
     settings,
+    settings_that_change,
     signature,
 )
 from .data import DATASETS, Dataset, DatasetSource, load_dataset, make_agents
 from .federation import QUERIES, Federation
 from .meta_gradients import METHODS, check_moves_parts, factors_kept
 from .models import MODELS, PERSONAL, moving, parameters_of
-from .partition import IID, Dirichlet, PerFedAvgSplit, Scheme, Shards, partition
+from .partition import PARTITIONS, Scheme, partition
 from .server import SERVER_STEPS
 
 
@@ -42,28 +45,6 @@ def _renamed(name: str, value: Any) -> int:
     if checks.integer(name, value, 0) == 1:
         raise checks.refusal(name, value, "0 or at least 2: one class alone keeps its name")
     return int(value)
-
-
-@dataclass(frozen=True)
-class Dealing:
-    """A choice of `partition`: a scheme, and which of its parameters is which setting.
-
-    `min_samples` is the least that an agent may hold.
-    """
-
-    scheme: Callable[..., Scheme]
-    settings: Mapping[str, str] = field(default_factory=dict)
-    min_samples: int = 10
-
-
-PARTITIONS = {
-    "iid": Dealing(IID, {"size_spread": "size_spread"}),
-    "dirichlet": Dealing(Dirichlet, {"alpha": "dirichlet_alpha", "size_spread": "size_spread"}),
-    "shards": Dealing(Shards, {"classes_per_agent": "classes_per_agent"}),
-    # The split fixes how many samples an agent holds; two are enough for one to train on and one to score.
-    "per_fedavg": Dealing(PerFedAvgSplit, {"a": "per_fedavg_a"}, min_samples=2),
-}
-"""Every way to deal samples out that can be asked for by name."""
 
 
 def _dealt_with(name: str) -> tuple[str, Callable[[], list[str]]]:
@@ -91,8 +72,8 @@ class Experiment:
 
     dataset: str = setting(
         "digits",
-        one_of(DATASETS),
-        "What the agents hold; sinusoids: each a sine of its own, to be predicted.",
+        or_own(one_of(DATASETS)),
+        "What the agents hold; sinusoids: each a sine of its own, to be predicted; own: what was handed over.",
         "agents",
     )
     partition: str = setting(
@@ -153,7 +134,7 @@ class Experiment:
     test_fraction: float = setting(
         0.25, number(0, 1, above=True), "Part of each agent's samples that is scored and never fine-tuned on.", "agents"
     )
-    model: str = setting("mlp", one_of(MODELS), "What is trained.", "training")
+    model: str = setting("mlp", or_own(one_of(MODELS)), "What is trained; own: what was handed over.", "training")
     nu: int = setting(
         3,
         integer(0, 1000),
@@ -285,16 +266,17 @@ def _contradictions(records: Mapping[str, Setting], s: Mapping[str, Any]) -> lis
     if s["personal"] != "all":
         try:
             check_moves_parts("personal", s["personal"], "'all'", s["gradient"])
-            moving(parameters_of(s["model"]), s["personal"])
+            if s["model"] != OWN:
+                moving(parameters_of(s["model"]), s["personal"])
         except ValueError as error:
             problems.append(str(error))
-    dataset = DATASETS[s["dataset"]]
-    problems += dataset.misfits(s)
-    try:
-        if dataset.shape is not None:
-            parameters_of(s["model"], dataset.shape)
-    except ValueError as error:
-        problems.append(f"{error} with dataset={dataset.name!r}")
+    if dataset := DATASETS.get(s["dataset"]):
+        problems += dataset.misfits(s)
+        try:
+            if dataset.shape is not None and s["model"] != OWN:
+                parameters_of(s["model"], dataset.shape)
+        except ValueError as error:
+            problems.append(f"{error} with dataset={dataset.name!r}")
     if (s["device"], s["precision"]) == ("mps", "float64"):
         problems.append("precision = 'float64': must be 'float32' with device='mps', which computes with no other")
     everybody = s["n_agents"] + s["n_new_agents"]
@@ -309,6 +291,24 @@ def build_scheme(experiment: Experiment) -> Scheme:
     return dealing.scheme(**{parameter: getattr(experiment, name) for parameter, name in dealing.settings.items()})
 
 
+def holdings(experiment: Experiment) -> dict[str, Any]:
+    """Return the settings that say who holds what."""
+    names = settings_that_change("holdings", "agents", "draws", of=type(experiment))
+    return {name: getattr(experiment, name) for name in names if name not in ("eval_every", "eval_steps")}
+
+
+def as_run(experiment: Experiment, federation: Federation, model: str) -> Experiment:
+    """Return what a run with this federation and this kind of model is: agents handed over are said to be so."""
+    changes: dict[str, Any] = {"model": model}
+    if federation.made_for != holdings(experiment):
+        records = settings(type(experiment))
+        dealt = settings_that_change("holdings", of=type(experiment))
+        changes |= {name: records[name].default for name in dealt if name != "query"} | {
+            "dataset": OWN, "n_agents": federation.n_agents, "n_new_agents": federation.n_new_agents
+        }  # fmt: skip
+    return experiment.replace(**changes)
+
+
 @lru_cache(maxsize=1)  # sweeps ask for the same one again and again
 def _loaded(source: DatasetSource) -> Dataset:
     return load_dataset(source.name)
@@ -316,6 +316,8 @@ def _loaded(source: DatasetSource) -> Dataset:
 
 def build_federation(experiment: Experiment) -> Federation:
     """Load an experiment's dataset and deal it out to its agents, the new ones last; or make each agent's own."""
+    if experiment.dataset == OWN:
+        raise ExperimentError("dataset = 'own': these agents were handed over; hand them over again (federation=…)")
     source = DATASETS[experiment.dataset]
     n_agents = experiment.n_agents + experiment.n_new_agents
     if source.of_agent is not None:
@@ -342,4 +344,5 @@ def build_federation(experiment: Experiment) -> Federation:
         seed=experiment.seed,
         device=choose_device(experiment.device, experiment.precision),
     )
+    federation.made_for = holdings(experiment)
     return federation.in_precision(experiment.precision)

@@ -1,21 +1,23 @@
-"""Models as pure functions of a dict of parameters: softmax regression, MLP, CNN, any module without running state."""
+"""The library's own models, softmax regression, MLP and CNN; any module of your own takes their place."""
 
-import copy
 import math
 from collections.abc import Callable, Sequence
 from functools import cache
 
 import torch
 from torch import nn
-from torch.func import functional_call
 
 from .basics import checks, randomness
+from .basics.setting_records import OWN
 from .data import Dataset, outputs
-from .federation import Batch, Federation
-from .objective import LossFn, Params
+from .federation import Federation
+from .modules import Predict, as_functions, cross_entropy, loss_of, squared_error
+from .objective import Params
 
-Predict = Callable[[Params, torch.Tensor], torch.Tensor]
-"""What a model gives for samples [samples, …]: logits [samples, classes], or numbers [samples, outputs]."""
+__all__ = [
+    "MODELS", "PERSONAL", "Predict", "as_functions", "build_model", "cross_entropy", "kind_of", "loss_of", "moving",
+    "parameters_of", "squared_error",
+]  # fmt: skip
 
 
 def softmax_regression(shape: Sequence[int], outputs: int) -> nn.Module:
@@ -66,6 +68,8 @@ def build_model(name: str, dataset: Dataset | Federation, *, seed: int = 0) -> n
     >>> sum(p.numel() for p in model.parameters())
     10670
     """
+    if name == OWN:
+        raise ValueError("model = 'own': this module was handed over; hand it over again (model=…)")
     checks.choice("model", name, MODELS)
     if not isinstance(dataset, (Dataset, Federation)):
         raise checks.refusal("dataset", dataset, "a Dataset or a Federation")
@@ -85,44 +89,13 @@ def build_model(name: str, dataset: Dataset | Federation, *, seed: int = 0) -> n
                 parameter.data = (2 * bound * share - bound).float()
         elif isinstance(layer, nn.GroupNorm):
             layer.reset_parameters()
+    vars(model)["built_as"] = name
     return model.to(dataset.dtype if isinstance(dataset, Federation) else dataset.x.dtype)
 
 
-def as_functions(model: nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> tuple[Predict, Params]:
-    """Split a module into a pure function and a copy of its parameters; the module itself is not changed.
-
-    Parameters that do not require a gradient are frozen: they stay inside the function. Both live on `device`, and
-    compute in `dtype` if one is given (a federation's).
-
-    Raises
-    ------
-    ValueError : the module keeps running statistics or draws random numbers, or has no parameters to train.
-    """
-    if not isinstance(model, nn.Module):
-        raise checks.refusal("model", model, "a torch.nn.Module")
-    for name, layer in model.named_modules():
-        where = f"model: layer {name!r} ({type(layer).__name__})"
-        if getattr(layer, "running_mean", None) is not None or getattr(layer, "track_running_stats", False):
-            raise ValueError(
-                f"{where} keeps running statistics, which agents cannot share: they would be averaged "
-                "wrongly, changed by evaluation, and undone after every fine-tuning step. Use torch.nn.GroupNorm "
-                "instead, or track_running_stats=False."
-            )
-        if isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0:
-            raise ValueError(
-                f"{where} draws from torch's global generator, so that no run could be repeated, and agents "
-                "would score with other weights than they train. Set its p to 0, or use torch.nn.Identity."
-            )
-    skeleton = copy.deepcopy(model).to(device, dtype)
-    params = {name: p.detach().clone() for name, p in skeleton.named_parameters() if p.requires_grad}
-    if not params:
-        raise ValueError("model: has no parameters to train (that require a gradient)")
-    skeleton.requires_grad_(False)
-
-    def predict(params: Params, x: torch.Tensor) -> torch.Tensor:
-        return functional_call(skeleton, params, (x,))
-
-    return predict, params
+def kind_of(model: nn.Module) -> str:
+    """Return a module's name if `build_model` built it, or "own"."""
+    return getattr(model, "built_as", OWN)
 
 
 def parameters_of(name: str, shape: tuple[int, ...] = (1, 8, 8)) -> Params:
@@ -163,64 +136,3 @@ def moving(params: Params, personal: str) -> tuple[str, ...] | None:
     if not parts[False]:
         raise checks.refusal("personal", personal, "'all' with a model of one layer")
     return tuple(parts[personal == "head"])
-
-
-def check_prediction(predict: Predict, params: Params, federation: Federation) -> None:
-    """Try a module on two samples, so that what does not fit is said before any work.
-
-    Raises
-    ------
-    ValueError : the module does not take the samples, gives another shape than one output for each class or number to
-        predict, or draws from torch's global random generator.
-    """
-    what = "samples" if federation.x.ndim != 4 else "images"
-    images, state = federation.x[:2].to(federation.dtype), torch.get_rng_state()
-    try:
-        logits = predict(params, images)
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(f"model: does not take {what} {list(images.shape)} of {images.dtype}: {error}") from error
-    if not torch.equal(state, torch.get_rng_state()):
-        torch.set_rng_state(state)
-        raise ValueError("model: draws from torch's global random generator, so that no run could be repeated")
-    expected, kind = (len(images), outputs(federation)), "numbers" if federation.classes is None else "logits"
-    if not isinstance(logits, torch.Tensor) or logits.shape != expected or logits.dtype != images.dtype:
-        found = f"{logits.dtype} {list(logits.shape)}" if isinstance(logits, torch.Tensor) else type(logits).__name__
-        each = "one for each to predict" if federation.classes is None else "one per class"
-        raise ValueError(f"model: must give {kind} {list(expected)} of {images.dtype}, {each}, got {found}")
-
-
-def loss_of(predict: Predict) -> LossFn:
-    """Return f_i, as y asks for it: the cross-entropy of labels, or the squared error of numbers, their mean.
-
-    The loss of a batch (x, y, weight) of an agent, whose weights sum to one, is the weighted sum of its samples'.
-
-    Examples
-    --------
-    >>> x, y, weight = torch.tensor([[1.0], [2.0]]), torch.tensor([[2.0], [7.0]]), torch.full((2,), 0.5)
-    >>> loss_of(lambda params, x: params["w"] * x)({"w": torch.tensor(2.0)}, (x, y, weight))
-    tensor(4.5000)
-    """
-    of_labels, of_numbers = cross_entropy(predict), squared_error(predict)
-    return lambda params, batch: (of_numbers if batch[1].is_floating_point() else of_labels)(params, batch)
-
-
-def cross_entropy(predict: Predict) -> LossFn:
-    """Return f_i: the weighted cross-entropy of an agent's batch (x, y, weight), whose weights sum to one."""
-
-    def loss(params: Params, batch: Batch) -> torch.Tensor:
-        x, y, weight = batch
-        # F.cross_entropy also looks for labels to ignore; there are none here, and looking takes time.
-        log_probability = predict(params, x).log_softmax(-1).gather(-1, y.unsqueeze(-1)).squeeze(-1)
-        return -(log_probability * weight).sum()
-
-    return loss
-
-
-def squared_error(predict: Predict) -> LossFn:
-    """Return f_i: the weighted squared error of an agent's batch (x, y, weight), the mean over a sample's numbers."""
-
-    def loss(params: Params, batch: Batch) -> torch.Tensor:
-        x, y, weight = batch
-        return ((predict(params, x) - y).square().mean(-1) * weight).sum()
-
-    return loss

@@ -4,7 +4,8 @@ A scheme only says how many samples of each class every agent holds (`counts`); 
 so disjointness and completeness hold for every scheme by construction, and nothing is ever retried.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -240,3 +241,25 @@ def partition(
 def _need_classes(scheme: str, found: int, needed: int) -> None:
     if found < needed:
         raise ValueError(f"{scheme} needs at least {needed} classes among the labels, which show {found}")
+
+
+@dataclass(frozen=True)
+class Dealing:
+    """A choice of `partition`: a scheme, and which of its parameters is which setting.
+
+    `min_samples` is the least that an agent may hold.
+    """
+
+    scheme: Callable[..., Scheme]
+    settings: Mapping[str, str] = field(default_factory=dict)
+    min_samples: int = 10
+
+
+PARTITIONS = {
+    "iid": Dealing(IID, {"size_spread": "size_spread"}),
+    "dirichlet": Dealing(Dirichlet, {"alpha": "dirichlet_alpha", "size_spread": "size_spread"}),
+    "shards": Dealing(Shards, {"classes_per_agent": "classes_per_agent"}),
+    # The split fixes how many samples an agent holds; two are enough for one to train on and one to score.
+    "per_fedavg": Dealing(PerFedAvgSplit, {"a": "per_fedavg_a"}, min_samples=2),
+}
+"""Every way to deal samples out that can be asked for by name."""

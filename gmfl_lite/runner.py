@@ -8,20 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-import torch
 from torch import nn
 from tqdm.auto import tqdm
 
 from .basics import checks
 from .basics.growing_file import GrowingFile
-from .basics.storage import digest
-from .engine import Engine, Stopped, build_engine, made_with
-from .evaluation import AGENT_COLUMNS, evaluate, summarise, those_of
-from .experiment import Experiment, build_federation
+from .basics.identity import identity
+from .engine import Engine, Stopped, build_engine, made_with, try_gradients
+from .evaluation import AGENT_COLUMNS, evaluate, measured, summarise, those_of
+from .experiment import Experiment, as_run, build_federation
 from .federation import Federation
-from .models import Predict, as_functions, build_model, check_prediction, loss_of
+from .models import as_functions, build_model, kind_of, loss_of
+from .modules import Objective, PerSample, try_out
 from .objective import LossFn, Params
-from .result import HISTORY_COLUMNS, Result, frame, load, store
+from .result import HISTORY_COLUMNS, Checkpoint, Result, frame, load, store
 from .theory.after_divergence import what_to_lower
 from .trainer import limit_of, train
 
@@ -31,6 +31,9 @@ def run(
     *,
     federation: Federation | None = None,
     model: nn.Module | None = None,
+    loss: str | PerSample | None = None,
+    metric: PerSample | None = None,
+    start: Result | None = None,
     on_round: Callable[[int, pd.DataFrame], None] | None = None,
     stop: threading.Event | None = None,
     checkpoint: str | Path | None = None,
@@ -43,11 +46,19 @@ def run(
     ----------
     experiment : the what-if.
     federation, model : replace what the experiment would build: your own data, your own module, whose current
-        parameters are the start and which is not changed. Both are computed with in experiment.precision.
+        parameters are the start and which is not changed. Both are computed with in experiment.precision; the result's
+        experiment says "own" for what was handed over.
+    loss : "cross_entropy", "squared_error" or a function of (prediction, y) that gives one loss a sample; by default
+        what y asks for. The mean over an agent's samples is its f_i.
+    metric : another such function, whose mean is looked at beside the loss, in a column `metric`.
+    start : a result to take `experiment.rounds` more rounds from: its w is where they begin and its round where they
+        go on counting, so that two runs in a row give what one of all rounds does (but for what a server with a memory
+        remembers). Settings may differ.
     on_round : called as on_round(round, rows) after every evaluation, with that round's rows of the history.
     stop : an event looked at before every local step; Ctrl-C does the same. The run returns the result so far.
-    checkpoint : a path, written after every evaluation; a run that finds one goes on from it, and ends as if it had
-        never been interrupted. Until it ends, the history lies beside it, in a file whose name ends in .history.
+    checkpoint : a path, written after every evaluation; a run that finds one goes on from its w, whatever the model's
+        parameters are now, and ends as if it had never been interrupted. Until it ends, the history lies beside it, in
+        a file whose name ends in .history.
     engine : builds what computes the agents' updates, an Engine: a class of your own, `build_engine` with a
         `local_step` or a `server_step` of your own, or `gmfl_lite.distributed.build_engine`, which shares the agents
         among the processes that torchrun has started.
@@ -64,27 +75,39 @@ def run(
     >>> result.status, len(result.history)  # 3 evaluated rounds × 2 groups × 5 numbers of steps
     ('completed', 30)
     """
-    _check_arguments(experiment, federation, model, on_round, stop, checkpoint)
+    _check_arguments(experiment, federation, model, start, on_round, stop, checkpoint)
     federation = build_federation(experiment) if federation is None else federation.in_precision(experiment.precision)
     federation.check_query(experiment.query)
+    own = model is not None or loss is not None or metric is not None
     if model is None:
         model = build_model(experiment.model, federation, seed=experiment.seed)
+    experiment = as_run(experiment, federation, kind_of(model))
     device = federation.x.device
-    predict, start = as_functions(model, device, federation.dtype)
-    check_prediction(predict, start, federation)
-    computes = engine(experiment, federation, loss_of(predict), start)
+    predict, w = as_functions(model, device, federation.dtype)
+    objective = loss_of(predict, loss, metric)
+    if start is not None:
+        w = start.starting(w)
+        experiment = experiment.replace(rounds=experiment.rounds + start.round)
+    if own:
+        try_out(objective, w, federation)
+        try_gradients(experiment, federation, objective, w)
+    computes = engine(experiment, federation, objective, w)
     if not isinstance(computes, Engine):
         raise checks.refusal("engine", engine, f"what builds a gmfl_lite.Engine, not a {type(computes).__name__}")
-    training = _Training(experiment, federation, predict, start, computes, stop)
-
+    optional = measured(federation, objective, w)
+    columns, agents = those_of(HISTORY_COLUMNS, optional), frame(None, those_of(AGENT_COLUMNS, optional))
+    if start is None:
+        so_far = "stopped", "stopped before training", str(computes), 0
+        begun = Result(experiment, *so_far, w, frame(None, columns), agents)
+    else:
+        rows = start.history.reindex(columns=list(columns))
+        begun = dataclasses.replace(start, experiment=experiment, status="stopped", params=w, history=rows)
     # Of what else, beside the experiment, makes a run.
-    fingerprint = "" if checkpoint is None else digest([*federation.tensors().items(), *start.items()])
-    result = _resume(checkpoint, experiment, fingerprint, computes, device)
-    if result is None:
-        begun = "stopped", "stopped before training", str(computes), 0
-        result = Result(experiment, *begun, start, _NO_ROWS, frame(None, those_of(AGENT_COLUMNS, federation.classes)))
+    fingerprint = "" if checkpoint is None else identity([federation.tensors(), predict.frozen(), objective.name])
+    found = _resume(checkpoint, experiment, fingerprint, w, computes)
+    result, limit = (begun, None) if found is None else (found.result, found.limit)
+    training = _Training(experiment, federation, objective, w, computes, columns, limit, stop)
     history = list(result.history.itertuples(index=False, name=None))  # a new row costs the same however many there are
-    columns = those_of(HISTORY_COLUMNS, federation.classes)
     growing = GrowingFile(checkpoint if computes.writes else None, "history", columns, history)
     hidden = progress_hidden(progress)
     with growing, tqdm(total=experiment.rounds, initial=result.round, unit="round", disable=hidden) as bar:
@@ -94,7 +117,7 @@ def run(
                 history.extend(list(rows.itertuples(index=False, name=None)))
                 bar.update(result.round - bar.n)
                 if checkpoint is not None and (len(rows) or result.status != "stopped"):
-                    store(result, growing, fingerprint, computes.recipe, computes.state())
+                    store(result, growing, fingerprint, computes.recipe, computes.state(), training.limit)
                 if len(rows):
                     bar.set_postfix_str(_postfix(rows))
                     if on_round is not None:
@@ -102,7 +125,7 @@ def run(
         except (Stopped, KeyboardInterrupt):
             pass
     params = {name: tensor.cpu() for name, tensor in result.params.items()}
-    return dataclasses.replace(result, params=params, history=frame(history, columns))
+    return dataclasses.replace(result, params=params, history=frame(history, columns), objective=objective)
 
 
 def progress_hidden(progress: bool) -> bool:
@@ -114,6 +137,7 @@ def _check_arguments(
     experiment: Experiment,
     federation: Federation | None,
     model: nn.Module | None,
+    start: Result | None,
     on_round: Callable[..., None] | None,
     stop: threading.Event | None,
     checkpoint: str | Path | None,
@@ -122,6 +146,7 @@ def _check_arguments(
         ("experiment", isinstance(experiment, Experiment), experiment, "an Experiment"),
         ("federation", isinstance(federation, Federation | None), federation, "a Federation or None"),
         ("model", isinstance(model, nn.Module | None), model, "a torch.nn.Module or None"),
+        ("start", isinstance(start, Result | None), start, "a Result or None"),
         ("on_round", on_round is None or callable(on_round), on_round, "a function or None"),
         ("checkpoint", isinstance(checkpoint, str | Path | None), checkpoint, "a path or None"),
     ):
@@ -137,9 +162,9 @@ def _check_arguments(
 
 
 def _resume(
-    path: str | Path | None, experiment: Experiment, fingerprint: str, engine: Engine, device: torch.device
-) -> Result | None:
-    """Return the result to go on from, if there is one, and give the engine what it kept."""
+    path: str | Path | None, experiment: Experiment, fingerprint: str, like: Params, engine: Engine
+) -> Checkpoint | None:
+    """Return what to go on from, if there is something, and give the engine what it kept."""
     if path is None or not Path(path).exists():
         return None
     found = load(path, type(experiment))
@@ -150,31 +175,30 @@ def _resume(
     if changed:
         raise ValueError(f"checkpoint {path} is of another experiment: " + "; ".join(changed))
     if found.fingerprint != fingerprint:
-        what = "of other agents' data or another initial model" if found.fingerprint else "a result, not a checkpoint"
+        other = "of other agents' data, another model's structure or another loss"
+        what = other if found.fingerprint else "a result, not a checkpoint"
         raise ValueError(f"checkpoint {path} is {what}: use another path, or delete it to start anew")
     if found.recipe != engine.recipe:
         plain = "the experiment's own engine"
         made, here = found.recipe or plain, engine.recipe or plain
         raise ValueError(f"checkpoint {path} was made by {made}, and here is {here}: use the same, or another path")
+    device = next(iter(like.values())).device
     engine.load_state({name: tensor.to(device) for name, tensor in found.state.items()})
-    params = {name: tensor.to(device) for name, tensor in found.result.params.items()}
-    return dataclasses.replace(found.result, params=params)
+    return dataclasses.replace(found, result=dataclasses.replace(found.result, params=found.result.starting(like)))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _Training:
-    """What stays the same while a run goes on."""
+    """What stays the same while a run goes on; `limit` is the loss beyond which it has diverged, measured at first."""
 
     experiment: Experiment
     federation: Federation
-    predict: Predict
+    objective: Objective
     start: Params
     engine: Engine
+    columns: dict[str, str]
+    limit: float | None
     stop: threading.Event | None
-
-    @property
-    def loss_fn(self) -> LossFn:
-        return loss_of(self.predict)
 
     def results(self, result: Result) -> Iterator[Result]:
         """Yield the result so far after the first evaluation and every round; its history is the new rows alone."""
@@ -186,14 +210,16 @@ class _Training:
             if not scored:
                 result, scored = self.so_far(result, 0, self.start), True
                 yield result
+            if self.limit is None:
+                self.limit = limit_of(self.experiment, self.federation, self.objective, self.start, self.stop)
             trained = train(
                 self.experiment,
                 self.federation,
-                self.loss_fn,
+                self.objective,
                 result.params,
                 engine=self.engine,
                 start=result.round,
-                limit=limit_of(self.experiment, self.federation, self.loss_fn, self.start, self.stop),
+                limit=self.limit,
                 stop=self.stop,
             )
             for round, params, _ in trained:
@@ -214,7 +240,7 @@ class _Training:
             return later
         agents = evaluate(
             self.federation,
-            self.predict,
+            self.objective,
             params,
             steps=experiment.eval_steps,
             fine_tune_lr=experiment.fine_tune_lr,
@@ -222,15 +248,14 @@ class _Training:
             personal=experiment.personal,
             stop=self.stop,
         )
-        columns = those_of(HISTORY_COLUMNS, self.federation.classes)
-        rows = frame(summarise(agents).assign(round=round), columns)
+        rows = frame(summarise(agents).assign(round=round), self.columns)
         later = dataclasses.replace(later, agents=agents, history=rows)
         if round < experiment.rounds:
             return later
         return dataclasses.replace(later, status="completed", message=f"all {round} rounds")
 
     def advice(self, params: Params) -> str:
-        return what_to_lower(self.experiment, self.federation, self.loss_fn, self.start, params, self.stop)
+        return what_to_lower(self.experiment, self.federation, self.objective, self.start, params, self.stop)
 
 
 _NO_ROWS = frame(None, HISTORY_COLUMNS)

@@ -11,7 +11,7 @@ import pytest
 
 import gmfl_lite as gl
 from gmfl_lite.basics.setting_records import number, one_of, or_none, setting, settings, settings_that_change
-from gmfl_lite.experiment import PARTITIONS, Dealing
+from gmfl_lite.partition import PARTITIONS, Dealing
 
 MOODS = {"calm": 0, "wild": 1}
 

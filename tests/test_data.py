@@ -141,7 +141,7 @@ X, Y = torch.rand(4, 1, 2, 2, generator=torch.Generator()), torch.tensor([0, 1, 
     ("x", "y", "classes", "message"),
     [
         (X.double(), Y, "ab", "x: must be a torch.float32"),
-        (X[:, 0, 0, 0], Y, "ab", r"\[N, …\], such as images \[N, C, H, W\]"),
+        (X[:, 0, 0, 0], Y, "ab", r"\[N, …\], as images \[N, C, H, W\]"),
         (X.numpy(), Y, "ab", "ndarray"),
         (X, Y.int(), "ab", "y: must be a torch.int64"),
         (X[:3], Y, "ab", "3 and 4"),

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import gmfl_lite as gl
-from gmfl_lite import federation as federation_module
+from gmfl_lite.federation import agents as agents_module
 from gmfl_lite.basics import randomness
 
 
@@ -179,7 +179,7 @@ def test_batches_depend_on_seed_round_agent_step_and_number_only(federation):
 def test_draws_are_those_of_each_agent_alone(request, monkeypatch, which, block_numbers):
     """The oracle names the same keys for one agent, one step and one batch at a time, and draws from all positions."""
     federation = request.getfixturevalue(which)
-    monkeypatch.setattr(federation_module, "BLOCK_NUMBERS", block_numbers)
+    monkeypatch.setattr(agents_module, "BLOCK_NUMBERS", block_numbers)
     agents, widest = [7, 3, 0], int(federation.train_sizes.max())
     steps = drawn(federation, agents, local_steps=5)
     assert len(steps) == 5
@@ -215,7 +215,7 @@ def test_batches_are_drawn_when_their_step_is_due(federation):
     assert at_first.total < 1000
     with Made() as in_ten_steps:
         assert len(list(itertools.islice(steps, 10))) == 10
-    assert in_ten_steps.total < 40 * federation_module.BLOCK_NUMBERS
+    assert in_ten_steps.total < 40 * agents_module.BLOCK_NUMBERS
 
 
 def test_a_full_batch_is_gathered_once_for_all_steps(federation):

@@ -46,7 +46,7 @@ def test_a_run_on_digits_learns_to_be_fine_tuned(capsys):
     assert new[0] > 0.3  # three times guessing
     assert new[3] > new[0] + 0.15
     assert "30/30" in capsys.readouterr().err
-    assert list(result.history.columns) == list(HISTORY_COLUMNS)
+    assert list(result.history.columns) == [name for name in HISTORY_COLUMNS if name != "metric"]
     assert sorted(set(result.history["round"])) == [0, 10, 20, 30]
     assert len(result.agents) == 60 * 5
     last = result.history.query("round == 30 and group == 'new' and fine_tune_steps == 3")["accuracy"].item()
@@ -177,14 +177,18 @@ def test_parameters_that_blow_up_in_the_first_step_are_not_kept():
     assert all(tensor.isfinite().all() for tensor in result.params.values())
 
 
-@pytest.mark.parametrize("change", ["data", "architecture", "weights"])
+@pytest.mark.parametrize("change", ["data", "architecture", "loss"])
 def test_a_checkpoint_of_other_data_or_another_model_is_refused(change, federation, digits, tmp_path):
     path = tmp_path / "checkpoint"
     gl.run(SMALL, federation=federation, checkpoint=path, progress=False)
     other = gl.Federation.from_partition(digits, gl.partition(digits.y, gl.IID(), 15, seed=0), n_new_agents=3)
-    models = {"architecture": gl.build_model("mlp", digits), "weights": gl.build_model("softmax", digits, seed=9)}
-    changed = {"federation": other if change == "data" else federation, "model": models.get(change)}
-    with pytest.raises(ValueError, match="of other agents' data or another initial model"):
+    changed = {
+        "data": {"federation": other},
+        "architecture": {"federation": federation, "model": gl.build_model("mlp", digits)},
+        "loss": {"federation": federation, "loss": torch.nn.CrossEntropyLoss(reduction="none")},
+    }[change]
+    what = "another experiment: model" if change == "architecture" else "other agents' data, another model's structure"
+    with pytest.raises(ValueError, match=what):
         gl.run(SMALL, checkpoint=path, progress=False, **changed)
     gl.run(SMALL, federation=federation, progress=False).save(path)
     with pytest.raises(ValueError, match="a result, not a checkpoint"):
@@ -209,7 +213,7 @@ def linear(inputs, outputs, *more):
         ({"on_round": 5}, "on_round = 5"),
         ({"checkpoint": 5}, "checkpoint = 5"),
         ({"checkpoint": "no/such/folder/file"}, "a path in a folder that exists"),
-        ({"model": linear(64, 5)}, r"logits \[2, 10\].*got .*\[2, 5\]"),
+        ({"model": linear(64, 5)}, r"logits \[4, 10\].*got .*\[4, 5\]"),
         ({"model": linear(60, 10)}, "does not take images"),
         ({"model": linear(64, 10).requires_grad_(False)}, "no parameters to train"),
         ({"model": linear(64, 10, Noise())}, "global random generator"),

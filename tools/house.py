@@ -30,6 +30,7 @@ PLAN = {
     """,
     "the problem": """
                                                       models
+                                                 modules
                                                 federation
                      objective                 data              partition
                                               readers

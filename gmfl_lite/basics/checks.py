@@ -19,6 +19,11 @@ def refusal(name: str, value: Any, allowed: str) -> ValueError:
     return ValueError(f"{name} = {value!r}: must be {allowed}")
 
 
+def first_line(error: BaseException) -> str:
+    """Return what an error of somebody else's says, to be quoted in a message of one's own."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:160]}"
+
+
 def integer(name: str, value: Any, low: int, high: int | None = None) -> int:
     """Return `value` as an int in [low, high].
 
@@ -137,22 +142,22 @@ def labels(name: str, value: Any) -> Integers:
     return array.astype(np.int64)
 
 
-def disjoint(parts: Any, n_samples: int) -> list[Integers]:
-    """Return `parts`, the indices of each agent's samples, at least two each and none twice, as int64 arrays.
+def disjoint(parts: Any, n_samples: int, *, least: int = 2, name: str = "parts") -> list[Integers]:
+    """Return the indices of each agent's samples, at least two (or `least`) each and none twice, as int64 arrays.
 
     >>> disjoint([[0, 1], [1, 2]], 3)
     Traceback (most recent call last):
     ValueError: parts: must be disjoint, but sample 1 is held 2 times
     """
     if not isinstance(parts, (list, tuple, np.ndarray)) or not len(parts):
-        raise refusal("parts", parts, "a list that holds at least one agent's indices")
-    found = [labels(f"parts[{agent}]", part) for agent, part in enumerate(parts)]
+        raise refusal(name, parts, "a list that holds at least one agent's indices")
+    found = [labels(f"{name}[{agent}]", part) for agent, part in enumerate(parts)]
     for agent, part in enumerate(found):
-        if len(part) < 2:
-            raise ValueError(f"parts[{agent}]: must hold at least 2 samples, one to train on and one to score")
+        if len(part) < least:
+            raise ValueError(f"{name}[{agent}]: must hold at least 2 samples, one to train on and one to score")
         if part.max() >= n_samples:
-            raise ValueError(f"parts[{agent}]: index {part.max()} is beyond the dataset's {n_samples} samples")
+            raise ValueError(f"{name}[{agent}]: index {part.max()} is beyond the dataset's {n_samples} samples")
     times = np.bincount(np.concatenate(found))
     if times.max() > 1:
-        raise ValueError(f"parts: must be disjoint, but sample {times.argmax()} is held {times.max()} times")
+        raise ValueError(f"{name}: must be disjoint, but sample {times.argmax()} is held {times.max()} times")
     return found

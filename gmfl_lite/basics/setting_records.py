@@ -139,6 +139,15 @@ def or_none(check: Check) -> Check:
     return lambda name, value: None if value is None else check(name, value)
 
 
+OWN = "own"
+"""Of a dataset or a model: it was handed over, and is none that has a name."""
+
+
+def or_own(check: Check) -> Check:
+    """Allow OWN, too."""
+    return lambda name, value: OWN if isinstance(value, str) and value == OWN else check(name, value)
+
+
 class OfTheClass:
     """A class attribute that is computed from the class, as a subclass has more settings."""
 

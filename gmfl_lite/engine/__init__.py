@@ -7,6 +7,7 @@ from .local_step import LocalStep, Stopped, estimate_settings, look_at, one_step
 from .loop import AgentError, Loop, naming
 from .protected import Protected, clip_and_add_noise, protected
 from .threads_and_memory import computing_with, made_with, modestly, prepare_process
+from .trial import try_gradients
 from .vectorized import Vectorized
 from .watching import Watch
 
@@ -37,4 +38,5 @@ __all__ = [
     "prepare_process",
     "protected",
     "take_steps",
+    "try_gradients",
 ]

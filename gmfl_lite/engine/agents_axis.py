@@ -31,8 +31,9 @@ def map_agents(function: Callable[..., Any], params: Params, data: Any, *, execu
 
 def a_gradient(loss_fn: LossFn, params: Params, example: Any, n_agents: int) -> Callable[[], object]:
     """Return what computes one gradient of each of several agents, who all hold the `example` [1, …]: to be timed."""
+    execution = "loop" if getattr(loss_fn, "alone", "") else "vectorized"
     batches = tree_map(lambda tensor: tensor.expand(n_agents, *tensor.shape[1:]).contiguous(), example)
-    return partial(map_agents, torch.func.grad(loss_fn), params, batches, execution="vectorized")
+    return partial(map_agents, torch.func.grad(loss_fn), params, batches, execution=execution)
 
 
 def chunks(agents: torch.Tensor, most: int) -> Iterable[torch.Tensor]:
@@ -61,8 +62,8 @@ def in_order(results: Sequence[tuple[torch.Tensor, Any]]) -> Any:
 def agents_at_once(loss_fn: LossFn, params: Params, example: Any, copies: int) -> int:
     """Return how many agents to compute at once: as many as fit, one if that is no slower, or 0 if none fits.
 
-    Each keeps `copies` sets of its parameters and of what differentiating its loss keeps, which is measured on an
-    `example` of a batch of one agent, [1, …].
+    One where the model says that agents have to be alone. Each keeps `copies` sets of its parameters and of what
+    differentiating its loss keeps, which is measured on an `example` of a batch of one agent, [1, …].
     """
     weights = {name: tensor.detach().requires_grad_() for name, tensor in params.items()}
     own = {tensor.untyped_storage()._cdata for tensor in weights.values()}
@@ -79,6 +80,8 @@ def agents_at_once(loss_fn: LossFn, params: Params, example: Any, copies: int) -
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         loss_fn(weights, tree_map(lambda tensor: tensor[0].clone(), example))
     sizes = [tensor.numel() for tensor in params.values()]
+    if getattr(loss_fn, "alone", ""):
+        return 1
     wide = max(1, next(iter(params.values())).element_size() // 4)  # how many numbers of four bytes one is as large as
     numbers = wide * (sum(sizes) + sum(kept.values()))
     alone = numbers > ALONE_ELEMENTS and example[0].device.type == "cpu"

@@ -85,6 +85,7 @@ class Vectorized(Engine):
             return _Way(at_once, alone, recompute, together)
 
         groups = federation.alike(federation.groups["trained"], experiment.batch_size, experiment.query)
+        by_itself = getattr(loss_fn, "alone", "")
         self.way, self.widest = way, max(width for width, _ in groups)
         widest = way(self.widest)
         self.agents_at_once = widest.at_once
@@ -93,10 +94,12 @@ class Vectorized(Engine):
         # so that a resumed run does what an uninterrupted one does.
         steps = experiment.rounds * experiment.local_steps * (parts if len(groups) == 1 else 1)
         shapes = _shapes([len(places) for _, places in groups], picked)
-        self.records = not widest.recompute and steps >= RECORDED_FROM * shapes and shapes <= MOST_RECORDINGS
+        repeated = steps >= RECORDED_FROM * shapes and shapes <= MOST_RECORDINGS
+        self.records = repeated and not (widest.recompute or by_itself)
         self.compiled = compiled
         self.agents_in_words = (
-            "picked agents of about the same size at once" if len(groups) > 1
+            f"one agent at a time, as {by_itself}" if by_itself
+            else "picked agents of about the same size at once" if len(groups) > 1
             else "all picked agents at once" if parts == 1
             else f"at most {self.agents_at_once} agents at once, to stay within the memory budget" if not widest.alone
             else "one agent at a time, as each keeps more numbers than caches hold" if not widest.recompute
@@ -104,7 +107,9 @@ class Vectorized(Engine):
         )  # fmt: skip
         repaid = "repay it" if self.records else "do not repay it"
         many = f" in {shapes} shapes" * (shapes > 1)
-        self.recording_in_words = f"{'' if self.records else 'not '}recorded, as {steps} local steps{many} {repaid}"
+        self.recording_in_words = (
+            "" if by_itself else f"{'' if self.records else 'not '}recorded, as {steps} local steps{many} {repaid}"
+        )
         self.recordings: dict[tuple[int, int], OneStep] = {}
         if next(iter(params.values())).device.type == "cpu":
             at_once = min(picked, self.agents_at_once)

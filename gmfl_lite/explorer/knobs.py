@@ -8,11 +8,12 @@ from typing import Any
 from ..basics import checks
 from ..basics.setting_records import Setting, integer, settings
 from ..data import DATASETS
-from ..experiment import PARTITIONS, Experiment
+from ..experiment import Experiment
 from ..federation import QUERIES
 from ..meta_gradients import METHODS
 from ..methods import methods
 from ..models import MODELS, PERSONAL
+from ..partition import PARTITIONS
 from ..server import SERVER_STEPS
 
 STEP_SIZES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)

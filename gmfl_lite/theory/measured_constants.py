@@ -237,7 +237,7 @@ def _loss_and_params(
     device = federation.x.device
     if isinstance(model_or_loss, nn.Module):
         predict, own = as_functions(model_or_loss, device, federation.dtype)
-        loss_fn = loss_of(predict)
+        loss_fn: LossFn = loss_of(predict)
         params = own if params is None else {name: t.to(federation.dtype) for name, t in params.items()}
         if {name: t.shape for name, t in params.items()} != {name: t.shape for name, t in own.items()}:
             raise ValueError("params: must have the names and shapes of the model's parameters")

@@ -1,18 +1,16 @@
-"""The agents of a run on one device: one dataset, and which of its samples each agent trains and is scored on."""
+"""Agents on one device: one dataset, which of its samples each trains and is scored on, and the batches they draw."""
 
 import copy
 from collections.abc import Sequence
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 import torch
 
-from .basics import checks, randomness
-from .basics.devices import PRECISIONS, checked_device
-from .basics.ragged import InBlocks, IndexTable, alike
-from .basics.shifts import first_of_each_class, mislabel, rename_classes, rotate
-from .basics.whole_numbers import stratified_split
-from .data import Dataset
+from ..basics import checks, randomness
+from ..basics.devices import PRECISIONS
+from ..basics.ragged import InBlocks, IndexTable, alike
 
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """Samples, labels or numbers, and weights; the weights of an agent's batch sum to one, padding has weight zero."""
@@ -25,19 +23,8 @@ BLOCK_NUMBERS = 2**20
 """Numbers (8 MB) that are drawn at once for the mini-batches to come, or those of one local step if it takes more."""
 
 
-class Federation:
-    """Agents with private data on one device; make one with `Federation.from_partition`.
-
-    Attributes
-    ----------
-    n_agents, n_new_agents : agents that train, and agents that are only scored; they are numbered in this order.
-    sizes : integers [n_agents + n_new_agents], each agent's samples, train and test together.
-    label_counts : DataFrame agents × classes, what each agent holds under the names it uses itself.
-    classes : the classes' names; None where y are numbers to predict.
-    groups : {"trained": agents, "new": agents}, int64 tensors; "new" only if there are any.
-    rotations : degrees [n_agents + n_new_agents] by which each agent's images are turned.
-    dtype : of the images that agents get; see `in_precision`.
-    """
+class Agents:
+    """Who holds which samples, on one device, and the batches that they draw: what `Federation` is made of."""
 
     def __init__(
         self,
@@ -51,136 +38,37 @@ class Federation:
         *,
         fine_tune: IndexTable | None = None,
         strata: torch.Tensor | None = None,
+        names: Sequence[str] | None = None,
     ) -> None:
-        self.x, self.y, self.classes, self.dtype = x, y, classes, x.dtype
+        self.x, self.y, self.classes = x, y, classes
+        self.dtype = x.dtype if x.is_floating_point() else torch.float32
         self.rotations = rotations
         self._train, self._test, self._fine_tune = train, test, train if fine_tune is None else fine_tune
         self._strata = y if strata is None else strata
+        self.names = None if names is None else tuple(map(str, names))
+        self.made_for: dict[str, Any] | None = None
         self.n_new_agents = n_new_agents
         self.n_agents = len(train.sizes) - n_new_agents
 
-    @classmethod
-    def from_partition(
-        cls,
-        dataset: Dataset,
-        parts: Sequence[np.ndarray],
-        *,
-        n_new_agents: int = 0,
-        test_fraction: float = 0.25,
-        permuted_classes: int = 0,
-        max_rotation: float = 0.0,
-        shots: int | None = None,
-        query: str = "independent",
-        label_noise: float = 0.0,
-        seed: int = 0,
-        device: str | torch.device = "cpu",
-    ) -> "Federation":
-        """Give every part to an agent, shift it as asked, and split it into samples to train on and samples to score.
-
-        Parameters
-        ----------
-        dataset : the samples.
-        parts : one index array an agent, pairwise disjoint, at least two samples each; the agents that train come
-            first, the last `n_new_agents` are never trained on.
-        test_fraction : the part of every agent's samples that is scored and never fine-tuned on, in (0, 1), at least
-            one sample. It is stratified: of every class a test_fraction, give or take at most one sample, and the
-            last sample of a class goes to training where there is a choice.
-        permuted_classes : each agent gives this many classes other names by its own permutation; 0 or at least 2
-            (concept shift).
-        max_rotation : each agent's images are turned by its own angle, drawn from ± max_rotation degrees (feature
-            shift).
-        shots : each agent trains, and fine-tunes, on at most so many samples of each class (of all, where y are
-            numbers); None is all of them. The scored samples stay the same.
-        query : "disjoint" lets agents that train hold twice the shots, so that each half of them has its shots (see
-            `batches`). Every agent is scored after fine-tuning on as many as otherwise, and on the same ones.
-        label_noise : the probability with which a training label is replaced by another class, any with equal chance;
-            at least 0 and below 1. Scored labels are clean.
-        seed : of the split, the shots and the shifts.
-        device : where the tensors live.
-
-        Raises
-        ------
-        ValueError : naming the argument, its value and what is allowed.
-
-        Examples
-        --------
-        >>> import gmfl_lite as gl
-        >>> digits = gl.load_dataset("digits")
-        >>> parts = gl.partition(digits.y, gl.Dirichlet(0.3), 12, seed=0)
-        >>> federation = gl.Federation.from_partition(digits, parts, n_new_agents=2)
-        >>> federation.n_agents, [len(labels) for _, labels in (federation.train(0), federation.test(0))]
-        (10, [112, 38])
-        """
-        if not isinstance(dataset, Dataset):
-            raise checks.refusal("dataset", type(dataset).__name__, "a gmfl_lite.Dataset")
-        parts = checks.disjoint(parts, len(dataset))
-        n_new_agents = checks.integer("n_new_agents", n_new_agents, 0, len(parts) - 1)
-        test_fraction = checks.number("test_fraction", test_fraction, 0, 1, above=True)
-        n_classes = len(dataset.classes or ())
-        permuted_classes = checks.integer("permuted_classes", permuted_classes, 0, n_classes)
-        if permuted_classes == 1:
-            raise checks.refusal("permuted_classes", 1, "0 or at least 2: one class alone keeps its name")
-        max_rotation = checks.number("max_rotation", max_rotation, 0, 180)
-        if max_rotation and dataset.x.ndim != 4:
-            raise checks.refusal("max_rotation", max_rotation, f"0: {dataset.name} holds no images")
-        shots = None if shots is None else checks.integer("shots", shots, 1)
-        query = checks.choice("query", query, QUERIES)
-        label_noise = checks.share("label_noise", label_noise)
-        if label_noise and n_classes < 2:
-            there_is = "there is one class, and no other to replace it" if n_classes else "there are no classes"
-            raise checks.refusal("label_noise", label_noise, f"0: {there_is}")
-        seed = checks.integer("seed", seed, 0)
-        device = checked_device(device)
-        x, y = dataset.x, dataset.y.numpy(force=True) if n_classes else np.zeros(len(dataset), np.int64)
-        halves = [
-            stratified_split(part, y[part], test_fraction, randomness.generator(seed, "test split", agent))
-            for agent, part in enumerate(parts)
-        ]
-        training, scored = (list(lists) for lists in zip(*halves, strict=True))
-
-        def held(of_a_class: int, of_a_newcomer: int) -> IndexTable:
-            shots_of = [of_a_class] * (len(parts) - n_new_agents) + [of_a_newcomer] * n_new_agents
-            some = [
-                first_of_each_class(rows, y[rows], most, randomness.generator(seed, "shots", agent))
-                for agent, (rows, most) in enumerate(zip(training, shots_of, strict=True))
-            ]
-            return IndexTable.from_lists(some, device)
-
-        test = IndexTable.from_lists(scored, device)
-        train = fine_tune = IndexTable.from_lists(training, device) if shots is None else held(shots, shots)
-        if shots is not None and query == "disjoint":
-            train = held(2 * shots, shots)
-        strata = torch.from_numpy(y).to(device)
-        if permuted_classes:
-            y = rename_classes(y, parts, permuted_classes, n_classes, seed)
-        if label_noise:
-            y = mislabel(y, training, label_noise, n_classes, seed)
-        rotations = np.zeros(len(parts))
-        if max_rotation:
-            x = x.clone()
-            for agent, part in enumerate(parts):
-                rng = randomness.generator(seed, "rotation", agent)
-                rotations[agent] = rng.uniform(-max_rotation, max_rotation)
-                x[part] = rotate(x[part], rotations[agent])
-        agents = train, test, n_new_agents, rotations
-        labels = torch.from_numpy(y).to(device) if n_classes else dataset.y.to(device)
-        return cls(x.to(device), labels, dataset.classes, *agents, fine_tune=fine_tune, strata=strata)
-
-    def in_precision(self, precision: str) -> "Federation":
+    def in_precision(self, precision: str) -> Self:
         """Return the same agents, whose images come as "float32" or "float64"; they are stored once, as they are."""
         converted = copy.copy(self)
         converted.dtype = PRECISIONS[checks.choice("precision", precision, PRECISIONS)]
         return converted
 
-    def only(self, agent: int, number: int | None = None) -> "Federation":
+    def only(self, agent: int, number: int | None = None) -> Self:
         """Return a federation that holds the samples of one agent and nobody else's, under its number or another."""
         number = agent if number is None else number
         tables = self._train, self._test, self._fine_tune
         rows = torch.cat([table.of(agent) for table in tables]).unique()
         train, test, fine_tune = (table.alone(agent, number, rows) for table in tables)
-        samples, strata = (self.x[rows].to(self.dtype), self._targets(rows)), self._strata[rows]
+        samples, strata = self.samples(rows), self._strata[rows]
         turned = np.append(np.zeros(number), self.rotations[agent])
-        return Federation(*samples, self.classes, train, test, 0, turned, fine_tune=fine_tune, strata=strata)
+        return type(self)(*samples, self.classes, train, test, 0, turned, fine_tune=fine_tune, strata=strata)
+
+    def name_of(self, agent: int) -> str:
+        """Return an agent's name, or "agent 3"."""
+        return f"agent {agent}" if self.names is None else self.names[agent]
 
     @property
     def sizes(self) -> np.ndarray:
@@ -199,9 +87,11 @@ class Federation:
         counts = torch.zeros(agents * classes, dtype=torch.int64, device=self.y.device)
         for table in (self._train, self._test):
             holder = torch.arange(agents, device=self.y.device).repeat_interleave(table.sizes)
-            counts += torch.bincount(holder * classes + self.y[table.index], minlength=agents * classes)
+            labels = self.y[table.index].flatten(1) if self.y.ndim > 1 else self.y[table.index][:, None]
+            counts += torch.bincount((holder[:, None] * classes + labels).flatten(), minlength=agents * classes)
         shown = counts.reshape(agents, classes).numpy(force=True)
-        return pd.DataFrame(shown, columns=pd.Index(self.classes, name="class")).rename_axis("agent")
+        index = pd.Index(range(agents) if self.names is None else self.names, name="agent")
+        return pd.DataFrame(shown, index, columns=pd.Index(self.classes, name="class"))
 
     @property
     def groups(self) -> dict[str, torch.Tensor]:
@@ -222,11 +112,11 @@ class Federation:
 
         It fine-tunes on all of them when it is scored or, with shots and query="disjoint", on half of them.
         """
-        return self._of(self._train, agent)
+        return self._held(self._train, agent)
 
     def test(self, agent: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (x, y) of the samples that agent is scored on, which it never fine-tunes on."""
-        return self._of(self._test, agent)
+        return self._held(self._test, agent)
 
     def train_sets(self, agents: torch.Tensor) -> Batch:
         """Return all training samples of several agents as one padded batch: [agents, width, …]."""
@@ -332,19 +222,20 @@ class Federation:
         numbers_a_step = drawn_batches * (drawn_from + len(agents) * batch * self.x[0].numel())
         return InBlocks(local_steps, max(1, BLOCK_NUMBERS // numbers_a_step), draw)
 
+    def samples(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (x, y) of some rows of all samples, as the agents get them; whole numbers stay what they are."""
+        both = self.x[rows], self.y[rows]
+        x, y = (tensor.to(self.dtype) if tensor.is_floating_point() else tensor for tensor in both)
+        return x, y
+
     def _gather(self, table: IndexTable, agents: torch.Tensor, positions: torch.Tensor) -> Batch:
         """Return the batch of shape positions.shape = [agents, …]."""
         rows, counted = table.rows(agents, positions)
-        return self.x[rows].to(self.dtype), self._targets(rows), counted.to(self.dtype) / counted.sum(-1, keepdim=True)
+        return *self.samples(rows), counted.to(self.dtype) / counted.sum(-1, keepdim=True)
 
     def _everything(self, table: IndexTable, agents: torch.Tensor) -> Batch:
         width = max(width for width, _ in alike(agents, table.widths()))
         return self._gather(table, agents, torch.arange(width, device=agents.device).expand(len(agents), -1))
 
-    def _of(self, table: IndexTable, agent: int) -> tuple[torch.Tensor, torch.Tensor]:
-        rows = table.of(checks.integer("agent", agent, 0, len(table.lengths) - 1))
-        return self.x[rows].to(self.dtype), self._targets(rows)
-
-    def _targets(self, rows: torch.Tensor) -> torch.Tensor:
-        y = self.y[rows]
-        return y.to(self.dtype) if y.is_floating_point() else y
+    def _held(self, table: IndexTable, agent: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.samples(table.of(checks.integer("agent", agent, 0, len(table.lengths) - 1)))

@@ -1,0 +1,129 @@
+"""A torch.nn.Module split into a pure function and a dict of parameters."""
+
+import copy
+from collections.abc import Callable, Collection
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+from torch.func import functional_call
+from torch.nn.functional import multi_head_attention_forward, scaled_dot_product_attention
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+from torch.overrides import TorchFunctionMode
+
+from ..basics import checks
+from ..objective import Params
+
+Predict = Callable[[Params, torch.Tensor], torch.Tensor]
+"""What a model gives for samples [samples, …]: logits [samples, …, classes], or numbers [samples, …]."""
+
+_PLAIN = (nn.Sequential, nn.Flatten, nn.Linear, nn.ELU, nn.Conv2d, nn.GroupNorm, nn.AvgPool2d)
+"""Layers of the library's own models: in these no operation has to be exchanged for another."""
+
+
+class Function:
+    """A module as a function of its parameters and of samples; the caller's module is not changed.
+
+    Attributes
+    ----------
+    skeleton : a copy of the module, for its structure, its frozen parameters and its buffers.
+    alone : why agents have to be computed one after the other, or "".
+    """
+
+    def __init__(self, skeleton: nn.Module, trained: Collection[str]) -> None:
+        self.skeleton, self.alone, self._trained = skeleton, "", tuple(trained)
+        self._plain = all(type(layer) in _PLAIN for layer in skeleton.modules())
+
+    def __call__(self, params: Params, x: torch.Tensor) -> torch.Tensor:
+        with nullcontext() if self._plain else _Differentiable():
+            return functional_call(self.skeleton, params, (x,))
+
+    def frozen(self) -> tuple[Any, ...]:
+        """Return what the function is, beside the values of its parameters: structure, what is frozen, buffers."""
+        fixed = {**dict(self.skeleton.named_buffers()), **dict(self.skeleton.named_parameters())}
+        shapes = {name: list(fixed.pop(name).shape) for name in self._trained}
+        return repr(self.skeleton), shapes, fixed
+
+    def state_dict(self, params: Params) -> Params:
+        """Return the whole module's state with these parameters: frozen ones and buffers, too."""
+        whole = copy.deepcopy(self.skeleton)
+        with torch.no_grad():
+            for name, parameter in whole.named_parameters():
+                if name in params:
+                    parameter.copy_(params[name])
+        return {name: tensor.detach().cpu() for name, tensor in whole.state_dict().items()}
+
+
+class _Differentiable(TorchFunctionMode):
+    """Exchange fast operations whose derivative has no derivative for slower ones that have all, in this thread."""
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is scaled_dot_product_attention:
+            return torch.ops.aten._scaled_dot_product_attention_math(*args, **kwargs)[0]
+        if func is multi_head_attention_forward and not kwargs.get("need_weights", True):
+            return func(*args, **{**kwargs, "need_weights": True})[0], None  # then it multiplies matrices
+        return func(*args, **kwargs)
+
+
+def as_functions(model: nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> tuple[Function, Params]:
+    """Split a module into a pure function and a copy of its parameters; the module itself is not changed.
+
+    Parameters that do not require a gradient are frozen: they stay inside the function, as do buffers. All live on
+    `device`, and floating-point ones compute in `dtype` if one is given (a federation's). Attention is computed by
+    kernels whose gradients can be differentiated again.
+
+    Raises
+    ------
+    ValueError : the module keeps running statistics or draws random numbers, has no parameters to train, or cannot be
+        copied.
+    """
+    if not isinstance(model, nn.Module):
+        raise checks.refusal("model", type(model).__name__, "a torch.nn.Module")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ValueError(
+            "model: is compiled by torch.jit, which cannot be taken apart; give the module that was compiled"
+        )
+    for name, layer in model.named_modules():
+        where = f"model: layer {name!r} ({type(layer).__name__})"
+        if getattr(layer, "running_mean", None) is not None or getattr(layer, "track_running_stats", False):
+            raise ValueError(
+                f"{where} keeps running statistics, which agents cannot share: they would be averaged wrongly, changed "
+                "by evaluation, and undone after every fine-tuning step. Use torch.nn.GroupNorm or LayerNorm instead."
+            )
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            raise ValueError(
+                f"{where} computes a sample's output from the others in its batch, so that an agent's score would "
+                "depend on how many samples it brings. Use torch.nn.GroupNorm or LayerNorm instead."
+            )
+        dropped = getattr(layer, "p" if isinstance(layer, nn.modules.dropout._DropoutNd) else "dropout", 0.0)
+        if isinstance(dropped, float) and dropped > 0:
+            raise ValueError(
+                f"{where} draws from torch's global generator, so that no run could be repeated, and agents "
+                "would score with other weights than they train. Set its dropout to 0."
+            )
+    if any(
+        isinstance(tensor, (UninitializedParameter, UninitializedBuffer))
+        for tensor in (*model.parameters(), *model.buffers())
+    ):
+        raise ValueError("model: has lazy layers without weights yet; call it once on a batch before you hand it over")
+    skeleton = _copied(model).to(device, dtype)
+    params = {name: p.detach().clone() for name, p in skeleton.named_parameters() if p.requires_grad}
+    if not params:
+        raise ValueError("model: has no parameters to train (that require a gradient)")
+    skeleton.requires_grad_(False)
+    for layer in skeleton.modules():
+        if isinstance(layer, (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerEncoder)):
+            layer.training = True  # without dropout that only keeps it from kernels that have no derivative at all
+    return Function(skeleton, params), params
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    """Return a deep copy; what hooks have computed from parameters (weight_norm, pruning) is copied as a value."""
+    held = [value for layer in model.modules() for value in vars(layer).values() if isinstance(value, torch.Tensor)]
+    computed = {id(tensor): tensor.detach().clone() for tensor in held if not tensor.is_leaf}
+    try:
+        return copy.deepcopy(model, computed)
+    except Exception as error:  # whatever a module of one's own may hold
+        raise ValueError(f"model: cannot be copied ({type(error).__name__}: {str(error)[:150]})") from error

@@ -1,0 +1,152 @@
+"""What an agent's loss is made of: one loss a sample, of a prediction and what was to be predicted."""
+
+from collections.abc import Callable, Collection
+
+import torch
+
+from ..basics import checks
+from ..basics.identity import named
+from ..federation import Batch, Federation
+from ..objective import Params
+from .as_function import Predict
+
+PerSample = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""A loss or a metric: (prediction [samples, …], y [samples, …]) -> one number a sample, [samples]."""
+
+
+def _over_positions(values: torch.Tensor) -> torch.Tensor:
+    return values if values.ndim == 1 else values.flatten(1).mean(1)
+
+
+def _cross_entropy(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    # F.cross_entropy also looks for labels to ignore; there are none here, and looking takes time.
+    return _over_positions(-logits.log_softmax(-1).gather(-1, y.unsqueeze(-1)).squeeze(-1))
+
+
+def _squared_error(prediction: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return (prediction - y).square().flatten(1).mean(1)
+
+
+def _as_y_asks(prediction: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return (_squared_error if y.is_floating_point() else _cross_entropy)(prediction, y)
+
+
+def hits(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Return which samples are classified rightly, or of several positions, which share of them."""
+    return _over_positions((logits.argmax(-1) == y).to(logits.dtype))
+
+
+LOSSES: dict[str, PerSample] = {"cross_entropy": _cross_entropy, "squared_error": _squared_error}
+"""Losses that can be asked for by name; the mean over a sample's positions or numbers."""
+
+
+class Objective:
+    """f_i: the loss of a batch (x, y, weight) of an agent, whose weights sum to one: the weighted sum of its samples'.
+
+    Attributes
+    ----------
+    predict, per_sample : the model, and the loss of a prediction.
+    name : of the loss, for checkpoints; "" is what y asks for.
+    metric : what else is measured of a prediction, or None.
+    """
+
+    def __init__(self, predict: Predict, loss: str | PerSample | None = None, metric: PerSample | None = None) -> None:
+        if loss is not None and not callable(loss):
+            loss = checks.choice("loss", loss, LOSSES)
+        if metric is not None and not callable(metric):
+            raise checks.refusal("metric", metric, "a function of (prediction, y) that gives one number a sample")
+        self.predict, self.metric = predict, metric
+        self.per_sample = _as_y_asks if loss is None else LOSSES[loss] if isinstance(loss, str) else loss
+        self.name = loss if isinstance(loss, str) else "" if loss is None else named(loss)
+
+    @property
+    def alone(self) -> str:
+        """Why agents have to be computed one after the other, or ""."""
+        return getattr(self.predict, "alone", "")
+
+    def __call__(self, params: Params, batch: Batch) -> torch.Tensor:
+        x, y, weight = batch
+        return (self.per_sample(self.predict(params, x), y) * weight).sum()
+
+    def scores(self, params: Params, batch: Batch, accurate: bool) -> dict[str, torch.Tensor]:
+        """Return the batch's loss and, if asked for, its accuracy, and the metric if there is one."""
+        x, y, weight = batch
+        prediction, functions = self.predict(params, x), {"loss": self.per_sample}
+        functions |= {"accuracy": hits} if accurate else {}
+        functions |= {"metric": self.metric} if self.metric is not None else {}
+        return {name: (function(prediction, y) * weight).sum() for name, function in functions.items()}
+
+    def accurate(self, params: Params, federation: Federation) -> bool:
+        """Say whether predictions are logits of the federation's classes, so that they are right or wrong."""
+        if federation.classes is None:
+            return False
+        x, y, _ = federation.example(2)
+        shape = self.predict(params, x[0]).shape
+        return shape == (*y[0].shape, len(federation.classes))
+
+
+def loss_of(predict: Predict, loss: str | PerSample | None = None, metric: PerSample | None = None) -> Objective:
+    """Return f_i: by default as y asks for it, the cross-entropy of labels or the squared error of numbers, their mean.
+
+    Examples
+    --------
+    >>> x, y, weight = torch.tensor([[1.0], [2.0]]), torch.tensor([[2.0], [7.0]]), torch.full((2,), 0.5)
+    >>> loss_of(lambda params, x: params["w"] * x)({"w": torch.tensor(2.0)}, (x, y, weight))
+    tensor(4.5000)
+    """
+    return Objective(predict, loss, metric)
+
+
+def cross_entropy(predict: Predict) -> Objective:
+    """Return f_i: the weighted cross-entropy of an agent's batch (x, y, weight), whose weights sum to one."""
+    return Objective(predict, "cross_entropy")
+
+
+def squared_error(predict: Predict) -> Objective:
+    """Return f_i: the weighted squared error of an agent's batch (x, y, weight), the mean over a sample's numbers."""
+    return Objective(predict, "squared_error")
+
+
+def check_scores(
+    objective: Objective, prediction: torch.Tensor, y: torch.Tensor, classes: Collection[str] | None
+) -> None:
+    """Look whether the loss and the metric of some samples' prediction are one number for each of them.
+
+    Raises
+    ------
+    ValueError : they are not; the message says what to change.
+    """
+    functions = {"loss": objective.per_sample, "metric": objective.metric}
+    for name, function in functions.items():
+        if function is None or function in (*LOSSES.values(), _as_y_asks):
+            continue
+        what = f"predictions {list(prediction.shape)} and y {list(y.shape)} of {y.dtype}"
+        try:
+            values, alone = function(prediction, y), function(prediction[:2], y[:2])
+        except Exception as error:  # whatever a function of one's own raises
+            raise ValueError(f"{name}: fails on {what}: {checks.first_line(error)}") from error
+        if not isinstance(values, torch.Tensor) or not values.is_floating_point():
+            found = values.dtype if isinstance(values, torch.Tensor) else type(values).__name__
+            raise ValueError(f"{name}: must give a tensor of floating-point numbers, got {found}")
+        if values.ndim == 0:
+            raise ValueError(
+                f"{name}: averages over the batch already; it must give one number a sample (in torch, "
+                "reduction='none'), as padding must not count"
+            )
+        if values.shape != y.shape[:1]:
+            raise ValueError(
+                f"{name}: must give one number a sample, {[len(y)]}, got {list(values.shape)} of {what}; take the mean "
+                "over what is left of a sample: .flatten(1).mean(1)"
+            )
+        if not torch.allclose(values[:2], alone, rtol=1e-3, atol=1e-5, equal_nan=True):
+            raise ValueError(f"{name}: a sample's number must not depend on the others in its batch")
+    expected, given = tuple(prediction.shape), tuple(y.shape)
+    if objective.per_sample is LOSSES["squared_error"] or (objective.name == "" and classes is None):
+        if expected != given:
+            raise ValueError(f"model: must give {list(given)} numbers, one for each to predict, got {list(expected)}")
+    elif objective.per_sample is LOSSES["cross_entropy"] or objective.name == "":
+        if classes is None:
+            raise ValueError("loss: 'cross_entropy' needs classes, and here y are numbers: use 'squared_error'")
+        if expected != (*given, len(classes)):
+            shape = [*given, len(classes)]
+            raise ValueError(f"model: must give logits {shape}, one per class, got {list(expected)}")
