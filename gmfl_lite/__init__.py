@@ -21,7 +21,7 @@ from .by_hand import by_hand
 from .data import Dataset, load_dataset
 from .engine import Engine, Loop, Vectorized, build_engine
 from .experiment import Experiment, ExperimentError, build_federation
-from .federation import Federation
+from .federation import Federation, load_federation
 from .meta_gradients import meta_gradient
 from .methods import methods
 from .models import build_model
@@ -65,7 +65,7 @@ def __dir__() -> list[str]:
 __all__ = [
     "IID", "Dataset", "Dirichlet", "Engine", "Experiment", "ExperimentError", "Explorer", "Federation", "Loop",
     "PerFedAvgSplit", "Result", "Shards", "Tuned", "Vectorized", "aggregate", "build_engine", "build_federation",
-    "build_model", "by_hand", "exercises", "fine_tune", "label_heterogeneity", "load_dataset", "load_result",
-    "local_update", "meta_gradient", "meta_loss", "methods", "model_heterogeneity", "partition", "plots", "run",
+    "build_model", "by_hand", "exercises", "fine_tune", "label_heterogeneity", "load_dataset", "load_federation",
+    "load_result", "local_update", "meta_gradient", "meta_loss", "methods", "model_heterogeneity", "partition", "plots", "run",
     "server_step", "sweep", "theory", "train", "tune",
 ]  # fmt: skip

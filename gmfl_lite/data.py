@@ -140,7 +140,7 @@ def load_dataset(name: str, root: str | Path | None = None, split: str = "train"
 
 
 def load_images(folder: str | Path, *, like: Dataset, invert: bool = False) -> Dataset:
-    """Read a folder of images, in the size, colours and classes of a dataset.
+    """Read a folder of images, in the size, colours and classes of a dataset; what is transparent becomes white paper.
 
     Parameters
     ----------
@@ -150,8 +150,8 @@ def load_images(folder: str | Path, *, like: Dataset, invert: bool = False) -> D
 
     Raises
     ------
-    ValueError : no such folder, a folder that is not the name of a class, fewer than two images, or a file that is no
-        image or of a kind that cannot be read, such as HEIC.
+    ValueError : no such folder, a folder that is not the name of a class, fewer than two images, one that is a flat
+        colour, a link out of the folder, or a file that is no image or of a kind that cannot be read, such as HEIC.
 
     Examples
     --------
@@ -160,7 +160,7 @@ def load_images(folder: str | Path, *, like: Dataset, invert: bool = False) -> D
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     for name in "37":
     ...         (Path(folder) / name).mkdir()
-    ...         Image.new("L", (20, 30), 255).save(Path(folder) / name / "first.png")
+    ...         Image.linear_gradient("L").save(Path(folder) / name / "first.png")
     ...     load_images(folder, like=load_dataset("digits")).y.tolist()
     [3, 7]
     """

@@ -8,7 +8,19 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-EXTRAS = ("dask", "distributed", "flwr", "ray", "IPython", "ipywidgets", "jupyterlab", "papermill", "nbval", "nbformat")
+EXTRAS = (
+    "dask",
+    "distributed",
+    "flwr",
+    "ray",
+    "IPython",
+    "ipywidgets",
+    "jupyterlab",
+    "papermill",
+    "nbval",
+    "nbformat",
+    "seglearn",
+)
 
 PROGRAM = """
 import sys
@@ -54,4 +66,4 @@ def test_the_core_asks_for_none_of_them():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     needed = " ".join(project["dependencies"])
     assert not [name for name in EXTRAS if name.lower() in needed]
-    assert {"dask", "flower", "notebooks"} <= set(project["optional-dependencies"])
+    assert {"dask", "flower", "notebooks", "people"} <= set(project["optional-dependencies"])

@@ -13,7 +13,7 @@ from ..basics.devices import checked_device
 from ..basics.ragged import IndexTable
 from ..basics.shifts import mislabel, rename_classes, rotate
 from ..data import Dataset
-from ..readers import Gathered, from_agents, from_frame
+from ..readers import NATURAL, Gathered, from_agents, from_frame, read_natural
 from .agents import QUERIES, Agents
 
 
@@ -229,3 +229,31 @@ class Federation(Agents):
         dataset = Dataset("own", x if not x.is_floating_point() else x.float(), y, classes)
         all_rows = IndexTable.from_lists([np.arange(len(dataset))], dataset.x.device)
         return cls(dataset.x, dataset.y, classes, all_rows, all_rows, 0, np.zeros(1))
+
+
+def load_federation(name: str, *, test_fraction: float = 0.25, **how: Any) -> Federation:
+    """Load a natural federation: people, or roles, each with samples of its own.
+
+    Parameters
+    ----------
+    name : "watch": seven exercises of the shoulder, done by ten people who wear a watch, windows of two seconds of six
+        signals [6, 100] (Burns et al., 2018; needs `pip install 'gmfl_lite[people]'`). "plays": thirteen of
+        Shakespeare's characters, windows of 20 characters and the next character at each place; a model of your own
+        (tokens) is needed.
+    test_fraction : the part of each recording, or speech, that is scored: its end.
+    how : n_new_agents (the last ones), shots, query, seed and device, as in `Federation.from_partition`.
+
+    Raises
+    ------
+    ValueError : an unknown name, or a value that is not allowed.
+    ImportError : the package that holds the data is not installed; the message says how to install it.
+
+    Examples
+    --------
+    >>> federation = load_federation("plays", n_new_agents=3)
+    >>> federation.names[:3], federation.n_agents
+    (('Antony', 'Hamlet', 'Henry V'), 10)
+    """
+    found = read_natural(checks.choice("name", name, NATURAL))
+    train, test = found.in_time(test_fraction)
+    return Federation.from_agents(train, test=test, classes=found.classes, name=name, **how)

@@ -1,10 +1,11 @@
-"""Known datasets and where their samples come from: files, a folder of images, a formula."""
+"""Where samples come from: files, a folder of images, people's own arrays and tables, a formula."""
 
 from .folder import images_in
 from .gathered import Gathered, from_agents, from_frame
+from .natural import NATURAL, Natural, NaturalSource, read_natural
 from .sources import DATASETS, DEBIAN_FASHION_MNIST, DatasetSource, add_dataset
 
 __all__ = [
-    "DATASETS", "DEBIAN_FASHION_MNIST", "DatasetSource", "Gathered", "add_dataset", "from_agents", "from_frame",
-    "images_in",
+    "DATASETS", "DEBIAN_FASHION_MNIST", "NATURAL", "DatasetSource", "Gathered", "Natural", "NaturalSource",
+    "add_dataset", "from_agents", "from_frame", "images_in", "read_natural",
 ]  # fmt: skip

@@ -1,38 +1,131 @@
 """Somebody's own images, from a folder."""
 
+import os
+import stat
+import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
+from unicodedata import normalize
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-CLUTTER = ("Thumbs.db", "desktop.ini")
-"""What Windows leaves in folders of images; other systems' clutter begins with a dot."""
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+CLUTTER = ("thumbs.db", "desktop.ini", "__macosx", "icon\r")
+"""What Windows and Macs leave in folders of images, in small letters; other clutter begins with a dot."""
+
+WHITES = (1, 255, 65535)
+"""What white may be where an image holds wide or real numbers: a mask's or a real number's, 8 bits', 16 bits'."""
 
 
 def images_in(folder: Path, classes: tuple[str, ...], shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return images [N, C, H, W] and labels, from a folder with a folder for each class; it raises as `load_images`."""
-    from PIL import Image, ImageOps  # as late as sklearn and torchvision
+    """Return images [N, C, H, W] and labels, from a folder with a folder for each class; it raises as `load_images`.
 
+    What is hidden is skipped. A link is followed within the folder alone: what is trained on is what lies there.
+    """
     if not folder.is_dir():
         raise ValueError(f"images = {str(folder)!r}: must be a folder with a folder of images for every class")
-    unknown = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name not in classes)
+    if len(shape) != 3 or shape[0] not in (1, 3):
+        size = "×".join(map(str, shape))
+        raise ValueError(f"like: must hold images [N, C, H, W] in grey or in three colours, got samples of {size}")
+    of_class = {normalize("NFC", path.name): path for path in _listed(folder) if path.is_dir()}  # as Macs spell it, too
+    names = [normalize("NFC", name) for name in classes]
+    unknown = sorted(of_class.keys() - set(names))
     if unknown:
         raise ValueError(f"{folder}: {', '.join(unknown)} must be among the classes, {', '.join(classes)}")
-    channels, height, width = shape
     pixels, labels = [], []
-    for label, name in enumerate(classes):
-        for path in sorted((folder / name).glob("[!.]*")):
-            if path.name in CLUTTER:
-                continue
-            try:
-                with Image.open(path) as image:
-                    upright = ImageOps.exif_transpose(image)  # telephones note how they were held
-                    like_the_others = upright.convert("L" if channels == 1 else "RGB").resize((width, height))
-            except OSError as error:
-                advice = "save it as PNG or JPEG, or take it out of the folder"
-                raise ValueError(f"{path} is not an image that can be read: {advice} ({error})") from error
-            pixels.append(np.asarray(like_the_others, np.float32).reshape(height, width, channels) / 255)
+    for label, name in enumerate(names):
+        for path in _listed(of_class[name]) if name in of_class else ():
+            pixels.append(_read(path, folder, shape))
             labels.append(label)
     if len(pixels) < 2:
         raise ValueError(f"{folder}: must hold at least 2 images, one to train on and one to score")
     return torch.from_numpy(np.stack(pixels)).movedim(-1, 1).contiguous(), torch.tensor(labels)
+
+
+def _listed(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.name[0] != "." and path.name.lower() not in CLUTTER)
+
+
+def _read(path: Path, folder: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Return the pixels [H, W, C] of one image; whatever is wrong with it is an error that names it."""
+    from PIL import Image  # as late as sklearn and torchvision
+
+    advice = "save it as PNG or JPEG, or take it out of the folder"
+    try:
+        _look_at(path, folder)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            pixels = _pixels(path, shape)
+    except _RefusedError as refused:
+        raise ValueError(f"{path} {refused}") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ValueError(f"{path} is too large: make it smaller, or take it out of the folder ({error})") from error
+    except Exception as error:  # decoders fail with errors of every kind
+        reason = str(error) or type(error).__name__
+        raise ValueError(f"{path} is not an image that can be read: {advice} ({reason})") from error
+    if pixels[..., 0].size > 1 and np.ptp(pixels, axis=(0, 1)).max() <= 1 / 255:
+        raise ValueError(
+            f"{path} is one flat colour, on white paper and in the size {shape[2]}×{shape[1]}: take it out"
+        )
+    return pixels
+
+
+class _RefusedError(Exception):
+    """What a path is, where it is not opened as an image."""
+
+
+def _look_at(path: Path, folder: Path) -> None:
+    """Raise where opening would wait, read a device, or read what lies elsewhere."""
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
+        raise _RefusedError(f"is reached by a link that leads out of {folder}: put a copy of the image there")
+    kind = path.stat().st_mode
+    if stat.S_ISDIR(kind):
+        raise _RefusedError(f"is a folder: put its images into {path.parent}, or take it out")
+    if not stat.S_ISREG(kind):
+        raise _RefusedError("is no file but a pipe, a socket or a device: take it out of the folder")
+
+
+def _pixels(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Return [H, W, C] in [0, 1], upright; of what moves, the first picture."""
+    from PIL import Image, ImageOps
+
+    channels, height, width = shape
+    with Image.open(path) as image:
+        if image.format == "EPS":
+            raise _RefusedError("is PostScript, a program that is not run here: save it as PNG or JPEG")
+        upright = ImageOps.exif_transpose(image)  # telephones note how they were held
+    if upright.mode in ("I", "F") or upright.mode.startswith("I;16"):
+        grey = Image.fromarray(_scaled(upright)).resize((width, height))
+        return np.repeat(np.asarray(grey, np.float32).clip(0, 1)[..., None], channels, axis=-1)
+    like_the_others = _on_paper(upright).convert("L" if channels == 1 else "RGB").resize((width, height))
+    return np.asarray(like_the_others, np.float32).reshape(height, width, channels) / np.float32(255)
+
+
+def _on_paper(image: "Image") -> "Image":
+    """Lay what is transparent, wholly or in part, on white."""
+    from PIL import Image
+
+    if image.mode not in ("LA", "La", "PA", "RGBA", "RGBa") and "transparency" not in image.info:
+        return image
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+
+
+def _scaled(image: "Image") -> NDArray[np.float32]:
+    """Return grey [H, W] in [0, 1] from wide or real numbers, which Pillow's own conversion cuts off at 255.
+
+    White is the first of `WHITES` that no pixel exceeds. Where there is none, or a pixel is negative, the darkest
+    pixel becomes black and the lightest white.
+    """
+    values = np.asarray(image, np.float32)
+    low, high = values.min(), values.max()
+    if not np.isfinite([low, high]).all():
+        raise ValueError("it holds NaN or infinite values")
+    white = next((white for white in WHITES if low >= 0 and high <= white), None)
+    scaled = values / white if white is not None else (values - low) / max(high - low, np.finfo(np.float32).tiny)
+    if isinstance(seen_through := image.info.get("transparency"), int):
+        scaled = np.where(values == seen_through, 1, scaled)
+    return scaled.astype(np.float32)

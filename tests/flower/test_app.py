@@ -93,16 +93,18 @@ def test_a_node_without_a_number_or_images_is_refused(config):
 def test_a_students_own_images(tmp_path):
     from PIL import Image
 
-    for name, shade in (("3", 0), ("3", 255), ("7", 128), ("7", 64)):
+    for name, shade, below in (("3", 0, 51), ("3", 255, 204), ("7", 102, 153), ("7", 51, 153)):
         folder = tmp_path / "mine" / name
         folder.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (40, 30), (shade,) * 3).save(folder / f"{shade}.png")
+        image = Image.new("RGB", (40, 32), (shade,) * 3)
+        image.paste((below,) * 3, (0, 16, 40, 32))
+        image.save(folder / f"{shade}.png")
     number, federation = flower_app.own_data(EXPERIMENT, {"agent": 1, "images": str(tmp_path / "mine"), "invert": True})
     assert (number, federation.sizes.tolist()) == (1, [0, 4])
     x, y = (torch.cat(parts) for parts in zip(federation.train(1), federation.test(1), strict=True))
     assert x.shape == (4, 1, 8, 8)
-    seen = sorted((label, round(1 - image.mean().item(), 2)) for image, label in zip(x, y.tolist(), strict=True))
-    assert seen == [(3, 0.0), (3, 1.0), (7, 0.25), (7, 0.5)]
+    seen = sorted((label, round(1 - image.mean().item(), 1)) for image, label in zip(x, y.tolist(), strict=True))
+    assert seen == [(3, 0.1), (3, 0.9), (7, 0.4), (7, 0.5)]
     notes = tmp_path / "mine" / "3" / "telephone.heic"
     notes.write_bytes(b"\0\0\0\x18ftypheic")
     with pytest.raises(ValueError, match=r"telephone\.heic is not an image that can be read: save it as PNG"):

@@ -1,0 +1,368 @@
+"""Somebody's own images: every way a file holds grey and paper, what computers leave there, and what is not opened."""
+
+import os
+import re
+import socket
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+import gmfl_lite as gl
+from gmfl_lite.data import load_images
+
+STROKE = [(20, 10), (44, 10), (28, 54)]
+COLOURED = gl.Dataset("coloured", torch.zeros(2, 3, 8, 8), torch.tensor([0, 1]), ("3", "7"))
+
+
+def ink(mode="L", paper=255, colour=0):
+    """Draw a seven of six pixels' breadth, dark on light."""
+    image = Image.new(mode, (64, 64), paper)
+    ImageDraw.Draw(image).line(STROKE, fill=colour, width=6)
+    return image
+
+
+def share(low, high, kind):
+    """Return the seven as an array in which paper is `high` and ink `low`."""
+    return np.where(np.asarray(ink()) > 0, high, low).astype(kind)
+
+
+def palette(transparency=None):
+    """Draw with entry 1, black, on entry 0: white, or black that is seen through."""
+    image = Image.new("P", (64, 64), 0)
+    image.putpalette([255, 255, 255, 0, 0, 0] if transparency is None else [0] * 6)
+    ImageDraw.Draw(image).line(STROKE, fill=1, width=6)
+    if transparency is not None:
+        image.info["transparency"] = transparency
+    return image
+
+
+def png(chunks):
+    """Write a PNG by hand: what Pillow does not write."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in chunks)
+
+
+def grey16_png(transparent=None, values=None):
+    values = share(9000, 60000, ">u2") if values is None else values.astype(">u2")
+    header = struct.pack(">IIBBBBB", *values.shape[::-1], 16, 0, 0, 0, 0)
+    rows = b"".join(b"\0" + row.tobytes() for row in values)
+    key = [] if transparent is None else [(b"tRNS", struct.pack(">H", transparent))]
+    return png([(b"IHDR", header), *key, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")])
+
+
+def half_seen():
+    """Draw black ink of alpha 128 on nothing: a middle grey on paper."""
+    return ink("RGBA", (0, 0, 0, 0), (0, 0, 0, 128))
+
+
+def animation(path):
+    ink().save(path, save_all=True, append_images=[Image.new("L", (64, 64), 77)], duration=50)
+
+
+FILES = {
+    # name: (ending, image or how to write it, the grey of ink, the grey of paper)
+    "L": ("png", ink(), 0, 1),
+    "RGB as JPEG": ("JPG", ink("RGB", "white", "black"), 0, 1),
+    "one bit": ("png", ink("1", 1, 0), 0, 1),
+    "one bit as TIFF": ("tif", ink("1", 1, 0), 0, 1),
+    "palette": ("png", palette(), 0, 1),
+    "RGBA, nothing behind": ("png", ink("RGBA", (0, 0, 0, 0), (0, 0, 0, 255)), 0, 1),
+    "RGBA, half seen through": ("png", half_seen(), 1 - 128 / 255, 1),
+    "RGBA, opaque": ("png", ink("RGBA", (255, 255, 255, 255), (0, 0, 0, 255)), 0, 1),
+    "RGBA as WebP": ("webp", ink("RGBA", (0, 0, 0, 0), (0, 0, 0, 255)), 0, 1),
+    "RGBA as TIFF": ("tiff", ink("RGBA", (0, 0, 0, 0), (0, 0, 0, 255)), 0, 1),
+    "LA": ("png", ink("LA", (0, 0), (0, 255)), 0, 1),
+    "palette, one entry seen through": ("png", palette(0), 0, 1),
+    "palette, alphas": ("png", palette(bytes([0, 255])), 0, 1),
+    "palette as GIF, seen through": ("gif", palette(0), 0, 1),
+    "L, one grey seen through": ("png", lambda path: ink("L", 10, 0).save(path, transparency=10), 0, 1),
+    "RGB, one colour seen through": ("png", lambda p: ink("RGB", (1, 2, 3), 0).save(p, transparency=(1, 2, 3)), 0, 1),
+    "CMYK": ("jpg", ink("CMYK", (0, 0, 0, 0), (0, 0, 0, 255)), 0, 1),
+    "CMYK as TIFF": ("tif", ink("CMYK", (0, 0, 0, 0), (0, 0, 0, 255)), 0, 1),
+    "YCbCr": ("jpg", ink("YCbCr", (255, 128, 128), (0, 128, 128)), 0, 1),
+    "16 bits": ("png", grey16_png(), 9000 / 65535, 60000 / 65535),
+    "16 bits as TIFF": ("tif", Image.fromarray(share(9000, 60000, np.uint16)), 9000 / 65535, 60000 / 65535),
+    "16 bits, big-endian TIFF": ("tif", Image.fromarray(share(9000, 60000, ">u2")), 9000 / 65535, 60000 / 65535),
+    "16 bits, paper seen through": ("png", grey16_png(transparent=60000), 9000 / 65535, 1),
+    "16 bits that hold 8": ("png", grey16_png(values=share(51, 204, np.uint16)), 0.2, 0.8),
+    "a mask in 16 bits": ("png", grey16_png(values=share(0, 1, np.uint16)), 0, 1),
+    "32 bits": ("tif", Image.fromarray(share(-(10**6), 10**6, np.int32)), 0, 1),
+    "32 bits, large": ("tif", Image.fromarray(share(10**6, 10**9, np.int32)), 0, 1),
+    "32 bits that hold 16": ("tif", Image.fromarray(share(13107, 52428, np.int32)), 0.2, 0.8),
+    "real, 0 to 1": ("tif", Image.fromarray(share(0.25, 0.75, np.float32)), 0.25, 0.75),
+    "real, 0 to 255": ("tif", Image.fromarray(share(51, 204, np.float32)), 0.2, 0.8),
+    "real, around 0": ("tif", Image.fromarray(share(-0.3, 0.2, np.float32)), 0, 1),
+    "a GIF that moves": ("gif", animation, 0, 1),
+}  # fmt: skip
+
+
+def write(path, what):
+    if isinstance(what, bytes):
+        path.write_bytes(what)
+    elif callable(what):
+        what(path)
+    else:
+        what.save(path)
+
+
+def folder_of(tmp_path, ending, what):
+    """Return a folder of two images: the one in question as a 3, and a plain one as a 7."""
+    for name in "37":
+        (tmp_path / "mine" / name).mkdir(parents=True)
+    write(tmp_path / "mine" / "3" / f"A b ü.{ending}", what)
+    write(tmp_path / "mine" / "7" / "plain.png", ink())
+    return tmp_path / "mine"
+
+
+@pytest.fixture
+def mine(tmp_path):
+    return folder_of(tmp_path, "png", ink())
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("coloured", [False, True])
+def test_ink_is_ink_and_paper_is_paper_however_a_file_holds_them(name, coloured, digits, tmp_path):
+    """Held against real numbers: the same stroke between 0 and 1, made small, between the greys of ink and paper."""
+    ending, what, black, white = FILES[name]
+    read = load_images(folder_of(tmp_path, ending, what), like=COLOURED if coloured else digits).x[0]
+    assert read.shape == (3 if coloured else 1, 8, 8)
+    assert read.dtype == torch.float32
+    assert 0 <= read.min() <= read.max() <= 1
+    stroke = np.asarray(Image.fromarray(share(0, 1, np.float32)).resize((8, 8)))
+    expected = np.clip(black + (white - black) * stroke, 0, 1)
+    np.testing.assert_allclose(read, np.broadcast_to(expected, read.shape), atol=0.03)  # JPEG spreads the stroke
+
+
+@pytest.mark.parametrize("tag", [3, 6, 8])
+@pytest.mark.parametrize(("ending", "image"), [("jpg", ink()), ("png", ink("RGBA", (0, 0, 0, 0), (0, 0, 0, 255)))])
+def test_images_are_upright_whatever_their_kind(tag, ending, image, digits, tmp_path):
+    back = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
+    exif = Image.Exif()
+    exif[0x0112] = tag
+    read = load_images(
+        folder_of(tmp_path, ending, lambda p: image.transpose(back[tag]).save(p, exif=exif)), like=digits
+    )
+    np.testing.assert_allclose(read.x[0], read.x[1], atol=0.03)
+
+
+def test_numbers_that_are_no_greys_are_refused(digits, tmp_path):
+    values = share(0, 1, np.float32)
+    values[0, 0] = np.nan
+    folder = folder_of(tmp_path, "tif", Image.fromarray(values))
+    with pytest.raises(ValueError, match=r"A b ü\.tif is not an image that can be read: .*NaN or infinite"):
+        load_images(folder, like=digits)
+
+
+@pytest.mark.parametrize(
+    ("ending", "what"),
+    [
+        ("png", Image.new("L", (9, 9), 255)),
+        ("png", Image.new("RGB", (9, 9), (10, 200, 30))),
+        ("png", Image.new("1", (9, 9), 1)),
+        ("png", ink("RGBA", (0, 0, 0, 0), (255, 255, 255, 255))),  # white ink on nothing
+        ("png", Image.new("RGBA", (9, 9), (200, 0, 0, 0))),
+        ("png", grey16_png(values=np.full((9, 9), 40000))),
+        ("tif", Image.fromarray(np.full((9, 9), -3.5, np.float32))),
+        ("png", Image.new("L", (1, 1), 7)),
+        ("gif", lambda path: Image.new("L", (9, 9), 7).save(path, save_all=True, append_images=[ink().resize((9, 9))])),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("coloured", [False, True])
+def test_a_flat_image_is_refused_by_name(ending, what, coloured, digits, tmp_path):
+    folder = folder_of(tmp_path, ending, what)
+    with pytest.raises(ValueError, match=rf"A b ü\.{ending} is one flat colour"):
+        load_images(folder, like=COLOURED if coloured else digits)
+
+
+def test_one_pixel_is_not_a_flat_image_where_images_have_one(mine):
+    dots = gl.Dataset("dots", torch.zeros(2, 1, 1, 1), torch.tensor([0, 1]), ("3", "7"))
+    assert load_images(mine, like=dots).x.shape == (2, 1, 1, 1)
+
+
+@pytest.mark.parametrize("shape", [(64,), (3, 8), (2, 8, 8), (4, 8, 8)])
+def test_only_grey_and_three_colours_can_be_imitated(shape, mine):
+    with pytest.raises(ValueError, match="like: must hold images .* got samples of " + "×".join(map(str, shape))):
+        load_images(mine, like=gl.Dataset("other", torch.zeros(2, *shape), torch.tensor([0, 1]), ("3", "7")))
+
+
+@pytest.mark.parametrize("inside", ["", "3"])
+@pytest.mark.parametrize(
+    "name", [".ipynb_checkpoints", "__MACOSX", ".git", ".Trash-1000", ".AppleDouble", "@", "#recycle"]
+)  # fmt: skip
+def test_hidden_folders_are_skipped_and_others_are_not(name, inside, mine, digits):
+    (mine / inside / name).mkdir()
+    if name not in ("@", "#recycle"):
+        assert load_images(mine, like=digits).y.tolist() == [3, 7]
+        return
+    message = rf"{name} is a folder: put its images into" if inside else f"{name} must be among the classes"
+    with pytest.raises(ValueError, match=message):
+        load_images(mine, like=digits)
+
+
+@pytest.mark.parametrize("name", [".DS_Store", "._A b ü.png", "Thumbs.db", "thumbs.db", "Desktop.ini", "Icon\r"])
+def test_what_computers_leave_is_skipped(name, mine, digits):
+    try:
+        (mine / "3" / name).write_bytes(b"clutter")
+    except OSError:
+        pytest.skip("no name for a file on this system")
+    (mine / "readme.txt").write_text("beside the folders of the classes")
+    assert load_images(mine, like=digits).y.tolist() == [3, 7]
+
+
+def test_a_class_is_found_however_a_mac_spells_it(tmp_path):
+    """ä as one sign, and as an a with dots: the same word, as files from a Mac are called."""
+    for name in ("Ka\u0308se", "Brot"):
+        (tmp_path / name).mkdir()
+        ink().save(tmp_path / name / "a.png")
+    like = gl.Dataset("breakfast", torch.zeros(2, 1, 8, 8), torch.tensor([0, 1]), ("K\u00e4se", "Brot"))
+    assert load_images(tmp_path, like=like).y.tolist() == [0, 1]
+
+
+def bytes_of(tmp_path, ending, image):
+    image.save(tmp_path / f"whole.{ending}")
+    return (tmp_path / f"whole.{ending}").read_bytes()
+
+
+SPOILED = {
+    "half a PNG": ("png", lambda p: bytes_of(p, "png", ink())[:150]),
+    "half a JPEG": ("jpg", lambda p: bytes_of(p, "jpg", ink())[:500]),
+    "half a GIF": ("gif", lambda p: bytes_of(p, "gif", ink())[:60]),
+    "half a WebP": ("webp", lambda p: bytes_of(p, "webp", ink())[:60]),
+    "a TIFF's head": ("tif", lambda p: bytes_of(p, "tif", ink())[:100]),
+    "a wrong checksum": ("png", lambda p: bytes_of(p, "png", ink()).replace(b"IDAT", b"IDAU")),
+    "no pixels": ("png", lambda p: png([(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 8, 0, 0, 0, 0)), (b"IEND", b"")])),
+    "endless text": ("png", lambda p: png([
+        (b"IHDR", struct.pack(">IIBBBBB", 8, 8, 8, 0, 0, 0, 0)), (b"zTXt", b"a\0\0" + zlib.compress(bytes(1 << 23))),
+        (b"IDAT", zlib.compress(bytes(72))), (b"IEND", b""),
+    ])),
+    "nothing": ("png", lambda p: b""),
+    "notes": ("txt", lambda p: b"mine"),
+    "a page": ("png", lambda p: b"<!doctype html><title>404</title>"),
+    "LAB": ("tif", lambda p: bytes_of(p, "tif", Image.new("LAB", (8, 8), 5))),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@pytest.mark.parametrize("name", SPOILED)
+def test_whatever_a_decoder_says_names_the_file(name, digits, tmp_path):
+    ending, what = SPOILED[name]
+    folder = folder_of(tmp_path, ending, what(tmp_path))
+    file = re.escape(str(folder / "3" / f"A b ü.{ending}"))
+    with pytest.raises(ValueError, match=f"{file} is not an image that can be read: save it as PNG or JPEG.* \\(.+\\)"):
+        load_images(folder, like=digits)
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), KeyError("x"), SyntaxError("bad"), RuntimeError("decoder"), EOFError()]
+)
+def test_an_error_of_any_kind_in_a_decoder_names_the_file(error, mine, digits, monkeypatch):
+    def fail(*anything, **options):
+        raise error
+
+    monkeypatch.setattr("PIL.ImageOps.exif_transpose", fail)
+    with pytest.raises(ValueError, match=r"A b ü\.png is not an image that can be read: .* \(.+\)") as raised:
+        load_images(mine, like=digits)
+    assert raised.value.__cause__ is error
+
+
+def test_ctrl_c_is_not_an_unreadable_image(mine, digits, monkeypatch):
+    def interrupt(*anything):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("PIL.ImageOps.exif_transpose", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        load_images(mine, like=digits)
+
+
+@pytest.mark.parametrize("side", [10_000, 14_000, 60_000])  # beyond Pillow's warning, its error, and any memory
+@pytest.mark.parametrize("kind", ["png", "gif", "bmp"])
+def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(side, kind, digits, tmp_path, monkeypatch):
+    """A file of some bytes that claims to be huge."""
+    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    frame = b"," + struct.pack("<HHHHB", 0, 0, side, side, 0) + b"\x02\x02\x4c\x01\x00;"
+    bitmap = struct.pack("<IiiHHIIiiII", 40, side, side, 1, 24, *[0] * 6)
+    heads = {
+        "png": png([(b"IHDR", header), (b"IDAT", zlib.compress(bytes(99)))]),
+        "gif": b"GIF89a" + struct.pack("<HHBBB", side, side, 0, 0, 0) + frame,
+        "bmp": b"BM" + struct.pack("<IHHI", 99, 0, 0, 54) + bitmap,
+    }
+    folder = folder_of(tmp_path, kind, heads[kind])
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda image: pytest.fail("decoded"))
+    with pytest.raises(ValueError, match=rf"A b ü\.{kind} is too large: make it smaller.*pixels"):
+        load_images(folder, like=digits)
+
+
+def test_a_program_for_a_printer_is_not_run(digits, tmp_path, monkeypatch):
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *anything, **options: pytest.fail("run"))
+    folder = folder_of(tmp_path, "eps", lambda path: ink().save(path))
+    with pytest.raises(ValueError, match=r"A b ü\.eps is PostScript"):
+        load_images(folder, like=digits)
+
+
+posix = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no pipes among its files")
+
+
+@posix
+@pytest.mark.parametrize("kind", ["pipe", "socket", "device"])
+def test_what_is_no_file_is_not_opened(kind, mine, digits, monkeypatch):
+    """Opening a pipe would wait for ever for its other end."""
+    path = mine / "3" / "0.png"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "socket":
+        monkeypatch.chdir(path.parent)  # a socket's address is at most about 100 letters long
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind("0.png")
+    else:
+        try:
+            os.mknod(path, 0o020666, os.makedev(1, 5))  # zeros without end
+        except OSError:
+            pytest.skip("only an administrator makes devices")
+    monkeypatch.setattr("PIL.Image.open", lambda path: pytest.fail("opened"))
+    with pytest.raises(ValueError, match=r"0\.png is no file but a pipe, a socket or a device"):
+        load_images(mine, like=digits)
+
+
+def link(path, target):
+    try:
+        path.symlink_to(target)
+    except OSError:
+        pytest.skip("this system lets nobody make links")
+
+
+@pytest.mark.parametrize("target", ["../../else.png", "/dev/zero", "../../gone.png", "../../mine-too/a.png"])
+def test_a_link_out_of_the_folder_is_refused(target, mine, digits):
+    ink().save(mine.parent / "else.png")
+    (mine.parent / "mine-too").mkdir()
+    ink().save(mine.parent / "mine-too" / "a.png")
+    link(mine / "3" / "linked.png", target)
+    with pytest.raises(ValueError, match=r"linked\.png is reached by a link that leads out of .*mine: put a copy"):
+        load_images(mine, like=digits)
+
+
+def test_a_class_that_is_a_link_out_of_the_folder_is_refused(mine, digits):
+    (mine.parent / "elsewhere").mkdir()
+    ink().save(mine.parent / "elsewhere" / "a.png")
+    link(mine / "4", mine.parent / "elsewhere")
+    with pytest.raises(ValueError, match=r"4.a\.png is reached by a link that leads out of"):
+        load_images(mine, like=digits)
+
+
+def test_links_within_the_folder_and_to_it_are_followed(mine, digits):
+    link(mine / "3" / "again.png", "../7/plain.png")
+    link(mine.parent / "short", mine)
+    assert load_images(mine.parent / "short", like=digits).y.tolist() == [3, 3, 7]
+
+
+@pytest.mark.parametrize("target", ["loop.png", "missing.png"])
+def test_a_link_to_nowhere_is_an_unreadable_image(target, mine, digits):
+    link(mine / "3" / "loop.png", target)
+    with pytest.raises(ValueError, match=r"loop\.png is not an image that can be read"):
+        load_images(mine, like=digits)
