@@ -66,6 +66,6 @@ __all__ = [
     "IID", "Dataset", "Dirichlet", "Engine", "Experiment", "ExperimentError", "Explorer", "Federation", "Loop",
     "PerFedAvgSplit", "Result", "Shards", "Tuned", "Vectorized", "aggregate", "build_engine", "build_federation",
     "build_model", "by_hand", "exercises", "fine_tune", "label_heterogeneity", "load_dataset", "load_federation",
-    "load_result", "local_update", "meta_gradient", "meta_loss", "methods", "model_heterogeneity", "partition", "plots", "run",
-    "server_step", "sweep", "theory", "train", "tune",
+    "load_result", "local_update", "meta_gradient", "meta_loss", "methods", "model_heterogeneity", "partition", "plots",
+    "run", "server_step", "sweep", "theory", "train", "tune",
 ]  # fmt: skip

@@ -14,12 +14,16 @@ from typing import Any
 
 import ipywidgets as widgets
 from IPython import get_ipython
+from torch import nn
 
 from ..basics import checks
 from ..data import DATASETS
 from ..experiment import Experiment
+from ..federation import Federation
+from ..modules import PerSample
 from ..plots.picture import Picture
 from ..result import Result
+from ..sweep import Given
 from . import sentences
 from .background_runs import Runs
 from .curves import Curve, brought_up_to_date, together
@@ -33,7 +37,7 @@ FRAME = 0.1
 """Seconds between two drawings at least: a browser gets no more than ten a second."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Exploration(Result):
     """A Result that shows itself as the explorer's picture, with FedAvg's curve beside its own.
 
@@ -63,6 +67,8 @@ class Explorer:
     Parameters
     ----------
     base : where the knobs stand at first, and all the settings that have no knob.
+    federation, model, loss : as in `gmfl_lite.run`: your own agents, of any samples with classes, your own module and
+        loss. What they decide has no knob then, and the picks are at most all of the agents.
     weights_seed : of the initial weights; by default base.seed.
 
     Attributes
@@ -85,12 +91,25 @@ class Explorer:
     >>> explorer.close()
     """
 
-    def __init__(self, base: Experiment = Experiment(), *, weights_seed: int | None = None) -> None:  # noqa: B008
-        first = _what_if("base", base, weights_seed)
-        if DATASETS[base.dataset].classes is None:
+    def __init__(
+        self,
+        base: Experiment = Experiment(),  # noqa: B008  (frozen)
+        *,
+        federation: Federation | None = None,
+        model: nn.Module | None = None,
+        loss: str | PerSample | None = None,
+        weights_seed: int | None = None,
+    ) -> None:
+        given = Given(federation, model, loss)
+        first = _what_if("base", base, weights_seed, given)
+        base = first.experiment
+        if (DATASETS[base.dataset] if federation is None else federation).classes is None:
             allowed = "one with classes: the panel draws accuracy. Use gmfl_lite.run and gmfl_lite.plots"
             raise checks.refusal("dataset", base.dataset, allowed)
-        offered = {name: knob for name, knob in KNOBS.items() if isinstance(base, knob.of)}
+        decided = {*given.decides(type(base)), *(("weights_seed",) if model is not None else ())}
+        offered = {name: k for name, k in KNOBS.items() if isinstance(base, k.of) and name not in decided}
+        if federation is not None:
+            offered["agents_per_round"] = offered["agents_per_round"].at_most(federation.n_agents)
         stand = {name: first.value(name) for name in offered}
         self._knobs = {name: knob.with_value(stand[name]) for name, knob in offered.items()}
         self._initial = {name: offered[name].start if value is None else value for name, value in stand.items()}
@@ -117,7 +136,7 @@ class Explorer:
             looked=self._show,
         )
         self._painter = LatestWins("gmfl_lite drawing", lambda error: self._panel.tell(sentences.of_an_error(error)))
-        self._runs = Runs(first, self._show)
+        self._given, self._runs = given, Runs(first, self._show)
         self._runs.look()
         self._forget_cell = _when_this_cell_runs_again(self.close)
 
@@ -150,7 +169,7 @@ class Explorer:
         ('completed', 0)
         >>> explorer.close()
         """
-        what_if, fedavg, beside = _what_if("experiment", experiment, weights_seed), None, None
+        what_if, fedavg, beside = _what_if("experiment", experiment, weights_seed, self._given), None, None
         result = self._runs.result(what_if, progress=progress)
         if result.status == "completed" and what_if != what_if.fedavg:
             fedavg = self._runs.result(what_if.fedavg, progress=progress)
@@ -300,11 +319,14 @@ class Explorer:
         return self._knobs[name]
 
 
-def _what_if(name: str, experiment: Experiment, weights_seed: int | None) -> WhatIf:
+def _what_if(name: str, experiment: Experiment, weights_seed: int | None, given: Given) -> WhatIf:
     if not isinstance(experiment, Experiment):
         raise checks.refusal(name, experiment, "an Experiment")
     seed = experiment.seed if weights_seed is None else checks.integer("weights_seed", weights_seed, 0)
-    return WhatIf(experiment, seed)
+    if given.federation is not None:
+        picked = min(experiment.agents_per_round, given.federation.n_agents)
+        experiment = given.as_run(experiment.replace(agents_per_round=picked))
+    return WhatIf(experiment, seed, given)
 
 
 def _when_this_cell_runs_again(act: Callable[[], None]) -> Callable[[], None]:

@@ -92,6 +92,10 @@ class Knob:
         if value not in self.values:
             raise checks.refusal(self.name, value, f"one of {', '.join(map(readable, self.values))}")
 
+    def at_most(self, most: int) -> "Knob":
+        """Return this knob with the values up to `most`, and that one."""
+        return dataclasses.replace(self, choices=(*(value for value in self.values if value < most), most))
+
     def with_value(self, value: Any) -> "Knob":
         """Return this knob with its choices as they are now, and one more if it has not got this value."""
         more = () if value is None or value in self.values else (value,)

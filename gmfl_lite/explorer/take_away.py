@@ -18,13 +18,18 @@ def as_python(what_ifs: Sequence[WhatIf]) -> str:
     experiment = gl.Experiment(nu=1)
     results = [gl.run(experiment)]
     """
-    first = what_ifs[0].experiment
+    first, given = what_ifs[0].experiment, what_ifs[0].given
     kind, name, program = type(first), "gl.Experiment", "import gmfl_lite as gl\n"
     if kind is not Experiment:
         name, program = kind.__name__, f"{program}from {kind.__module__} import {kind.__name__}\n"
+    if given.arguments:
+        handed = "".join(f", {argument}={argument}" for argument in given.arguments)
+        program += f"\n# Here {' and '.join(given.arguments)} must be what you handed over.\n"
+    else:
+        handed = ""
     program += f"\nexperiment = {name}({_arguments(_differences(first, kind()))})\n"
-    call = "gl.run({})"
-    if any(what_if.weights_seed != what_if.experiment.seed for what_if in what_ifs):
+    call = f"gl.run({{}}{handed})"
+    if not handed and any(what_if.weights_seed != what_if.experiment.seed for what_if in what_ifs):
         program += _RUN_FROM_WEIGHTS
         call = "run({}, weights_seed={})"
     calls = []
@@ -56,6 +61,8 @@ PARAMETERS = (*(name for name in settings(Experiment) if name not in WITHOUT_PAR
 
 def as_papermill(what_ifs: Sequence[WhatIf]) -> str:
     """Return shell commands that run the playground notebook at each what-if, and FedAvg beside it."""
+    if handed := [name for what_if in what_ifs[:1] for name in what_if.given.arguments]:
+        return f"# The notebook takes no {' or '.join(handed)} of your own: use the program in Python."
     lines = ["cd notebooks"]
     for number, what_if in enumerate(what_ifs, 1):
         values = {name: what_if.value(name) for name in PARAMETERS}

@@ -17,6 +17,7 @@ from ..methods import methods
 from ..models import build_model
 from ..result import Result
 from ..runner import run
+from ..sweep import Given
 from .knobs import KNOBS, readable
 
 
@@ -28,10 +29,14 @@ def _federation(data: Experiment) -> Federation:
 
 @dataclass(frozen=True)
 class WhatIf:
-    """An experiment and a seed of its own for the initial weights, so that data and weights can be redrawn apart."""
+    """An experiment and a seed of its own for the initial weights, so that data and weights can be redrawn apart.
+
+    `given` is what was handed over: agents, a module, a loss.
+    """
 
     experiment: Experiment
     weights_seed: int
+    given: Given = Given()  # noqa: RUF009  (frozen)
 
     @classmethod
     def from_values(cls, base: "WhatIf", values: Mapping[str, Any]) -> "WhatIf":
@@ -56,7 +61,8 @@ class WhatIf:
                 changes[name] = base.value(name) if now[other] == base.value(other) else None
         rounds = changes.get("rounds", base.experiment.rounds)
         changes["eval_every"] = min(base.experiment.eval_every, max(1, rounds // 10))  # at least ten points
-        return cls(base.experiment.replace(**changes), values.get("weights_seed", base.weights_seed))
+        weights_seed = values.get("weights_seed", base.weights_seed)
+        return cls(base.experiment.replace(**changes), weights_seed, base.given)
 
     @property
     def fedavg(self) -> "WhatIf":
@@ -72,7 +78,7 @@ class WhatIf:
 
     @property
     def federation(self) -> Federation:
-        return _federation(self.data)
+        return _federation(self.data) if self.given.federation is None else self.given.federation
 
     def run(
         self,
@@ -82,9 +88,10 @@ class WhatIf:
         progress: bool = False,
     ) -> Result:
         """Run the experiment from the weights of `weights_seed`, as `gmfl_lite.run` does."""
-        federation = self.federation
-        model = build_model(self.experiment.model, federation, seed=self.weights_seed)
-        return run(self.experiment, federation=federation, model=model, stop=stop, on_round=on_round, progress=progress)
+        given = {"federation": self.federation, **self.given.arguments}
+        if self.given.model is None:
+            given["model"] = build_model(self.experiment.model, self.federation, seed=self.weights_seed)
+        return run(self.experiment, stop=stop, on_round=on_round, progress=progress, **given)
 
     def value(self, name: str) -> Any:
         return self.weights_seed if name == "weights_seed" else getattr(self.experiment, name)

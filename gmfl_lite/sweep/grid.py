@@ -3,26 +3,35 @@
 import hashlib
 import itertools
 import json
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, as_completed
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from torch import nn
 from tqdm.auto import tqdm
 
-from ..basics import __version__, checks
+from ..basics import checks
 from ..basics.setting_records import settings
 from ..engine import prepare_process
 from ..experiment import Experiment, ExperimentError
+from ..federation import Federation
+from ..modules import PerSample
 from ..result import HISTORY_COLUMNS, Result, load_result
 from ..runner import progress_hidden, run
+from .given import Given, library
 
 
 def sweep(
     grid: Mapping[str, Iterable[Any]] | Sequence[Experiment],
     base: Experiment = Experiment(),  # noqa: B008  (frozen)
     *,
+    federation: Federation | None = None,
+    model: nn.Module | None = None,
+    loss: str | PerSample | None = None,
+    metric: PerSample | None = None,
     executor: Executor | None = None,
     cache: str | Path | None = None,
     on_point: Callable[[int, pd.DataFrame], None] | None = None,
@@ -35,11 +44,15 @@ def sweep(
     ----------
     grid : {setting: values}, of which every combination is a point, or a list of experiments.
     base : the other settings, where `grid` is a dict.
+    federation, model, loss, metric : as in `run`, the same for every point; what they decide cannot vary. For processes
+        they must be such that pickle takes them: no lambda.
     executor : any concurrent.futures.Executor; by default the points run one after the other in this process. With
         Dask, client.get_executor() does the points of a lost worker again, on others; with workers that were started
         with `--resources GPU=1`, client.get_executor(resources={"GPU": 1}) gives each GPU one point at a time.
-    cache : a folder; a finished point is kept there, under its settings and the library's version, and never computed
-        again. Several processes may share it; workers on other computers write to it if they see it under this path.
+    cache : a folder; a finished point is kept there and never computed again, unless its settings, the library's or
+        torch's code, or what was handed over changed. A point that cannot be kept is computed all the same, and a
+        warning says so. Several processes may share it; workers on other computers write to it if they see it under
+        this path.
     on_point : called as on_point(number, rows) as soon as a point is done, in whatever order they finish.
     progress : whether to show a progress bar.
     history : whether to gather the evaluations of all rounds instead of the last ones.
@@ -63,46 +76,66 @@ def sweep(
     40
     """
     points, varied = _points(grid, base)
-    if cache is not None:
-        Path(cache).mkdir(parents=True, exist_ok=True)
+    given = Given(federation, model, loss, metric)
+    given.check(varied, type(base))
+    cache, not_kept = _folder(cache)
     tables: list[pd.DataFrame | None] = [None] * len(points)
     with tqdm(total=len(points), unit="point", disable=progress_hidden(progress)) as bar:
-        for number, answer in _answers(points, executor, cache, history):
+        for number, answer in _answers(points, executor, (given, cache, history)):
+            not_kept = not_kept or answer.attrs.pop("not kept", "")
             columns = {name: [points[number][1].get(name)] * len(answer) for name in varied}
             tables[number] = rows = pd.concat([pd.DataFrame(columns), answer], axis=1)
             bar.update()
             if on_point is not None:
                 on_point(number, rows)
+    if not_kept:
+        warnings.warn(f"cache: points could not be kept there, and will be computed again ({not_kept})", stacklevel=2)
     return pd.concat(tables, ignore_index=True)
+
+
+def _folder(cache: str | Path | None) -> tuple[Path | None, str]:
+    """Return the folder, made if need be, and why there is none where that cannot be done."""
+    if cache is None:
+        return None, ""
+    folder = Path(cache)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return None, str(error)
+    return folder, ""
 
 
 Point = tuple[type[Experiment], Mapping[str, Any]]
 """The kind of experiment and its settings, which may contradict each other: not yet an Experiment."""
 
 
-def run_point(point: Point, cache: str | Path | None = None, history: bool = False) -> pd.DataFrame:
+def run_point(point: Point, given: Given = Given(), cache: Path | None = None, history: bool = False) -> pd.DataFrame:  # noqa: B008
     """Run one point, or read it from the cache, and return its rows; what goes wrong becomes a row, too."""
     try:
         kind, values = point
         experiment = kind.from_dict(values)
-        path = None if cache is None else Path(cache) / f"{_digest(experiment)}.result"
-        result = _kept(path, experiment)
+        path, not_kept = None if cache is None else cache / f"{_digest(experiment, given)}.result", ""
+        result = _kept(path, given.as_run(experiment))
         if result is None:
-            result = run(experiment, progress=False)
+            result = run(experiment, progress=False, **given.arguments)
             if result.status == "stopped":  # by Ctrl-C, which is meant for the whole sweep
                 raise KeyboardInterrupt
-            if path is not None:
-                result.save(path)
+            try:
+                if path is not None:
+                    result.save(path)
+            except OSError as error:
+                not_kept = str(error)
     except Exception as error:  # a failing point must not end the others
         return _failed(error)
     rows = result.history
-    if rows.empty:
-        return pd.DataFrame([{"status": result.status, "message": result.message, "round": result.round}])
     if not history:
         rows = rows[rows["round"] == rows["round"].max()]
-    return rows.assign(status=result.status, message=result.message)[
-        [name for name in _ORDER if name in rows or name in _HOW_IT_ENDED]
-    ].reset_index(drop=True)
+    rows = rows.assign(status=result.status, message=result.message)
+    rows = rows[[name for name in _ORDER if name in rows]].reset_index(drop=True)
+    if rows.empty:
+        rows = pd.DataFrame([{"status": result.status, "message": result.message, "round": result.round}])
+    rows.attrs["not kept"] = not_kept
+    return rows
 
 
 _HOW_IT_ENDED = ("status", "message")
@@ -110,19 +143,19 @@ _ORDER = [*_HOW_IT_ENDED, *HISTORY_COLUMNS]
 
 
 def _answers(
-    points: Sequence[Point], executor: Executor | None, cache: str | Path | None, history: bool
+    points: Sequence[Point], executor: Executor | None, how: tuple[Given, Path | None, bool]
 ) -> Iterator[tuple[int, pd.DataFrame]]:
     """Yield every point's number and rows, as they come."""
     if executor is None:
         for number, point in enumerate(points):
-            yield number, run_point(point, cache, history)
+            yield number, run_point(point, *how)
         return
     prepare_process()  # before workers are forked from this process
     waiting = {}
     try:
         for number, point in enumerate(points):
             try:
-                waiting[executor.submit(run_point, point, cache, history)] = number
+                waiting[executor.submit(run_point, point, *how)] = number
             except BrokenExecutor as error:  # a worker died while the rest was being handed out
                 yield number, _failed(error)
         for future in as_completed(waiting):
@@ -160,14 +193,15 @@ def _points(
     return points, varied
 
 
-def _digest(experiment: Experiment) -> str:
-    return hashlib.sha256(json.dumps([__version__, experiment.to_dict()], sort_keys=True).encode()).hexdigest()
+def _digest(experiment: Experiment, given: Given) -> str:
+    known = [library(), given.key, experiment.to_dict()]
+    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
 
 
 def _kept(path: Path | None, experiment: Experiment) -> Result | None:
     try:
         result = None if path is None else load_result(path, type(experiment))
-    except (FileNotFoundError, ValueError):  # not there, or damaged: compute it (again)
+    except (OSError, ValueError):  # not there, not to be read, or damaged: compute it (again)
         return None
     return result if result is not None and result.experiment == experiment else None
 

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from torch import nn
 from tqdm.auto import tqdm
 
 from ..basics import checks
 from ..basics.setting_records import settings as records
 from ..experiment import Experiment
+from ..federation import Federation
+from ..modules import PerSample
 from ..runner import progress_hidden
 from .grid import sweep
 
@@ -54,6 +57,10 @@ def tune(
     steps: int = 5,
     validation_seeds: Iterable[int] = (1000, 1001, 1002),
     trials: int = 75,
+    federation: Federation | None = None,
+    model: nn.Module | None = None,
+    loss: str | PerSample | None = None,
+    metric: PerSample | None = None,
     executor: Executor | None = None,
     cache: str | Path | None = None,
     progress: bool = True,
@@ -78,6 +85,8 @@ def tune(
         where there are no accuracies the loss decides; of either, four digits count. A trial that diverges on any of
         these seeds comes last.
     trials : the most that are tried. Two settings take about 30, three about 60.
+    federation, model, loss, metric : as in `sweep`. With a federation, validation seeds change the picks and the
+        batches alone: the agents that settings are compared on are its new ones, so do not report their scores.
     executor, cache : as in `sweep`. The same settings are tried in the same order however many workers there are; with
         a cache, a search that was stopped goes on from where it was.
     progress : whether to show a progress bar.
@@ -101,7 +110,9 @@ def tune(
     names, seeds = _checked(base, settings, validation_seeds)
     checks.integer("steps", steps, 0)
     checks.integer("trials", trials, 1 + 2 * len(names))
-    group = "new" if base.n_new_agents else "trained"
+    n_new_agents = base.n_new_agents if federation is None else federation.n_new_agents
+    group = "new" if n_new_agents else "trained"
+    given: dict[str, Any] = {"federation": federation, "model": model, "loss": loss, "metric": metric}
     tried: dict[Point, dict[str, Any]] = {}
 
     def at(point: Point) -> dict[str, float]:
@@ -116,7 +127,7 @@ def tune(
             answers[number] = rows
             bar.update()
 
-        sweep(runs, executor=executor, cache=cache, on_point=on_point, progress=False)
+        sweep(runs, **given, executor=executor, cache=cache, on_point=on_point, progress=False)
         for first, point in enumerate(points):
             own = range(first * len(seeds), (first + 1) * len(seeds))
             tried[point] = at(point) | _scores([answers[number] for number in own], group)
