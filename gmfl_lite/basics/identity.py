@@ -23,7 +23,7 @@ def identity(value: Any) -> str:
     (False, True)
     """
     found = hashlib.sha256()
-    for part in _parts(value, set()):
+    for part in _parts(value, ()):
         found.update(len(part).to_bytes(8, "little") + part)
     return found.hexdigest()[:16]
 
@@ -34,16 +34,16 @@ def named(function: Any) -> str:
     return f"{name} ({identity(function)})"
 
 
-def _parts(value: Any, seen: set[int]) -> Iterator[bytes]:
+def _parts(value: Any, within: tuple[int, ...]) -> Iterator[bytes]:
     yield type(value).__qualname__.encode()
     if isinstance(value, (str, int, float, complex, bool, bytes, type(None))):
         yield repr(value).encode()
         return
-    if id(value) in seen:
+    if id(value) in within:  # it holds itself
         return
-    seen.add(id(value))
+    within = (*within, id(value))
     if isinstance(value, torch.Tensor):
-        yield from _parts(value.detach().cpu().numpy(force=True), seen)
+        yield from _parts(value.detach().cpu().numpy(force=True), within)
     elif isinstance(value, np.ndarray):
         yield str((value.dtype, value.shape)).encode()
         yield np.ascontiguousarray(value).tobytes() if value.dtype != object else repr(value.tolist()).encode()
@@ -54,27 +54,27 @@ def _parts(value: Any, seen: set[int]) -> Iterator[bytes]:
                 yield _source(kind)
         for name, tensor in value.state_dict().items():
             yield name.encode()
-            yield from _parts(tensor, seen)
+            yield from _parts(tensor, within)
     elif isinstance(value, functools.partial):
-        yield from _parts((value.func, value.args, value.keywords), seen)
+        yield from _parts((value.func, value.args, value.keywords), within)
     elif isinstance(value, MethodType):
-        yield from _parts((value.__func__, value.__self__), seen)
+        yield from _parts((value.__func__, value.__self__), within)
     elif isinstance(value, FunctionType):
         yield _source(value)
         closed = inspect.getclosurevars(value).nonlocals if value.__closure__ else {}
-        yield from _parts((value.__defaults__, value.__kwdefaults__, closed), seen)
+        yield from _parts((value.__defaults__, value.__kwdefaults__, closed), within)
     elif isinstance(value, Mapping):
         for key, item in value.items():
-            yield from _parts(key, seen)
-            yield from _parts(item, seen)
+            yield from _parts(key, within)
+            yield from _parts(item, within)
     elif isinstance(value, (list, tuple)):
         for item in value:
-            yield from _parts(item, seen)
+            yield from _parts(item, within)
     elif isinstance(value, type):
         yield _source(value)
     elif hasattr(value, "__dict__"):
         yield _source(type(value))
-        yield from _parts(vars(value), seen)
+        yield from _parts(vars(value), within)
     else:
         yield re.sub(r" at 0x[0-9a-f]+", "", repr(value)).encode()
 
