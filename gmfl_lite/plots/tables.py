@@ -225,6 +225,8 @@ def bound_terms(table: pd.DataFrame) -> Picture:
     >>> row = {"measured": 0.1, "transient": 0.1, "drift": 0.05, "bias": 0.0, "noise": 0.0, "sampling": 0.1}
     >>> figure = bound_terms(pd.DataFrame([row], index=["τ = 5"]))
     """
+    if not isinstance(table, pd.DataFrame):
+        raise checks.refusal("table", table, "a DataFrame with rows of gmfl_lite.theory.beside_bound")
     terms = [name for name in ("transient", "drift", "sampling", "noise", "bias") if (table[name] > 0).any()]
     with sns.axes_style("white", AXES):
         figure = Picture(figsize=(8.2, 1.0 + 0.42 * len(table)), layout="constrained")
@@ -254,10 +256,12 @@ def _comparable(
     frame: pd.DataFrame, x: str, hue: str | None, y: str, fine_tune_steps: int | None
 ) -> tuple[pd.DataFrame, str]:
     """Return the rows to draw, in which nothing but the seed varies beside x and hue, and a count of those left out."""
+    if not isinstance(frame, pd.DataFrame):
+        raise checks.refusal("frame", frame, "a DataFrame, such as gmfl_lite.sweep gives")
     across = [name for name in (x, hue) if name is not None]
     for name in (*across, y, "status", "group", "fine_tune_steps"):
         if name not in frame:
-            raise checks.refusal("x, hue or y", name, f"one of the frame's columns {list(frame)}")
+            raise checks.refusal("x, hue or y", name, f"one of the frame's columns: {checks.few(frame, 12)}")
     data = frame[frame["status"] == "completed"].copy()
     if "fine_tune_steps" not in across:
         there = sorted(int(steps) for steps in data["fine_tune_steps"].unique())

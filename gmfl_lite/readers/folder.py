@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..basics import checks
+
 CLUTTER = ("Thumbs.db", "desktop.ini")
 """What Windows leaves in folders of images; other systems' clutter begins with a dot."""
 
@@ -17,7 +19,7 @@ def images_in(folder: Path, classes: tuple[str, ...], shape: tuple[int, ...]) ->
         raise ValueError(f"images = {str(folder)!r}: must be a folder with a folder of images for every class")
     unknown = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name not in classes)
     if unknown:
-        raise ValueError(f"{folder}: {', '.join(unknown)} must be among the classes, {', '.join(classes)}")
+        raise ValueError(f"{folder}: {checks.few(unknown)} must be among the classes, {checks.few(classes, 12)}")
     channels, height, width = shape
     pixels, labels = [], []
     for label, name in enumerate(classes):

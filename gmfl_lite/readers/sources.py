@@ -48,7 +48,8 @@ class DatasetSource:
             "files must be a tuple of paths": _are_words(self.files),
         }
         if not all(right.values()):
-            raise ValueError(f"dataset {self.name!r}: " + "; ".join(what for what, holds in right.items() if not holds))
+            wrong = "; ".join(what for what, holds in right.items() if not holds)
+            raise ValueError(f"dataset {checks.shown(self.name)}: {wrong}")
 
     def misfits(self, settings: Mapping[str, Any]) -> list[str]:
         """Return what is wrong with settings that ask for classes or images, where a dataset has none."""
