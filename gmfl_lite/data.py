@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from .basics import checks
+from .basics.storage import expanded
 from .readers import DATASETS, DEBIAN_FASHION_MNIST, DatasetSource, add_dataset, images_in
 
 __all__ = [
@@ -156,7 +157,7 @@ def load_images(folder: str | Path, *, like: Dataset, invert: bool = False) -> D
     """
     if like.classes is None:
         raise checks.refusal("like", like, "a dataset of images with classes")
-    folder = Path(folder)
+    folder = expanded(folder)
     x, y = images_in(folder, like.classes, tuple(like.x.shape[1:]))
     return Dataset(folder.name, 1 - x if invert else x, y, like.classes)
 
@@ -181,7 +182,7 @@ def check_here(name: str) -> None:
 
 
 def _folder(root: str | Path | None = None) -> Path:
-    return Path(root or os.environ.get("GMFL_LITE_DATA") or Path.home() / ".cache" / "gmfl_lite")
+    return expanded(root or os.environ.get("GMFL_LITE_DATA") or "~/.cache/gmfl_lite")
 
 
 def _not_here(source: DatasetSource, root: Path, why: str) -> FileNotFoundError:

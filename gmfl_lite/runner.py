@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from .basics import checks
 from .basics.growing_file import GrowingFile
-from .basics.storage import digest
+from .basics.storage import digest, expanded
 from .engine import Engine, Stopped, build_engine, made_with
 from .evaluation import AGENT_COLUMNS, evaluate, summarise, those_of
 from .experiment import Experiment, build_federation
@@ -132,7 +132,7 @@ def _check_arguments(
     if federation is not None and federation.n_agents < experiment.agents_per_round:
         allowed = f"at most the federation's n_agents = {federation.n_agents}"
         raise checks.refusal("agents_per_round", experiment.agents_per_round, allowed)
-    if checkpoint is not None and not Path(checkpoint).absolute().parent.is_dir():
+    if checkpoint is not None and not expanded(checkpoint).absolute().parent.is_dir():
         raise checks.refusal("checkpoint", str(checkpoint), "a path in a folder that exists")
 
 
@@ -140,7 +140,7 @@ def _resume(
     path: str | Path | None, experiment: Experiment, fingerprint: str, engine: Engine, device: torch.device
 ) -> Result | None:
     """Return the result to go on from, if there is one, and give the engine what it kept."""
-    if path is None or not Path(path).exists():
+    if path is None or not expanded(path).exists():
         return None
     found = load(path, type(experiment))
     ours, theirs = experiment.to_dict(), found.result.experiment.to_dict()

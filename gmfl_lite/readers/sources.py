@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..basics import checks
+from ..basics.storage import expanded
 from .files import Samples, digits, emnist, fashion_mnist, from_torchvision
 from .made import sinusoid, sinusoids
 
@@ -66,7 +67,7 @@ class DatasetSource:
 
     def is_here(self, root: Path) -> bool:
         """Whether nothing needs to be downloaded."""
-        return not self.files or any((root / file).exists() for file in self.files)
+        return not self.files or any((root / expanded(file)).exists() for file in self.files)
 
 
 def _are_words(value: object) -> bool:

@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from ..basics import __version__, checks
 from ..basics.setting_records import settings
+from ..basics.storage import expanded
 from ..engine import prepare_process
 from ..experiment import Experiment, ExperimentError
 from ..result import HISTORY_COLUMNS, Result, load_result
@@ -64,7 +65,8 @@ def sweep(
     """
     points, varied = _points(grid, base)
     if cache is not None:
-        Path(cache).mkdir(parents=True, exist_ok=True)
+        cache = expanded(cache)
+        cache.mkdir(parents=True, exist_ok=True)
     tables: list[pd.DataFrame | None] = [None] * len(points)
     with tqdm(total=len(points), unit="point", disable=progress_hidden(progress)) as bar:
         for number, answer in _answers(points, executor, cache, history):
@@ -85,7 +87,7 @@ def run_point(point: Point, cache: str | Path | None = None, history: bool = Fal
     try:
         kind, values = point
         experiment = kind.from_dict(values)
-        path = None if cache is None else Path(cache) / f"{_digest(experiment)}.result"
+        path = None if cache is None else expanded(cache) / f"{_digest(experiment)}.result"
         result = _kept(path, experiment)
         if result is None:
             result = run(experiment, progress=False)
