@@ -31,11 +31,12 @@ class Dataset:
     name : what figures and messages call it.
     x : float32 tensor [N, …]; images are [N, C, H, W], and the library's own have pixels in [0, 1].
     y : int64 tensor [N], labels from 0 to len(classes) - 1; without classes floats [N, outputs], what to predict.
-    classes : the classes' names, in the order of the labels; None where y are numbers.
+    classes : the classes' names, all different, in the order of the labels; None where y are numbers. What is no text
+        becomes one: range(10) is "0" to "9".
 
     Raises
     ------
-    ValueError : a wrong shape or dtype, a value that is not finite, a label without a class.
+    ValueError : a wrong shape or dtype, a value that is not finite, a label without a class, two classes of one name.
 
     Examples
     --------
@@ -52,7 +53,7 @@ class Dataset:
 
     def __post_init__(self) -> None:
         if self.classes is not None:
-            object.__setattr__(self, "classes", tuple(self.classes))
+            object.__setattr__(self, "classes", checks.class_names(self.classes))
         numbers = ("floating-point", FLOATS, "[N, outputs] where there are no classes", (2,))
         labels = numbers if self.classes is None else ("torch.int64", (torch.int64,), "[N]", (1,))
         samples = ("torch.float32", (torch.float32,), "[N, …], such as images [N, C, H, W]", range(2, 10))
