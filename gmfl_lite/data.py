@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from .basics import checks
+from .basics.storage import expanded
 from .readers import DATASETS, DEBIAN_FASHION_MNIST, DatasetSource, add_dataset, images_in
 
 __all__ = [
@@ -31,11 +32,12 @@ class Dataset:
     x : float32 tensor [N, …], or int64 for tokens; images are [N, C, H, W], the library's own with pixels in [0, 1].
     y : int64 tensor [N], labels from 0 to len(classes) - 1, or [N, …], one for each position of a sample (the next
         character); without classes floats [N, …], what to predict: numbers, or several labels with a loss of your own.
-    classes : the classes' names, in the order of the labels; None where y are numbers.
+    classes : the classes' names, all different, in the order of the labels; None where y are numbers. What is no text
+        becomes one: range(10) is "0" to "9".
 
     Raises
     ------
-    ValueError : a wrong shape or dtype, a value that is not finite, a label without a class.
+    ValueError : a wrong shape or dtype, a value that is not finite, a label without a class, two classes of one name.
 
     Examples
     --------
@@ -52,7 +54,7 @@ class Dataset:
 
     def __post_init__(self) -> None:
         if self.classes is not None:
-            object.__setattr__(self, "classes", tuple(self.classes))
+            object.__setattr__(self, "classes", checks.class_names(self.classes))
         numbers = ("floating-point", FLOATS, "[N, outputs] where there are no classes", range(2, 10))
         labels = numbers if self.classes is None else ("torch.int64", (torch.int64,), "[N]", range(1, 10))
         samples = "torch.float32 or int64", (torch.float32, torch.int64), "[N, …], as images [N, C, H, W]", range(2, 10)
@@ -166,7 +168,7 @@ def load_images(folder: str | Path, *, like: Dataset, invert: bool = False) -> D
     """
     if like.classes is None:
         raise checks.refusal("like", like, "a dataset of images with classes")
-    folder = Path(folder)
+    folder = expanded(folder)
     x, y = images_in(folder, like.classes, tuple(like.x.shape[1:]))
     return Dataset(folder.name, 1 - x if invert else x, y, like.classes)
 
@@ -191,7 +193,7 @@ def check_here(name: str) -> None:
 
 
 def _folder(root: str | Path | None = None) -> Path:
-    return Path(root or os.environ.get("GMFL_LITE_DATA") or Path.home() / ".cache" / "gmfl_lite")
+    return expanded(root or os.environ.get("GMFL_LITE_DATA") or "~/.cache/gmfl_lite")
 
 
 def _not_here(source: DatasetSource, root: Path, why: str) -> FileNotFoundError:

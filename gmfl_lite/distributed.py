@@ -15,7 +15,6 @@ import argparse
 import json
 import os
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +22,7 @@ import torch.distributed as dist
 
 from . import engine
 from .basics import checks
+from .basics.storage import expanded
 from .engine.among_processes import Shared, agree
 from .experiment import Experiment
 from .federation import Federation
@@ -87,7 +87,7 @@ def main(arguments: list[str] | None = None) -> None:
         experiment = experiment.replace(device="cpu")
     dist.init_process_group(backend, timeout=TIMEOUT)
     try:
-        first, found = dist.get_rank() == 0, Path(options.checkpoint or "")
+        first, found = dist.get_rank() == 0, expanded(options.checkpoint or "")
         agree(f"checkpoints: {found} must be on a disk that they share", found.read_bytes() if found.is_file() else b"")
         result = run(experiment, engine=build_engine, checkpoint=options.checkpoint, progress=first)
         if first:

@@ -211,7 +211,7 @@ class Experiment:
         _, problems = _checked(cls, settings)
         if problems:
             count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-            raise ExperimentError(f"{count} with this experiment:\n- " + "\n- ".join(problems))
+            raise ExperimentError(f"{count} with this experiment:\n- " + "\n- ".join(checks.first(problems)))
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
@@ -235,7 +235,7 @@ class Experiment:
         True
         """
         if not isinstance(settings, Mapping) or not all(isinstance(name, str) for name in settings):
-            raise ExperimentError(f"an experiment is described by a dict of settings, got {settings!r}")
+            raise ExperimentError(f"an experiment is described by a dict of settings, got {checks.shown(settings)}")
         return cls(**settings)
 
 
@@ -244,7 +244,7 @@ Experiment.__doc__ = documented(Experiment.__doc__)
 
 def _checked(cls: type, given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     records, values = settings(cls), {}
-    problems = [f"{name} is not a setting{checks.nearest(name, records)}" for name in given if name not in records]
+    problems = [f"{name:.60} is not a setting{checks.nearest(name, records)}" for name in given if name not in records]
     for name, record in records.items():
         try:
             values[name] = record.check(name, given.get(name, record.default))

@@ -124,7 +124,7 @@ def checked_params(params: Params, moving: Collection[str] | None = None) -> Par
             found = tensor.dtype if isinstance(tensor, torch.Tensor) else type(tensor).__name__
             raise ValueError(f"params[{name!r}]: must be a floating-point tensor, got {found}")
     if moving is not None and (isinstance(moving, str) or not moving or not {*moving} <= params.keys()):
-        raise checks.refusal("moving", moving, f"names of parameters, of {', '.join(params)}, or None for all")
+        raise checks.refusal("moving", moving, f"names of parameters, of {checks.few(params)}, or None for all")
     return params
 
 
@@ -132,7 +132,7 @@ def scalar(loss_fn: LossFn) -> LossFn:
     def checked(params: Params, batch: Any) -> torch.Tensor:
         loss = loss_fn(params, batch)
         if not isinstance(loss, torch.Tensor) or loss.ndim:
-            found = f"shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else repr(loss)
+            found = f"shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else checks.shown(loss)
             raise ValueError(f"loss_fn: must return a scalar tensor, got {found}")
         return loss
 

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from .basics import checks
 from .basics.growing_file import GrowingFile
 from .basics.identity import identity
+from .basics.storage import expanded
 from .engine import Engine, Stopped, build_engine, made_with, try_gradients
 from .evaluation import AGENT_COLUMNS, evaluate, measured, summarise, those_of
 from .experiment import Experiment, as_run, build_federation
@@ -157,7 +158,7 @@ def _check_arguments(
     if federation is not None and federation.n_agents < experiment.agents_per_round:
         allowed = f"at most the federation's n_agents = {federation.n_agents}"
         raise checks.refusal("agents_per_round", experiment.agents_per_round, allowed)
-    if checkpoint is not None and not Path(checkpoint).absolute().parent.is_dir():
+    if checkpoint is not None and not expanded(checkpoint).absolute().parent.is_dir():
         raise checks.refusal("checkpoint", str(checkpoint), "a path in a folder that exists")
 
 
@@ -165,7 +166,7 @@ def _resume(
     path: str | Path | None, experiment: Experiment, fingerprint: str, like: Params, engine: Engine
 ) -> Checkpoint | None:
     """Return what to go on from, if there is something, and give the engine what it kept."""
-    if path is None or not Path(path).exists():
+    if path is None or not expanded(path).exists():
         return None
     found = load(path, type(experiment))
     ours, theirs = experiment.to_dict(), found.result.experiment.to_dict()

@@ -65,7 +65,7 @@ def aggregate(updates: Params, weights: torch.Tensor | None = None, *, check_wei
     counts = {name: tensor.shape[:1] for name, tensor in updates.items()}
     n_agents = next(iter(counts.values()))
     if set(counts.values()) != {n_agents} or not n_agents or not n_agents[0]:
-        found = {name: list(tensor.shape) for name, tensor in updates.items()}
+        found = checks.shown({name: list(tensor.shape) for name, tensor in updates.items()})
         raise ValueError(f"updates: must have one leading axis of at least one agent in common, got shapes {found}")
     if weights is None:
         return {name: tensor.mean(0) for name, tensor in updates.items()}
@@ -73,7 +73,8 @@ def aggregate(updates: Params, weights: torch.Tensor | None = None, *, check_wei
     if weights.shape != n_agents:
         raise ValueError(f"weights: must be one for each of the {n_agents[0]} agents, got shape {tuple(weights.shape)}")
     if check_weights and not (bool((weights >= 0).all()) and 0 < float(weights.sum()) < float("inf")):
-        raise ValueError(f"weights: must be non-negative with a finite sum above 0, got {weights.tolist()}")
+        found = checks.shown(weights.tolist())
+        raise ValueError(f"weights: must be non-negative with a finite sum above 0, got {found}")
     averages = {}
     for name, tensor in updates.items():
         share = weights.to(tensor)

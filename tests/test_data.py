@@ -154,3 +154,20 @@ X, Y = torch.rand(4, 1, 2, 2, generator=torch.Generator()), torch.tensor([0, 1, 
 def test_datasets_own_checks(x, y, classes, message):
     with pytest.raises(ValueError, match=message):
         gl.Dataset("mine", x, y, tuple(classes))
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        (("cat", "cat"), "labels 0 and 1 are both 'cat'"),
+        (("cat", "dog", "cat"), "labels 0 and 2 are both 'cat'"),
+        ((1, "1"), "labels 0 and 1 are both '1'"),
+        ((None, "None"), "labels 0 and 1 are both 'None'"),
+        (2, r"classes = 2: must be the names of the classes in the order of their labels, such as range\(10\)"),
+        ({"cat", "dog"}, "in the order of their labels"),
+        ({0: "cat", 1: "dog"}, "in the order of their labels"),
+    ],
+)
+def test_classes_have_different_names_in_an_order(classes, message):
+    with pytest.raises(ValueError, match=message):
+        gl.Dataset("mine", X, Y, classes)

@@ -44,7 +44,7 @@ def test_every_problem_is_listed_at_once():
         ({"permuted_classes": 1}, "permuted_classes = 1: must be 0 or at least 2"),
         ({"permuted_classes": 11}, "permuted_classes = 11: must be at most 10, the classes of digits"),
         ({"classes_per_agent": 48, "dataset": "emnist"}, "classes_per_agent = 48: must be at most 47"),
-        ({"fine_tune_lr": 10**400}, "fine_tune_lr = 1000"),
+        ({"fine_tune_lr": 10**400}, "fine_tune_lr: must be a finite number above 0, got 1000"),
         ({"per_fedavg_a": 4}, "per_fedavg_a = 4: must be left out"),
         ({"partition": "per_fedavg", "per_fedavg_a": 3}, "per_fedavg_a = 3: must be even"),
         ({"partition": "per_fedavg", "per_fedavg_a": 4, "n_agents": 51}, "n_agents.* = 61: must be even"),

@@ -2,7 +2,8 @@
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from itertools import islice
 from numbers import Integral, Real
 from typing import Any
 
@@ -14,9 +15,74 @@ Integers = NDArray[np.int64]
 """Arrays, or NumPy's scalars for single numbers: these do what is asked of arrays, but do not have their type."""
 
 
+ROOM = 100
+"""How many characters of a message a value may take."""
+
+
 def refusal(name: str, value: Any, allowed: str) -> ValueError:
-    """Return (not raise) the error that every check raises, so that special checks read alike."""
-    return ValueError(f"{name} = {value!r}: must be {allowed}")
+    """Return (not raise) the error that every check raises, so that special checks read alike.
+
+    A value that takes much room is shortened and comes last: what is allowed stays in sight.
+
+    >>> refusal("params", [np.zeros((80, 64))], "a non-empty dict of tensors")
+    ValueError('params: must be a non-empty dict of tensors, got a list of 1: ndarray float64 [80, 64]')
+    """
+    text, whole = _shown(value, ROOM)
+    return ValueError(f"{name} = {text}: must be {allowed}" if whole else f"{name}: must be {allowed}, got {text}")
+
+
+def shown(value: Any, room: int = ROOM) -> str:
+    """Return a value as a message shows it: as Python writes it if that is short, else what it is and how it begins.
+
+    >>> shown([0, 1]), shown(list(range(1000))), shown(np.zeros((80, 64)))
+    ('[0, 1]', 'a list of 1000: 0, 1, 2, …', 'ndarray float64 [80, 64]')
+    """
+    return _shown(value, room)[0]
+
+
+def _shown(value: Any, room: int) -> tuple[str, bool]:
+    """Return the text, and whether it is the whole value."""
+    value = value.item() if isinstance(value, np.generic) else value
+    kind, shape = type(value).__name__, getattr(value, "shape", None)
+    if isinstance(shape, tuple) and (len(shape) > 1 or shape > (8,)):  # an array, a tensor, a table
+        dtype = str(getattr(value, "dtype", "")).removeprefix("torch.")
+        return " ".join(filter(None, (kind, dtype, str(list(shape))))), False
+    holds = isinstance(value, (list, tuple, set, frozenset, Mapping))
+    if not holds or len(value) <= 20:
+        try:
+            text = " ".join(repr(value).split())
+        except Exception:  # somebody else's
+            return f"<{kind}>", False
+        room = 2 * room if isinstance(value, str) else room  # such as a path, of which both ends count
+        if len(text) <= room:
+            return text, True
+        if not holds:
+            end = room // 2 if isinstance(value, str) else 0
+            return f"{text[: room - end - 1]}…{text[len(text) - end :]}", False
+    article = "an" if kind[0] in "AEIOUaeiou" else "a"
+    begins, text = [], f"{article} {kind} of {len(value)}"
+    for key in islice(value, 3):
+        each = shown(key, room // 3)
+        begins.append(f"{each}: {shown(value[key], room // 3)}" if isinstance(value, Mapping) else each)
+        if len(text) + sum(map(len, begins)) > room:
+            return f"{text}: {', '.join(begins[:-1])}, …" if begins[:-1] else text, False
+    return f"{text}: {', '.join(begins)}" + ", …" * (len(value) > 3), False
+
+
+def first(texts: Iterable[Any], most: int = 8) -> list[str]:
+    """Return texts, of many the first and how many more there are.
+
+    >>> first("abc"), first("abc", most=1)
+    (['a', 'b', 'c'], ['a', 'and 2 more'])
+    """
+    listed = [str(text) for text in texts]
+    return listed[:most] + [f"and {len(listed) - most} more"] * (len(listed) > most)
+
+
+def few(names: Iterable[Any], most: int = 8) -> str:
+    """Return names in a row, of many the first."""
+    short = (name if isinstance(name, str) and len(name) <= 40 else shown(name, 20) for name in names)
+    return ", ".join(first(short, most))
 
 
 def first_line(error: BaseException) -> str:
@@ -126,8 +192,28 @@ def choice(name: str, value: Any, allowed: Iterable[str]) -> str:
 
 def nearest(word: Any, words: Iterable[str]) -> str:
     """Return " (did you mean …?)" for a misspelled word, or nothing."""
-    match = difflib.get_close_matches(str(word), list(words), n=1)
+    match = difflib.get_close_matches(word, list(words), n=1) if isinstance(word, str) else []
     return f" (did you mean {match[0]!r}?)" if match else ""
+
+
+def class_names(value: Any) -> tuple[str, ...]:
+    """Return the names of classes as text.
+
+    >>> class_names(range(3)), class_names(np.array(["cat", "dog"]))
+    (('0', '1', '2'), ('cat', 'dog'))
+    >>> class_names(["cat", "dog", "cat"])
+    Traceback (most recent call last):
+    ValueError: classes: must have different names, but labels 0 and 2 are both 'cat'
+    """
+    if not isinstance(value, Iterable) or isinstance(value, Mapping | set | frozenset):
+        raise refusal("classes", value, "the names of the classes in the order of their labels, such as range(10)")
+    found = tuple(map(str, value.tolist() if hasattr(value, "tolist") else value))
+    places: dict[str, int] = {}
+    for label, name in enumerate(found):
+        if places.setdefault(name, label) != label:
+            both = f"labels {places[name]} and {label} are both {shown(name)}"
+            raise ValueError(f"classes: must have different names, but {both}")
+    return found
 
 
 def labels(name: str, value: Any) -> Integers:

@@ -49,7 +49,7 @@ class GrowingFile:
         self._table, self._rows = table, rows
         self._first = storage.line(list(columns))
         self._begin()
-        self.path = None if path is None else Path(path)
+        self.path = None if path is None else storage.expanded(path)
         if self.path is None:
             return
         self.beside = storage.beside(self.path)

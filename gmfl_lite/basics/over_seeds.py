@@ -42,9 +42,11 @@ def over_seeds(frame: pd.DataFrame, by: Sequence[str], value: str = "accuracy") 
       0   0.6  0.5   0.7      3
       1   0.8  0.8   0.8      3
     """
+    if not isinstance(frame, pd.DataFrame):
+        raise checks.refusal("frame", frame, "a DataFrame, such as gmfl_lite.sweep gives")
     missing = [name for name in (*by, value) if name not in frame]
     if missing or not by:
-        raise checks.refusal("by and value", missing or list(by), f"some of the frame's columns {list(frame)}")
+        raise checks.refusal("by and value", missing or list(by), f"some of the frame's columns: {checks.few(frame)}")
     groups = frame.dropna(subset=[value]).groupby(list(by), sort=False)[value]
     return groups.apply(_summary).unstack(-1).astype({"seeds": int})
 

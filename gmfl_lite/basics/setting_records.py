@@ -63,7 +63,7 @@ class Setting:
         if self.needs is None or not self.refused_otherwise or given == counts or (counts and self.default is not None):
             return []
         other, must = self.needs[0], "given" if counts else "left out"
-        return [f"{self.name} = {values[self.name]!r}: must be {must} with {other}={values[other]!r}"]
+        return [f"{self.name} = {checks.shown(values[self.name])}: must be {must} with {other}={values[other]!r}"]
 
     @property
     def about(self) -> str:

@@ -22,14 +22,19 @@ BESIDE = "rows beside"
 """What the record of such a file calls the rows: their table's name, how many bytes they are, and the digest."""
 
 
+def expanded(path: str | Path) -> Path:
+    """Return a path with ~, as shells write the home folder, spelled out; every path that a user gives goes through."""
+    return Path(os.path.expanduser(path))
+
+
 def beside(path: str | Path) -> Path:
     """Return where a file's rows lie while it grows."""
-    return Path(f"{path}.history")
+    return expanded(f"{path}.history")
 
 
 def write(path: str | Path, record: dict[str, Any], arrays: dict[str, np.ndarray], version: int = FORMAT) -> None:
     """Write a JSON-able record and arrays to `path`, beside it first, so that a crash leaves the old file in place."""
-    path = Path(path)
+    path = expanded(path)
     body = io.BytesIO()
     named: dict[str, Any] = {f"array/{name}": array for name, array in arrays.items()}
     for name, array in arrays.items():
@@ -74,7 +79,7 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def _read_alone(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    first, _, content = Path(path).read_bytes().partition(b"\n")
+    first, _, content = expanded(path).read_bytes().partition(b"\n")
     try:
         header = json.loads(first)
         version, checksum = header["format"], header["sha256"]

@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_map
 from ..basics import checks
 from ..basics.devices import PRECISIONS, choose_device
 from ..basics.setting_records import settings
+from ..basics.storage import expanded
 from ..data import DATASETS, Dataset, load_dataset, load_images, outputs
 from ..engine import estimate_settings, modestly, prepare_process
 from ..evaluation import adaptation_curve
@@ -89,7 +90,7 @@ def write_app(folder: str | Path, experiment: Experiment, **classroom: Any) -> P
     if type(experiment) is not Experiment:
         raise checks.refusal("experiment", type(experiment).__name__, "an Experiment itself: nodes know no subclass")
     config = "\n".join(f"{name} = {json.dumps(value)}" for name, value in to_config(experiment, **classroom).items())
-    folder = Path(folder)
+    folder = expanded(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "pyproject.toml").write_text(_APP.format(config=config), encoding="utf-8")
     return folder

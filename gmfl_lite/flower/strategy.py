@@ -242,7 +242,7 @@ def read_answer(reply: Message, experiment: Experiment, length: int = 0) -> tupl
     """
     if reply.has_error():
         reason = reply.error.reason or "an error without a reason"
-        raise FloatingPointError(reason) if NonFiniteLoss.__name__ in reason else ValueError(reason)
+        raise FloatingPointError(f"{reason:.300}") if NonFiniteLoss.__name__ in reason else ValueError(f"{reason:.300}")
     dtype = PRECISIONS[experiment.precision]
     names, steps = (("loss",), ()) if length else (("loss", "accuracy"), (len(experiment.eval_steps),))
     try:
@@ -250,7 +250,7 @@ def read_answer(reply: Message, experiment: Experiment, length: int = 0) -> tupl
         numbers = {name: np.asarray(metrics[name], np.float64) for name in names}
         update = vector(reply.content["arrays"]) if length else torch.empty(0, dtype=dtype)
     except Exception as error:  # whatever the bytes of strangers lead to
-        raise ValueError(f"its answer cannot be read ({error!r})") from error
+        raise ValueError(f"its answer cannot be read ({checks.shown(error)})") from error
     checks.integer("agent", metrics["agent"], 0, experiment.n_agents + experiment.n_new_agents - 1)
     checks.integer("samples", metrics["samples"], 1)
     for name, values in numbers.items():

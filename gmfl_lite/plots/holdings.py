@@ -12,7 +12,7 @@ from ..basics.shifts import rotate
 from ..data import Dataset
 from ..federation import Federation
 from ..theory.heterogeneity import label_heterogeneity
-from .picture import AXES, Picture
+from .picture import AXES, Picture, literal, words
 
 
 def label_counts(federation: Federation) -> Picture:
@@ -28,10 +28,10 @@ def label_counts(federation: Federation) -> Picture:
     counts = federation.label_counts
     n_agents, n_classes = counts.shape
     with sns.axes_style("white"):
-        figure = Picture(figsize=(min(4 + 0.12 * n_agents, 11), 1.4 + 0.24 * n_classes), layout="constrained")
+        figure = Picture(figsize=(min(4 + 0.12 * n_agents, 11), min(1.4 + 0.24 * n_classes, 60)), layout="constrained")
         axes = figure.subplots()
         sns.heatmap(
-            counts.T,
+            counts.rename(columns=literal).T,
             ax=axes,
             cmap="rocket_r",
             vmin=0,
@@ -78,8 +78,9 @@ def examples(federation: Federation, agents: Sequence[int] | None = None) -> Pic
     >>> figure = examples(gl.build_federation(gl.Experiment(permuted_classes=10)), agents=range(3))
     """
     agents = list(range(min(4, len(federation.sizes))) if agents is None else agents)
-    if federation.classes is None or federation.x.ndim != 4:
-        raise ValueError("federation: must hold images of classes, to draw one of each")
+    if federation.classes is None:
+        raise ValueError(f"federation: must hold images of classes, to draw one of each, not numbers; {_CURVES}")
+    _check_image("federation", federation.x.shape[1:])
     shape = (len(agents), len(federation.classes))
     figure = Picture(figsize=(0.8 + 0.7 * shape[1], 0.5 + 0.72 * shape[0]), layout="constrained")
     grid = figure.subplots(*shape, squeeze=False)
@@ -89,7 +90,7 @@ def examples(federation: Federation, agents: Sequence[int] | None = None) -> Pic
             _draw_image(axes, x[y == label][0] if (y == label).any() else None)
         row[0].set_ylabel(f"agent {agent}", rotation=0, ha="right", va="center")
     for axes, name in zip(grid[0], federation.classes, strict=True):
-        axes.set_title(f"“{name}”", fontsize="medium")
+        axes.set_title(f"“{literal(name)}”", fontsize="medium")
     figure.alt = f"One training image of every class, by the names that agents {agents} use themselves."
     return figure
 
@@ -97,14 +98,26 @@ def examples(federation: Federation, agents: Sequence[int] | None = None) -> Pic
 def images(pictures: Mapping[str, torch.Tensor], *, alt: str) -> Picture:
     """Draw images [C, H, W] side by side, each below its name; what is not finite or beyond [0, 1] is cut off.
 
+    Raises
+    ------
+    ValueError : no images, or what is none: a table, a sequence, other channels than 1, 3 or 4, pixels as integers.
+
     Examples
     --------
     >>> figure = images({"dark": torch.zeros(1, 8, 8), "light": torch.ones(1, 8, 8)}, alt="Two squares.")
     """
+    if not isinstance(pictures, Mapping) or not pictures:
+        raise checks.refusal("pictures", pictures, "a non-empty dict of name -> tensor [C, H, W]")
+    for key, image in pictures.items():
+        where = f"pictures[{checks.shown(key)}]"
+        if not isinstance(image, torch.Tensor) or not image.is_floating_point():
+            raise checks.refusal(where, image, "a floating-point tensor [C, H, W] of pixels in [0, 1]")
+        _check_image(where, image.shape)
     figure = Picture(figsize=(1.55 * len(pictures), 1.75), layout="constrained")
-    for axes, (name, image) in zip(figure.subplots(1, len(pictures), squeeze=False)[0], pictures.items(), strict=True):
+    names = words(pictures)
+    for axes, (key, image) in zip(figure.subplots(1, len(pictures), squeeze=False)[0], pictures.items(), strict=True):
         _draw_image(axes, image.nan_to_num(0.0).clamp(0, 1))
-        axes.set_title(name, fontsize="small")
+        axes.set_title(literal(names[key]), fontsize="small")
     figure.alt = alt
     return figure
 
@@ -126,6 +139,7 @@ def rotations(
     >>> experiment = gl.Experiment(max_rotation=60)
     >>> figure = rotations(gl.build_federation(experiment), gl.load_dataset(experiment.dataset))
     """
+    _check_image("dataset", dataset.x.shape[1:])
     agents = list(range(min(8, len(federation.sizes))) if agents is None else agents)
     rows = [int((dataset.y == label).nonzero()[0]) for label in dataset.y.unique()[:n_images]]
     figure = Picture(figsize=(0.3 + 0.9 * len(agents), 0.4 + 0.9 * len(rows)), layout="constrained")
@@ -162,7 +176,8 @@ def label_distances(federations: Mapping[str, Federation]) -> Picture:
     """
     if not isinstance(federations, Mapping) or not federations:
         raise checks.refusal("federations", federations, "a non-empty dict of label -> Federation")
-    distances = {label: label_heterogeneity(f)["total_variation"] for label, f in federations.items()}
+    names = words(federations)
+    distances = {names[label]: label_heterogeneity(f)["total_variation"] for label, f in federations.items()}
     with sns.axes_style("white", AXES):
         figure = Picture(figsize=(6.5, 0.8 + 0.75 * len(distances)), layout="constrained")
         grid = figure.subplots(len(distances), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
@@ -172,7 +187,7 @@ def label_distances(federations: Mapping[str, Federation]) -> Picture:
         axes.axvline(values.mean(), color="black", linestyle="--", linewidth=1)
         axes.set(ylabel="", xlim=(0, 1))
         axes.annotate(
-            f"{label}: mean {values.mean():.2f}",
+            f"{literal(label)}: mean {values.mean():.2f}",
             (0.99, 0.85),
             xycoords="axes fraction",
             ha="right",
@@ -186,10 +201,23 @@ def label_distances(federations: Mapping[str, Federation]) -> Picture:
     return figure
 
 
+_CURVES = "gl.plots.curves draws the columns of a table, gl.plots.label_counts who holds what"
+
+
+def _check_image(name: str, shape: Sequence[int]) -> None:
+    """Refuse what is not [C, H, W] with colours for the eye, with what to draw in its place."""
+    found = "×".join(map(str, shape)) or "one number"
+    if len(shape) != 3 or min(shape[1:]) < 2:
+        raise ValueError(f"{name}: must hold images [C, H, W] from 2×2 pixels on, got samples of {found}; {_CURVES}")
+    if shape[0] not in (1, 3, 4):
+        instead = "draw one at a time: gl.plots.images({'channel 0': x[:1], 'channel 1': x[1:2]}, alt='…')"
+        raise ValueError(f"{name}: must hold images of 1, 3 or 4 channels, got {found}; {instead}")
+
+
 def _draw_image(axes: Axes, image: torch.Tensor | None) -> None:
     axes.set(xticks=[], yticks=[], frame_on=False)
     if image is not None:
-        axes.imshow(image.permute(1, 2, 0).squeeze().numpy(force=True), cmap="gray_r", vmin=0, vmax=1)
+        axes.imshow(image.float().permute(1, 2, 0).squeeze(-1).numpy(force=True), cmap="gray_r", vmin=0, vmax=1)
 
 
 def _range(numbers: pd.Series) -> str:

@@ -9,7 +9,7 @@ import seaborn as sns
 import torch
 from numpy.typing import ArrayLike
 
-from .picture import Picture
+from .picture import Picture, entry, literal, words
 
 GRID, LEVELS = 120, 10
 LINES = ("-", "--", "-.", ":")
@@ -61,13 +61,15 @@ def landscapes(
     """
     kinds = ("paths", "arrows", "points")
     labels = list(dict.fromkeys(label for panel in panels.values() for kind in kinds for label in getattr(panel, kind)))
+    drawn = {label: entry(name) for label, name in words(labels).items()}
+    titles = words(panels)
     looks = {label: _look(number) for number, label in enumerate(labels)}
     figure = Picture(figsize=(min(3.6 * len(panels) + 1.2, 11), 4.3), layout="constrained")
     figure.alt = alt
     axes = figure.subplots(1, len(panels), squeeze=False, sharex=True, sharey=True)[0]
     horizontal, vertical = np.meshgrid(np.linspace(*x, GRID), np.linspace(*y, GRID))
     grid = torch.from_numpy(np.stack([horizontal.ravel(), vertical.ravel()], axis=1))
-    handles: dict[str, Any] = {}
+    handles: dict[Any, Any] = {}
     for ax, (title, panel) in zip(axes, panels.items(), strict=True):
         values = panel.function(grid).numpy(force=True).reshape(GRID, GRID)
         ax.contourf(horizontal, vertical, _height(values), levels=LEVELS, cmap="Greys", alpha=0.45)
@@ -76,10 +78,10 @@ def landscapes(
             colour, line, marker = looks[label]
             steps = np.asarray(path, float)
             style = {"color": colour, "linestyle": line, "marker": marker, "markersize": 4.5, "linewidth": 1.6}
-            handles[label] = ax.plot(*steps.T, label=label, **style)[0]
+            handles[label] = ax.plot(*steps.T, label=drawn[label], **style)[0]
         for number, (label, (start, displacement)) in enumerate(panel.arrows.items()):
             handles[label] = ax.quiver(
-                *np.asarray(start, float), *np.asarray(displacement, float), color=looks[label][0], label=label,
+                *np.asarray(start, float), *np.asarray(displacement, float), color=looks[label][0], label=drawn[label],
                 angles="xy", scale_units="xy", scale=1, zorder=4,
                 width=max(0.015 - 0.003 * number, 0.006),  # so that an arrow below another one shows
                 headwidth=3, headlength=3.5, headaxislength=3.5,
@@ -87,11 +89,12 @@ def landscapes(
         for label, point in panel.points.items():
             colour, _, marker = looks[label]
             style = {"color": colour, "marker": marker, "edgecolor": "black", "linewidth": 0.8, "s": 60, "zorder": 5}
-            mark = ax.scatter(*np.asarray(point, float), label=label, **style)
+            mark = ax.scatter(*np.asarray(point, float), label=drawn[label], **style)
             handles.setdefault(label, mark)  # a path of the same label stands for both
-        ax.set(title=title, xlabel=names[0], xlim=x, ylim=y)
+        ax.set(title=literal(titles[title]), xlabel=names[0], xlim=x, ylim=y)
     axes[0].set_ylabel(names[1])
-    figure.legend(handles.values(), handles, loc="outside lower center", ncols=min(4, len(handles)), frameon=False)
+    entries = [drawn[label] for label in handles]
+    figure.legend(handles.values(), entries, loc="outside lower center", ncols=min(4, len(handles)), frameon=False)
     return figure
 
 

@@ -1,8 +1,12 @@
-"""What all figures share: a Picture with words for those who cannot see it, the look of axes, colours."""
+"""What all figures share: a Picture with words for those who cannot see it, labels, the look of axes, colours."""
 
 import io
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Hashable, Iterable
+from numbers import Integral, Real
+from typing import Any, TypeVar
 
+import numpy as np
 import seaborn as sns
 from matplotlib.figure import Figure
 from PIL import Image
@@ -34,9 +38,49 @@ class Picture(Figure):
         return {"image/png": png.getvalue(), "text/plain": self.alt}, {"image/png": {"alt": self.alt}}
 
 
-def colours_of(labels: Iterable[str]) -> dict[str, tuple[float, float, float]]:
+def words(labels: Iterable[Hashable]) -> dict[Any, str]:
+    """Put labels of any kind into words: a word for each, and another one for every other label.
+
+    >>> words([0, 0.1, None, (1, "a")]), words([1, "1"])
+    ({0: '0', 0.1: '0.1', None: 'None', (1, 'a'): '(1, a)'}, {1: '1', '1': "'1'"})
+    """
+    short = {label: word(label) for label in labels}
+    times, taken = Counter(short.values()), set()
+    for label, text in short.items():
+        if times[text] > 1:
+            text = repr(label.item() if isinstance(label, np.generic) else label)
+        while text in taken:
+            text += "′"
+        taken.add(text)
+        short[label] = text
+    return short
+
+
+def word(label: Any) -> str:
+    """Return a single label in words."""
+    if isinstance(label, (tuple, list)):
+        return f"({', '.join(map(word, label))})"
+    if isinstance(label, (bool, np.bool_, Integral)) or not isinstance(label, Real):
+        return str(label)
+    return f"{label:g}"
+
+
+def literal(text: str) -> str:
+    """Return what matplotlib draws as this text, which would else begin a formula at every second $."""
+    return text.replace("$", r"\$")
+
+
+def entry(text: str) -> str:
+    """Return what a legend shows as this text; without a hair space, it leaves out what is empty or begins with _."""
+    return literal(text if text and not text.startswith("_") else f"\u200a{text}")
+
+
+Label = TypeVar("Label", bound=Hashable)
+
+
+def colours_of(labels: Iterable[Label]) -> dict[Label, tuple[float, float, float]]:
     """Give every label a colour; a label that begins with FedAvg has the first one in every figure."""
-    ordered = sorted(labels, key=lambda label: not label.startswith("FedAvg"))
+    ordered = sorted(labels, key=lambda label: not str(label).startswith("FedAvg"))
     return dict(zip(ordered, sns.color_palette("colorblind", len(ordered)), strict=True))
 
 

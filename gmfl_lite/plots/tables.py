@@ -1,6 +1,7 @@
 """Tables as figures: lines, means over seeds with intervals, heat maps, stacked bars."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import matplotlib.ticker
@@ -11,7 +12,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.patches import Rectangle
 
 from ..basics import checks
-from .picture import AXES, GROUPS, Picture, colours_of, steps_in_words
+from .picture import AXES, GROUPS, Picture, colours_of, entry, literal, steps_in_words, word, words
 
 
 def curves(
@@ -50,8 +51,9 @@ def curves(
     """
     if not isinstance(panels, Mapping) or not panels:
         raise checks.refusal("panels", panels, "a non-empty dict of title -> DataFrame")
-    names = list(dict.fromkeys(str(name) for frame in panels.values() for name in frame))
-    colours = colours_of(names)
+    names = words(name for frame in panels.values() for name in frame)
+    titles, colours = words(panels), colours_of(names.values())
+    numbers = {name: number for number, name in enumerate(names)}
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
     with sns.axes_style("white", AXES):
@@ -61,18 +63,21 @@ def curves(
     figure.alt = alt
     handles = {}
     for axes, (title, frame) in zip(grid.flat, panels.items(), strict=False):
+        measured = pd.api.types.is_numeric_dtype(frame.index) or isinstance(frame.index, pd.DatetimeIndex)
+        across = frame.index if measured else _ticks(frame.index)
         for name, values in frame.items():
-            number = names.index(str(name))
+            number = numbers[name]
             marks = {"marker": "osD^vXP"[number % 7], "markersize": 5}
             if mark_lowest:
                 marks["markevery"] = [int(np.argmin(values))]
             elif len(frame) > 15:
                 marks = {}
             style = ("-", "--", "-.", ":")[number % 4]
-            handles[str(name)] = axes.plot(
-                frame.index, values, label=str(name), color=colours[str(name)], linestyle=style, **marks
+            handles[entry(names[name])] = axes.plot(
+                across, values, label=entry(names[name]), color=colours[names[name]], linestyle=style, **marks
             )[0]
-        axes.set(title=title, xscale="log" if "x" in log else "linear", yscale="log" if "y" in log else "linear")
+        scales = {f"{axis}scale": "log" if axis in log else "linear" for axis in "xy"}
+        axes.set(title=literal(titles[title]), **scales)
         if "x" not in log and pd.api.types.is_integer_dtype(frame.index):
             axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5, steps=[1, 2, 5, 10], integer=True))
     if ylim is not None:
@@ -130,16 +135,18 @@ def sweep(
     data[y] *= 100 if percent else 1
     steps = data["fine_tune_steps"].unique()
     after = f" after {steps_in_words(int(steps[0]))}" if len(steps) == 1 else ""
-    words = [] if pd.api.types.is_numeric_dtype(data[x]) else list(data[x].unique())
-    named = data[x]
-    data[x] = named.map({word: place for place, word in enumerate(words)}) if words else named
+    said = data.copy()
     style: dict[str, Any] = {"marker": "o"}
-    if words and hue is not None:  # beside each other, so that no interval hides another
-        hues = list(data[hue].unique())
-        data[x] += data[hue].map({value: 0.5 * (i + 0.5) / len(hues) - 0.25 for i, value in enumerate(hues)})
+    marks = [] if _is_scale(data[x]) else _into_words(said, x)
+    if marks:
+        data[x] = said[x].map(marks.index)
     if hue is not None:
-        data[hue] = [value if isinstance(value, str) else f"{value:g}" for value in data[hue]]
-        style = {"hue": hue, "style": hue, "palette": colours_of(data[hue].unique()), "markers": True, "dashes": True}
+        hues = _into_words(said, hue)
+        if marks:  # beside each other, so that no interval hides another
+            data[x] += (said[hue].map(hues.index) + 0.5) / (2 * len(hues)) - 0.25
+        data[hue], hues = said[hue].map(entry), list(map(entry, hues))
+        style = {"hue": hue, "style": hue, "palette": colours_of(hues), "markers": True, "dashes": True}
+        style |= {"hue_order": hues, "style_order": hues}
     groups = [group for group in GROUPS if (data["group"] == group).any()]
     with sns.axes_style("white", AXES):
         figure = Picture(figsize=(1.6 + 4.2 * len(groups), 3.6), layout="constrained")
@@ -149,8 +156,8 @@ def sweep(
                 shown, ax=axes, x=x, y=y, legend="auto" if group == groups[-1] else False,
                 errorbar=("ci", 95), seed=0, err_style="bars", err_kws={"capsize": 3}, **style,
             )  # fmt: skip
-            if words:
-                axes.set_xticks(range(len(words)), words, rotation=25, ha="right", rotation_mode="anchor")
+            if marks:
+                axes.set_xticks(range(len(marks)), map(literal, marks), rotation=25, ha="right", rotation_mode="anchor")
                 for line in axes.get_lines():
                     line.set_linestyle("")
             axes.set(title=GROUPS[group], ylabel=f"{y.replace('_', ' ')}{after}{percent}")
@@ -160,9 +167,8 @@ def sweep(
         sns.move_legend(figure.axes[-1], "center left", bbox_to_anchor=(1.02, 0.5))
     if left_out:
         figure.suptitle(f"{left_out} failed or diverged and not drawn", fontsize="medium")
-    data[x] = named
-    said = data[data["group"] == groups[-1]]
-    if hue is not None and not words:  # where the lines end
+    said = said[said["group"] == groups[-1]]
+    if hue is not None and not marks:  # where the lines end
         said = said[said[x] == said[x].max()]
     cells = said.groupby([name for name in (hue, x) if name is not None], sort=False)[y]
     means = ", ".join(f"{' at '.join(map(str, key))} {values.mean():.3g}" for key, values in cells)
@@ -199,11 +205,12 @@ def mismatch(tables: Mapping[str, pd.DataFrame], *, label: str) -> Picture:
         figure = Picture(figsize=(min(4.7 * len(tables), 11), 3.6), layout="constrained")
         grid = figure.subplots(1, len(tables), squeeze=False)[0]
     said = []
-    for axes, (title, table) in zip(grid, tables.items(), strict=True):
-        texts = table.map(lambda value: f"{value:.2g}")
+    for axes, (title, table) in zip(grid, zip(words(tables).values(), tables.values(), strict=True), strict=True):
+        shown = table.set_axis(_ticks(table.index)).set_axis(_ticks(table.columns), axis=1)
+        texts = shown.map(lambda value: f"{value:.2g}")
         norm = LogNorm(table.to_numpy().min(), table.to_numpy().max())
-        sns.heatmap(table, ax=axes, cmap="rocket_r", norm=norm, annot=texts, fmt="", cbar=False)
-        axes.set(title=title, xlabel="deployed with ν′ steps", ylabel="trained for ν steps")
+        sns.heatmap(shown, ax=axes, cmap="rocket_r", norm=norm, annot=texts, fmt="", cbar=False)
+        axes.set(title=literal(title), xlabel="deployed with ν′ steps", ylabel="trained for ν steps")
         axes.tick_params(axis="both", rotation=0, length=0)
         for column, row in enumerate(table.to_numpy().argmin(axis=0)):
             axes.add_patch(Rectangle((column, row), 1, 1, fill=False, edgecolor="tab:blue", linewidth=2, clip_on=False))
@@ -225,39 +232,75 @@ def bound_terms(table: pd.DataFrame) -> Picture:
     >>> row = {"measured": 0.1, "transient": 0.1, "drift": 0.05, "bias": 0.0, "noise": 0.0, "sampling": 0.1}
     >>> figure = bound_terms(pd.DataFrame([row], index=["τ = 5"]))
     """
+    if not isinstance(table, pd.DataFrame):
+        raise checks.refusal("table", table, "a DataFrame with rows of gmfl_lite.theory.beside_bound")
     terms = [name for name in ("transient", "drift", "sampling", "noise", "bias") if (table[name] > 0).any()]
     with sns.axes_style("white", AXES):
         figure = Picture(figsize=(8.2, 1.0 + 0.42 * len(table)), layout="constrained")
         axes = figure.subplots()
-    start = np.zeros(len(table))
+    start, places = np.zeros(len(table)), range(len(table))
     hatches = {"transient": "", "drift": "//", "sampling": "..", "noise": "xx", "bias": "\\\\"}
     for name, colour in zip(terms, sns.color_palette("colorblind", len(terms)), strict=True):
         axes.barh(
-            table.index, table[name], left=start, label=name, color=colour, hatch=hatches[name], edgecolor="white",
+            places, table[name], left=start, label=name, color=colour, hatch=hatches[name], edgecolor="white",
             linewidth=0.5,
         )  # fmt: skip
         start = start + table[name].to_numpy()
-    axes.plot(table["measured"], table.index, "D", color="black", markersize=6, label="measured")
+    axes.set_yticks(places, _ticks(table.index))
+    axes.plot(table["measured"], places, "D", color="black", markersize=6, label="measured")
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
     axes.set_xlabel("mean of ‖∇F‖² over the rounds")
     figure.legend(loc="outside right center", frameon=False)
     said = "; ".join(
-        f"{row}: measured {values['measured']:.2g}, bound {sum(values[name] for name in terms):.2g}"
+        f"{word(row)}: measured {values['measured']:.2g}, bound {sum(values[name] for name in terms):.2g}"
         for row, values in table.iterrows()
     )
     figure.alt = f"Stacked bars of the terms {', '.join(terms)}, and what was measured. {said}."
     return figure
 
 
+def _is_scale(column: pd.Series) -> bool:
+    """Say whether all values are numbers, which have their places on an axis."""
+    kinds = pd.api.types
+    return kinds.is_numeric_dtype(column) and not kinds.is_bool_dtype(column) and not column.isna().any()
+
+
+def _into_words(frame: pd.DataFrame, name: str) -> list[str]:
+    """Put a column's values into words, and return the different ones in their order."""
+    values = [_hashable(value) for value in frame[name]]
+    named = words(values)
+    frame[name] = [named[value] for value in values]
+    return list(named.values())
+
+
+def _ticks(values: pd.Index) -> list[str]:
+    return [literal(word(value)) for value in values]
+
+
+def _hashable(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return tuple(map(_hashable, value))
+    if isinstance(value, float) and math.isnan(value):  # each is another one
+        return math.nan
+    return value if isinstance(value, Hashable) else repr(value)
+
+
 def _comparable(
     frame: pd.DataFrame, x: str, hue: str | None, y: str, fine_tune_steps: int | None
 ) -> tuple[pd.DataFrame, str]:
     """Return the rows to draw, in which nothing but the seed varies beside x and hue, and a count of those left out."""
+    if not isinstance(frame, pd.DataFrame):
+        raise checks.refusal("frame", frame, "a DataFrame, such as gmfl_lite.sweep gives")
     across = [name for name in (x, hue) if name is not None]
     for name in (*across, y, "status", "group", "fine_tune_steps"):
         if name not in frame:
-            raise checks.refusal("x, hue or y", name, f"one of the frame's columns {list(frame)}")
+            raise checks.refusal("x, hue or y", name, f"one of the frame's columns: {checks.few(frame, 12)}")
+    frame = frame.copy()
+    for column in frame.columns:
+        if pd.api.types.is_object_dtype(frame[column]):  # it may hold lists, which no table can group by
+            values = pd.Series(map(_hashable, frame[column]), frame.index, dtype=object)
+            frame[column] = values if values.isna().any() else values.infer_objects()
     data = frame[frame["status"] == "completed"].copy()
     if "fine_tune_steps" not in across:
         there = sorted(int(steps) for steps in data["fine_tune_steps"].unique())
@@ -269,9 +312,8 @@ def _comparable(
         raise ValueError("frame: holds no completed run to draw")
     cell = list(dict.fromkeys([*across, "group", "fine_tune_steps"]))
     free = {*cell, "seed", "status", "message", "loss", "accuracy", "worst_decile_accuracy"}
-    varying = [
-        name for name in data.columns if name not in free and (data.groupby(cell)[name].nunique(dropna=False) > 1).any()
-    ]
+    cells = data.groupby(cell, sort=False, dropna=False)
+    varying = [name for name in data.columns if name not in free and (cells[name].nunique(dropna=False) > 1).any()]
     if varying:
         raise checks.refusal("x and hue", across, f"such that beside them only the seed varies, not {varying}")
     bad = frame[frame["status"] != "completed"]

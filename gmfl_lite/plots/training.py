@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from ..basics import checks
 from ..federation import Federation
 from ..result import Result
-from .picture import AXES, GROUPS, Picture, colours_of, steps_in_words
+from .picture import AXES, GROUPS, Picture, colours_of, entry, literal, steps_in_words, words
 
 MOST_BANDS = 4
 """More bands than this over each other cannot be told apart."""
@@ -46,7 +46,8 @@ def accuracy_against_rounds(results: Mapping[str, Result], *, fine_tune_steps: i
     for label, result in results.items():
         steps = own[label] if fine_tune_steps is None else fine_tune_steps
         if steps not in evaluated[label]:
-            raise checks.refusal("fine_tune_steps", steps, f"one that {label!r} evaluated: {sorted(evaluated[label])}")
+            there = checks.shown(sorted(evaluated[label]))
+            raise checks.refusal("fine_tune_steps", steps, f"one that {checks.shown(label)} evaluated: {there}")
         frames[label] = result.history[result.history["fine_tune_steps"] == steps]
     after = "ν fine-tuning steps" if fine_tune_steps is None else steps_in_words(fine_tune_steps)
     return _from_zero(_score_lines(frames, "round", "communication rounds", f"{{}} after {after}"))
@@ -132,14 +133,15 @@ def exploration(
 
     floor = inches["bottom"] + inches["strip"] + inches["legend"]
     against_rounds, against_steps = (place(left, floor, 0.4, inches["plot"]) for left in (0.09, 0.585))
-    ends = []
+    ends, names = [], words(drawn)
     for (label, history), style in zip(drawn.items(), _styles(drawn, reference), strict=True):
         after = history[history["fine_tune_steps"] == fine_tune_steps]
         last = history[history["round"] == history["round"].iloc[-1]]
-        against_rounds.plot(after["round"].to_numpy(), 100 * after["accuracy"].to_numpy(), label=label, **style)
+        style_of = {"label": entry(names[label]), **style}
+        against_rounds.plot(after["round"].to_numpy(), 100 * after["accuracy"].to_numpy(), **style_of)
         against_steps.plot(last["fine_tune_steps"].to_numpy(), 100 * last["accuracy"].to_numpy(), **style)
         reached = 100 * after["accuracy"].iloc[-1]
-        ends.append(f"{label} {reached:.0f} % after round {after['round'].iloc[-1]}")
+        ends.append(f"{names[label]} {reached:.0f} % after round {after['round'].iloc[-1]}")
     against_steps.axvline(fine_tune_steps, color="0.6", linewidth=1, zorder=0)
     against_rounds.set(xlabel="communication rounds", ylabel="accuracy (%)", xlim=(0, rounds))
     against_steps.set(xlabel="fine-tuning steps on own data")
@@ -178,7 +180,7 @@ def _checked(results: Mapping[str, Result]) -> Mapping[str, Result]:
         raise checks.refusal("results", results, "a non-empty dict of label -> Result")
     for label, result in results.items():
         if not isinstance(result, Result) or result.history.empty:
-            raise checks.refusal(f"results[{label!r}]", result, "a Result with at least one evaluation")
+            raise checks.refusal(f"results[{checks.shown(label)}]", result, "a Result with at least one evaluation")
     if len({"accuracy" in result.history for result in results.values()}) > 1:
         raise ValueError("results: must all be of classes or all of numbers to predict: one axis cannot show both")
     return results
@@ -188,7 +190,9 @@ def _score_lines(
     frames: Mapping[str, pd.DataFrame], x: str, xlabel: str, ylabel: str, legend_title: str | None = None
 ) -> Picture:
     """Draw accuracy in percent, or the loss where there is none; `ylabel` has a place for its name."""
-    data = pd.concat([frame.assign(method=label) for label, frame in frames.items()], ignore_index=True)
+    names = {entry(name): name for name in words(frames).values()}
+    parts = zip(names, frames.values(), strict=True)
+    data = pd.concat([frame.assign(method=name) for name, frame in parts], ignore_index=True)
     score, unit = ("accuracy", " %") if "accuracy" in data else ("loss", "")
     ylabel = ylabel.format(score) + " (%)" * (score == "accuracy")
     data[score] *= _scale(score)
@@ -196,12 +200,13 @@ def _score_lines(
     with sns.axes_style("white", AXES):
         figure = Picture(figsize=(1.6 + 4.2 * len(groups), 3.6), layout="constrained")
         for axes, group in zip(figure.subplots(1, len(groups), sharey=True, squeeze=False)[0], groups, strict=True):
-            _draw_lines(axes, data[data["group"] == group], x, score, legend=group == groups[-1])
+            _draw_lines(axes, data[data["group"] == group], x, score, list(names), legend=group == groups[-1])
             axes.set(title=GROUPS[group], xlabel=xlabel, ylabel=ylabel)
     sns.move_legend(figure.axes[-1], "center left", bbox_to_anchor=(1.02, 0.5), title=legend_title)
     last = data[data["group"] == groups[-1]].groupby("method", sort=False).last()
     shown = "{:.0f}" if unit else "{:.2g}"
-    ends = ", ".join(f"{label} {shown.format(row[score])}{unit} at {row[x]:g}" for label, row in last.iterrows())
+    rows = last.rename(index=names).iterrows()
+    ends = ", ".join(f"{name} {shown.format(row[score])}{unit} at {row[x]:g}" for name, row in rows)
     figure.alt = f"Lines of {ylabel} against {xlabel}; {GROUPS[groups[-1]]}: {ends}."
     return figure
 
@@ -229,7 +234,7 @@ def _scale(score: str) -> float:
     return 100.0 if score == "accuracy" else 1.0
 
 
-def _draw_lines(axes: Axes, data: pd.DataFrame, x: str, score: str, *, legend: bool) -> None:
+def _draw_lines(axes: Axes, data: pd.DataFrame, x: str, score: str, names: list[str], *, legend: bool) -> None:
     sns.lineplot(
         data,
         ax=axes,
@@ -237,9 +242,11 @@ def _draw_lines(axes: Axes, data: pd.DataFrame, x: str, score: str, *, legend: b
         y=score,
         hue="method",
         style="method",
+        hue_order=names,
+        style_order=names,
         markers=True,
         dashes=True,
-        palette=colours_of(data["method"].unique()),
+        palette=colours_of(names),
         legend="auto" if legend else False,
         errorbar=None,
     )
@@ -263,7 +270,7 @@ def _draw_strip(axes: Axes, federation: Federation, holder: str | None) -> None:
     axes.grid(False)
     axes.set(yticks=[], xlabel="agent", ylabel="class")
     axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
-    title = "who holds what (darker = more samples)" if holder is None else f"who holds what with {holder}"
+    title = "who holds what (darker = more samples)" if holder is None else f"who holds what with {literal(holder)}"
     if federation.n_new_agents:
         axes.axvline(federation.n_agents - 0.5, color="tab:blue", linewidth=2)
         title += "; right of the line: new agents"

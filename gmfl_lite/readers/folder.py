@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..basics import checks
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -35,7 +37,7 @@ def images_in(folder: Path, classes: tuple[str, ...], shape: tuple[int, ...]) ->
     names = [normalize("NFC", name) for name in classes]
     unknown = sorted(of_class.keys() - set(names))
     if unknown:
-        raise ValueError(f"{folder}: {', '.join(unknown)} must be among the classes, {', '.join(classes)}")
+        raise ValueError(f"{folder}: {checks.few(unknown)} must be among the classes, {checks.few(classes, 12)}")
     pixels, labels = [], []
     for label, name in enumerate(names):
         for path in _listed(of_class[name]) if name in of_class else ():

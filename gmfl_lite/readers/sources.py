@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..basics import checks
+from ..basics.storage import expanded
 from .files import Samples, digits, emnist, fashion_mnist, from_torchvision
 from .made import sinusoid, sinusoids
 
@@ -48,7 +49,8 @@ class DatasetSource:
             "files must be a tuple of paths": _are_words(self.files),
         }
         if not all(right.values()):
-            raise ValueError(f"dataset {self.name!r}: " + "; ".join(what for what, holds in right.items() if not holds))
+            wrong = "; ".join(what for what, holds in right.items() if not holds)
+            raise ValueError(f"dataset {checks.shown(self.name)}: {wrong}")
 
     def misfits(self, settings: Mapping[str, Any]) -> list[str]:
         """Return what is wrong with settings that ask for classes or images, where a dataset has none."""
@@ -65,7 +67,7 @@ class DatasetSource:
 
     def is_here(self, root: Path) -> bool:
         """Whether nothing needs to be downloaded."""
-        return not self.files or any((root / file).exists() for file in self.files)
+        return not self.files or any((root / expanded(file)).exists() for file in self.files)
 
 
 def _are_words(value: object) -> bool:

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from ..basics import checks
 from ..basics.setting_records import settings
+from ..basics.storage import expanded
 from ..engine import prepare_process
 from ..experiment import Experiment, ExperimentError
 from ..federation import Federation
@@ -97,7 +98,7 @@ def _folder(cache: str | Path | None) -> tuple[Path | None, str]:
     """Return the folder, made if need be, and why there is none where that cannot be done."""
     if cache is None:
         return None, ""
-    folder = Path(cache)
+    folder = expanded(cache)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

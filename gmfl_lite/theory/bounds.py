@@ -32,7 +32,7 @@ def sampling_factor(n_agents: ArrayLike, agents_per_round: ArrayLike) -> Value:
     """
     n, picked = checks.integers("n_agents", n_agents, 1), checks.integers("agents_per_round", agents_per_round, 1)
     if np.any(picked > n):
-        raise checks.refusal("agents_per_round", agents_per_round, f"at most n_agents = {n}")
+        raise checks.refusal("agents_per_round", agents_per_round, f"at most n_agents = {checks.shown(n)}")
     return (n - picked) / (picked * np.maximum(n - 1, 1))
 
 
@@ -213,7 +213,7 @@ def covariance_bound(
     }
     for name, value in several.items():
         if value is None and np.any(tau > 1):
-            raise checks.refusal(name, None, f"given for more than one local step (local_steps = {tau})")
+            raise checks.refusal(name, None, f"given for more than one local step (local_steps = {checks.shown(tau)})")
     p, truncated, gamma_g = (checks.numbers(name, 0 if value is None else value, 0) for name, value in several.items())
     root = np.sqrt(drift(tau, meta_lr, meta_smoothness=truncated))
     psi = np.where(root < 1, root / np.where(root < 1, 1 - root, 1), np.inf)
@@ -221,8 +221,9 @@ def covariance_bound(
     kappa = deviation + np.where(root < 1, p * psi, np.inf)
     if np.any(kappa >= 1):
         raise ValueError(
-            f"dropped_deviation = {deviation}: must be lower, as κ′ = {np.max(kappa):.3g} is not below 1 (with"
-            f" local_steps = {tau}): lower fine_tune_lr, meta_lr or local_steps, or keep more factors"
+            f"dropped_deviation = {checks.shown(dropped_deviation)}: must be lower, as κ′ = {np.max(kappa):.3g} is not"
+            f" below 1 (with local_steps = {checks.shown(tau)}): lower fine_tune_lr, meta_lr or local_steps, or keep"
+            " more factors"
         )
     _condition(tau, meta_lr, meta_smoothness, 1 - kappa)
     floor = (checks.numbers("covariance", covariance, 0) + p * psi * gamma_g) ** 2 / (1 - kappa)

@@ -332,5 +332,5 @@ def _rho_B(hessian_lipschitz: ArrayLike, gradient_bound: ArrayLike) -> np.ndarra
 def _steps(nu: ArrayLike, backprop_steps: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     nu, m = checks.integers("nu", nu, 0), checks.integers("backprop_steps", backprop_steps, 0)
     if np.any(m > nu):
-        raise checks.refusal("backprop_steps", backprop_steps, f"at most nu = {nu}")
+        raise checks.refusal("backprop_steps", backprop_steps, f"at most nu = {checks.shown(nu)}")
     return nu, m

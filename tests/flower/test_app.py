@@ -115,6 +115,29 @@ def test_a_students_own_images(tmp_path):
         flower_app.own_data(EXPERIMENT, {"agent": 1, "images": str(tmp_path / "mine")})
 
 
+def test_every_path_may_begin_with_the_home_folders_sign(tmp_path, monkeypatch):
+    from PIL import Image
+
+    for name in ("HOME", "USERPROFILE"):  # of Windows
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    written = flower_app.write_app("~/classroom", EXPERIMENT)
+    assert (tmp_path / "home" / "classroom" / "pyproject.toml").samefile(written / "pyproject.toml")
+    for name in "37":
+        folder = tmp_path / "home" / "mine" / name
+        folder.mkdir(parents=True)
+        Image.new("L", (8, 8), 255).save(folder / "first.png")
+    assert flower_app.own_data(EXPERIMENT, {"agent": 1, "images": "~/mine"})[1].sizes.tolist() == [0, 2]
+    _, start = flower_app._model(EXPERIMENT, gl.load_dataset("digits"))
+    flower_app.MetaFedAvg(EXPERIMENT, 1.0, start, 10, "~/federation.result").save()
+    assert {path.name for path in (tmp_path / "home").glob("f*")} == {
+        "federation.result",
+        "federation.result.rounds.csv",
+    }
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
 def test_a_photograph_is_upright_however_the_telephone_was_held(digits, tmp_path):
     """Orientation 6: the telephone's left edge, on which the light is, is the top of what it saw."""
     from PIL import Image
