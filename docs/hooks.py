@@ -39,7 +39,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Let links to notebooks lead to their pages, and pictures be found from where the text stands."""
     markdown = re.sub(r"(\]\((?!https?:)[^)\s]*)\.ipynb\)", r"\1.md)", markdown)
-    return markdown.replace("](docs/", "](")
+    markdown = markdown.replace("](docs/", "](").replace("](../docs/", "](../")
+    return markdown if "/" in page.file.src_uri else markdown.replace("](../", "](")
 
 
 def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files) -> str:

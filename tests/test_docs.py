@@ -7,6 +7,7 @@ from pathlib import Path
 
 import clean_machine
 import pytest
+from PIL import Image
 
 import gmfl_lite as gl
 
@@ -44,6 +45,33 @@ def test_pages_load_nothing_from_elsewhere_and_show_no_raw_formulas(site):
         prose = re.sub(r"<(code|pre|annotation|script)\b.*?</\1>", "", text, flags=re.DOTALL)
         assert not re.search(r"\\\(|\\\[|\\frac|\$\$", prose), page
     assert any("<math" in text for text in pages.values())
+
+
+def test_recipes_for_ones_own_data_run(tmp_path, monkeypatch, digits):
+    """Every block of Python on the page, in order, beside such files as it speaks of."""
+    text = (clean_machine.ROOT / "docs" / "own-data.md").read_text(encoding="utf-8")
+    lines = ["person,height,weight,exercise"]
+    lines += [f"{who},{i},{i * i % 7},{what}" for i in range(20) for who, what in zip("ABCD", ("up", "down") * 2)]
+    (tmp_path / "movements.csv").write_text("\r\n".join(lines), encoding="utf-8")
+    for agent in ("Ada", "Ben"):
+        for name in "37":
+            (tmp_path / "drawings" / agent / name).mkdir(parents=True)
+            for number in range(2):
+                image = Image.fromarray((digits.x[number + int(name), 0] * 255).byte().numpy())
+                image.save(tmp_path / "drawings" / agent / name / f"{number}.png")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    try:
+        for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+            exec(block, names)
+        assert names["explorer"].wait(60).status == "stopped"  # a first look
+    finally:
+        names["explorer"].close()
+    assert names["people"].names == tuple("ABCD")
+    assert names["sleepers"].train(0)[0].shape == (20, 4, 16)
+    assert names["class_"].label_counts.loc["Ben", "3"] == 2
+    assert [names[kind].n_agents for kind in ("photographers", "voices")] == [6, 4]
+    assert names["result"].status == "completed"
 
 
 def test_docstrings_become_markdown():

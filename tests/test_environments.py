@@ -26,7 +26,9 @@ def pip_packages(lines: list[str]) -> dict[str, Requirement]:
 def conda_packages(path: Path) -> dict[str, Requirement]:
     environment = yaml.safe_load(path.read_text(encoding="utf-8"))
     assert environment["channels"] == ["conda-forge"]
-    found = [Requirement(re.sub(r"(?<=\w)=(?=\d)", "==", line)) for line in environment["dependencies"]]
+    *conda, by_pip = environment["dependencies"]  # what conda-forge may not have comes from PyPI, at the end
+    lines = [re.sub(r"(?<=\w)=(?=\d)", "==", line) for line in conda] + by_pip["pip"]
+    found = [Requirement(line) for line in lines]
     return {canonicalize_name(CONDA_NAMES.get(package.name, package.name)): package for package in found}
 
 

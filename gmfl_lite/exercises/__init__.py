@@ -30,6 +30,7 @@ from .notebook_09_evidence import price_of_sending
 from .notebook_10_real_federation import crowd
 from .notebook_11_many_machines import resumed_sweep
 from .notebook_12_few_shots import first_step_of_adam, two_gradients, two_halves
+from .notebook_13_your_own_data import one_loss_a_sample, whose_rows
 
 __all__ = [
     "CONTEST",
@@ -48,6 +49,7 @@ __all__ = [
     "largest_nu",
     "look_ahead",
     "one_beats_ten",
+    "one_loss_a_sample",
     "price_of_sending",
     "progress",
     "proximal_update",
@@ -63,6 +65,7 @@ __all__ = [
     "where_fedavg_ends",
     "which_floor",
     "which_nu",
+    "whose_rows",
 ]
 
 

@@ -31,7 +31,7 @@ def label_counts(federation: Federation) -> Picture:
         figure = Picture(figsize=(min(4 + 0.12 * n_agents, 11), min(1.4 + 0.24 * n_classes, 60)), layout="constrained")
         axes = figure.subplots()
         sns.heatmap(
-            counts.rename(columns=literal).T,
+            counts.rename(index=lambda agent: literal(str(agent)), columns=literal).T,
             ax=axes,
             cmap="rocket_r",
             vmin=0,
@@ -40,6 +40,8 @@ def label_counts(federation: Federation) -> Picture:
         )
     axes.set(xlabel="agent", ylabel="class")
     axes.tick_params(axis="both", rotation=0, length=0)
+    if federation.names is not None:
+        axes.tick_params(axis="x", rotation=90)
     if federation.n_new_agents:
         axes.axvline(federation.n_agents, color="tab:blue", linewidth=2)
         axes.annotate(

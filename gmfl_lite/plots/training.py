@@ -270,6 +270,8 @@ def _draw_strip(axes: Axes, federation: Federation, holder: str | None) -> None:
     axes.grid(False)
     axes.set(yticks=[], xlabel="agent", ylabel="class")
     axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+    if federation.names is not None and len("  ".join(federation.names)) < 100:  # so that they stand beside each other
+        axes.set_xticks(range(len(counts)), map(literal, federation.names), fontsize="small")
     title = "who holds what (darker = more samples)" if holder is None else f"who holds what with {literal(holder)}"
     if federation.n_new_agents:
         axes.axvline(federation.n_agents - 0.5, color="tab:blue", linewidth=2)

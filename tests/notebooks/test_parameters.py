@@ -57,6 +57,10 @@ PARAMETERS = {
     "12-few-shots": [
         {"shots": 3, "nu": 1, "rounds": 3, "n_agents": 20, "n_new_agents": 1, "digit_rounds": 2, "seeds": 1, "seed": 3},
     ],
+    "13-your-own-data": [
+        {"nu": 1, "n_new_people": 1, "rounds": 2, "signal_rounds": 1, "text_rounds": 1, "seed": 2},
+        {"nu": 0, "n_new_people": 6, "rounds": 4, "signal_rounds": 1, "text_rounds": 2},
+    ],
     "05-when-nu-helps-and-when-it-hurts": [
         {"nu": 5, "largest_nu": 2, "rounds": 1, "n_agents": 3, "fine_tune_lr": 0.1, "real_lr": 1.0, "seed": 1},
         {"nu": 0, "largest_nu": 1, "rounds": 2, "n_agents": 4, "fine_tune_lr": 0.9, "real_lr": 0.01},
