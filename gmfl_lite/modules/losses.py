@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection
 import torch
 
 from ..basics import checks
-from ..basics.identity import named
+from ..basics.identity import identity, named
 from ..federation import Batch, Federation
 from ..objective import Params
 from .as_function import Predict
@@ -120,26 +120,37 @@ def check_scores(
     for name, function in functions.items():
         if function is None or function in (*LOSSES.values(), _as_y_asks):
             continue
+        if isinstance(function, type):
+            raise ValueError(f"{name}: is a class; give one of it, such as {function.__name__}(reduction='none')")
         what = f"predictions {list(prediction.shape)} and y {list(y.shape)} of {y.dtype}"
+        before = identity((prediction, y))
         try:
             values, alone = function(prediction, y), function(prediction[:2], y[:2])
         except Exception as error:  # whatever a function of one's own raises
             raise ValueError(f"{name}: fails on {what}: {checks.first_line(error)}") from error
+        if identity((prediction, y)) != before:
+            raise ValueError(f"{name}: changes its arguments, which others look at, too; work on copies (.clone())")
         if not isinstance(values, torch.Tensor) or not values.is_floating_point():
             found = values.dtype if isinstance(values, torch.Tensor) else type(values).__name__
-            raise ValueError(f"{name}: must give a tensor of floating-point numbers, got {found}")
+            hint = "; call .to(prediction.dtype)" * isinstance(values, torch.Tensor)
+            raise ValueError(f"{name}: must give a tensor of floating-point numbers, got {found}{hint}")
         if values.ndim == 0:
             raise ValueError(
                 f"{name}: averages over the batch already; it must give one number a sample (in torch, "
                 "reduction='none'), as padding must not count"
             )
+        broadcast = y.is_floating_point() and prediction.shape != y.shape
+        in_words = f"{what} broadcast against each other; let the model give {list(y.shape)}"
+        if broadcast and values.numel() > max(prediction.numel(), y.numel()):
+            raise ValueError(f"{name}: {in_words}")
         if values.shape != y.shape[:1]:
             raise ValueError(
                 f"{name}: must give one number a sample, {[len(y)]}, got {list(values.shape)} of {what}; take the mean "
                 "over what is left of a sample: .flatten(1).mean(1)"
             )
         if not torch.allclose(values[:2], alone, rtol=1e-3, atol=1e-5, equal_nan=True):
-            raise ValueError(f"{name}: a sample's number must not depend on the others in its batch")
+            hint = f" ({in_words})" * broadcast
+            raise ValueError(f"{name}: a sample's number must not depend on the others in its batch{hint}")
     expected, given = tuple(prediction.shape), tuple(y.shape)
     if objective.per_sample is LOSSES["squared_error"] or (objective.name == "" and classes is None):
         if expected != given:
