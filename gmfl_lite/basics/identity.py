@@ -96,9 +96,12 @@ def _numbers(tensor: torch.Tensor) -> Iterator[bytes]:
     if is_lazy(tensor):  # it has no shape yet
         return
     yield str((tensor.dtype, tensor.layout, tuple(tensor.shape))).encode()
-    dense = tensor.detach().cpu()
-    dense = dense if dense.layout == torch.strided else dense.to_dense()
-    yield dense.resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    dense = tensor.detach() if tensor.layout == torch.strided else tensor.detach().to_dense()
+    try:
+        array = dense.numpy(force=True)
+    except TypeError:  # of types narrower than those of NumPy
+        array = dense.float().numpy(force=True)
+    yield np.ascontiguousarray(array).tobytes()
 
 
 def _layers(module: nn.Module) -> Iterator[tuple[Any, ...]]:
