@@ -104,7 +104,7 @@ def run(
         rows = start.history.reindex(columns=list(columns))
         begun = dataclasses.replace(start, experiment=experiment, status="stopped", params=w, history=rows)
     # Of what else, beside the experiment, makes a run.
-    fingerprint = "" if checkpoint is None else identity([federation.tensors(), predict.frozen(), objective.name])
+    fingerprint = "" if checkpoint is None else identity([federation.tensors(), predict.frozen(), objective.names])
     found = _resume(checkpoint, experiment, fingerprint, w, computes)
     result, limit = (begun, None) if found is None else (found.result, found.limit)
     training = _Training(experiment, federation, objective, w, computes, columns, limit, stop)
@@ -176,7 +176,7 @@ def _resume(
     if changed:
         raise ValueError(f"checkpoint {path} is of another experiment: " + "; ".join(changed))
     if found.fingerprint != fingerprint:
-        other = "of other agents' data, another model's structure or another loss"
+        other = "of other agents' data, another model's structure or another loss or metric"
         what = other if found.fingerprint else "a result, not a checkpoint"
         raise ValueError(f"checkpoint {path} is {what}: use another path, or delete it to start anew")
     if found.recipe != engine.recipe:

@@ -2,6 +2,7 @@
 
 import re
 import warnings
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -49,15 +50,23 @@ def try_gradients(experiment: "Experiment", federation: Federation, objective: O
         expected = gradient(*one)
     except Exception as error:  # whatever torch says where there is no derivative
         raise ValueError(_not_differentiable(error, gradient, one, nu, experiment.gradient)) from error
+    with torch.enable_grad():
+        trained = {name: tensor.detach().requires_grad_() for name, tensor in params.items()}
+        if not objective(trained, tree_map(lambda tensor: tensor[0], query)).requires_grad:
+            raise ValueError(
+                "model: its loss does not depend on its parameters, so that nothing can be trained; look for "
+                "torch.no_grad(), .detach(), .data, argmax or rounding on the way"
+            )
     if not isinstance(function, Function):
         return
+    scores = partial(objective.scores, accurate=objective.accurate(params, federation))
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # torch warns where it has no batching rule and loops by itself
+            # Where torch has no batching rule, it says so and loops by itself; whatever else is said has been said.
+            warnings.simplefilter("ignore")
+            warnings.filterwarnings("error", message="There is a performance drop")
             both = torch.func.vmap(gradient)(support, query)
-            torch.func.vmap(objective)(
-                {name: tensor.expand(2, *tensor.shape) for name, tensor in params.items()}, query
-            )
+            torch.func.vmap(scores)({name: tensor.expand(2, *tensor.shape) for name, tensor in params.items()}, query)
     except Exception as error:  # whatever torch says where it has no batching rule
         function.alone = f"torch has no batching rule for {_what_of(error)}"
         return
@@ -84,4 +93,8 @@ def _not_differentiable(error: Exception, gradient: Any, one: Any, nu: int, meth
                 f"model: its gradient cannot be differentiated again, which gradient={method!r} needs: use "
                 f"gradient={other!r}, or nu=0 ({said})"
             )
-    return f"model: cannot be differentiated by torch.func, on which everything here rests ({said})"
+    return (
+        "model: cannot be differentiated by torch.func, on which everything here rests; keep to torch's operations, "
+        "without NumPy, checkpointing, packed sequences or an autograd.Function that has no setup_context "
+        f"({said})"
+    )

@@ -9,10 +9,11 @@ import torch
 from torch import nn
 from torch.func import functional_call
 from torch.nn.functional import multi_head_attention_forward, scaled_dot_product_attention
-from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 from ..basics import checks
+from ..basics.identity import structure
 from ..objective import Params
 
 Predict = Callable[[Params, torch.Tensor], torch.Tensor]
@@ -33,6 +34,7 @@ class Function:
 
     def __init__(self, skeleton: nn.Module, trained: Collection[str]) -> None:
         self.skeleton, self.alone, self._trained = skeleton, "", tuple(trained)
+        self._structure = structure(skeleton)  # now, as some modules count in an attribute how often they are asked
         self._plain = all(type(layer) in _PLAIN for layer in skeleton.modules())
 
     def __call__(self, params: Params, x: torch.Tensor) -> torch.Tensor:
@@ -43,7 +45,7 @@ class Function:
         """Return what the function is, beside the values of its parameters: structure, what is frozen, buffers."""
         fixed = {**dict(self.skeleton.named_buffers()), **dict(self.skeleton.named_parameters())}
         shapes = {name: list(fixed.pop(name).shape) for name in self._trained}
-        return repr(self.skeleton), shapes, fixed
+        return self._structure, shapes, fixed
 
     def state_dict(self, params: Params) -> Params:
         """Return the whole module's state with these parameters: frozen ones and buffers, too."""
@@ -81,6 +83,8 @@ def as_functions(model: nn.Module, device: torch.device, dtype: torch.dtype | No
     """
     if not isinstance(model, nn.Module):
         raise checks.refusal("model", type(model).__name__, "a torch.nn.Module")
+    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        raise ValueError(f"model: is wrapped by {type(model).__name__}; give the module inside, model.module")
     if isinstance(model, torch.jit.ScriptModule):
         raise ValueError(
             "model: is compiled by torch.jit, which cannot be taken apart; give the module that was compiled"
@@ -98,17 +102,22 @@ def as_functions(model: nn.Module, device: torch.device, dtype: torch.dtype | No
                 "depend on how many samples it brings. Use torch.nn.GroupNorm or LayerNorm instead."
             )
         dropped = getattr(layer, "p" if isinstance(layer, nn.modules.dropout._DropoutNd) else "dropout", 0.0)
-        if isinstance(dropped, float) and dropped > 0:
+        if isinstance(dropped, float) and dropped > 0 and layer.training:
             raise ValueError(
                 f"{where} draws from torch's global generator, so that no run could be repeated, and agents "
-                "would score with other weights than they train. Set its dropout to 0."
+                "would score with other weights than they train. Set its dropout to 0, or call model.eval()."
             )
-    if any(
-        isinstance(tensor, (UninitializedParameter, UninitializedBuffer))
-        for tensor in (*model.parameters(), *model.buffers())
-    ):
+        if isinstance(layer, (nn.Embedding, nn.EmbeddingBag)) and layer.sparse:
+            raise ValueError(f"{where} has sparse gradients, which torch.func does not get right. Set sparse=False.")
+    if any(map(is_lazy, (*model.parameters(), *model.buffers()))):
         raise ValueError("model: has lazy layers without weights yet; call it once on a batch before you hand it over")
-    skeleton = _copied(model).to(device, dtype)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and not parameter.is_floating_point():
+            raise ValueError(
+                f"model: parameter {name!r} is of {parameter.dtype}, which cannot be trained here; keep real and "
+                "imaginary parts in a real one, and use torch.view_as_complex"
+            )
+    skeleton = _copied(model)._apply(lambda tensor: tensor.to(device, _as_dtype(tensor, dtype)))
     params = {name: p.detach().clone() for name, p in skeleton.named_parameters() if p.requires_grad}
     if not params:
         raise ValueError("model: has no parameters to train (that require a gradient)")
@@ -116,7 +125,16 @@ def as_functions(model: nn.Module, device: torch.device, dtype: torch.dtype | No
     for layer in skeleton.modules():
         if isinstance(layer, (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerEncoder)):
             layer.training = True  # without dropout that only keeps it from kernels that have no derivative at all
+            if isinstance(layer, nn.MultiheadAttention):
+                layer.dropout = 0.0
     return Function(skeleton, params), params
+
+
+def _as_dtype(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.dtype | None:
+    """Return what a tensor is to be computed in: complex numbers, as of rotary embeddings, stay complex."""
+    if dtype is None or not (tensor.is_floating_point() or tensor.is_complex()):
+        return None
+    return dtype.to_complex() if tensor.is_complex() else dtype
 
 
 def _copied(model: nn.Module) -> nn.Module:
@@ -126,4 +144,6 @@ def _copied(model: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(model, computed)
     except Exception as error:  # whatever a module of one's own may hold
-        raise ValueError(f"model: cannot be copied ({type(error).__name__}: {str(error)[:150]})") from error
+        raise ValueError(
+            f"model: cannot be copied by copy.deepcopy; keep out of it what hinders that ({checks.first_line(error)})"
+        ) from error

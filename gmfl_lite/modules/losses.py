@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection
 import torch
 
 from ..basics import checks
-from ..basics.identity import named
+from ..basics.identity import identity, named
 from ..federation import Batch, Federation
 from ..objective import Params
 from .as_function import Predict
@@ -46,8 +46,9 @@ class Objective:
     Attributes
     ----------
     predict, per_sample : the model, and the loss of a prediction.
-    name : of the loss, for checkpoints; "" is what y asks for.
+    name : of the loss; "" is what y asks for.
     metric : what else is measured of a prediction, or None.
+    names : of the loss and the metric, for checkpoints.
     """
 
     def __init__(self, predict: Predict, loss: str | PerSample | None = None, metric: PerSample | None = None) -> None:
@@ -58,6 +59,7 @@ class Objective:
         self.predict, self.metric = predict, metric
         self.per_sample = _as_y_asks if loss is None else LOSSES[loss] if isinstance(loss, str) else loss
         self.name = loss if isinstance(loss, str) else "" if loss is None else named(loss)
+        self.names = self.name, "" if metric is None else named(metric)
 
     @property
     def alone(self) -> str:
@@ -116,30 +118,9 @@ def check_scores(
     ------
     ValueError : they are not; the message says what to change.
     """
-    functions = {"loss": objective.per_sample, "metric": objective.metric}
-    for name, function in functions.items():
-        if function is None or function in (*LOSSES.values(), _as_y_asks):
-            continue
-        what = f"predictions {list(prediction.shape)} and y {list(y.shape)} of {y.dtype}"
-        try:
-            values, alone = function(prediction, y), function(prediction[:2], y[:2])
-        except Exception as error:  # whatever a function of one's own raises
-            raise ValueError(f"{name}: fails on {what}: {checks.first_line(error)}") from error
-        if not isinstance(values, torch.Tensor) or not values.is_floating_point():
-            found = values.dtype if isinstance(values, torch.Tensor) else type(values).__name__
-            raise ValueError(f"{name}: must give a tensor of floating-point numbers, got {found}")
-        if values.ndim == 0:
-            raise ValueError(
-                f"{name}: averages over the batch already; it must give one number a sample (in torch, "
-                "reduction='none'), as padding must not count"
-            )
-        if values.shape != y.shape[:1]:
-            raise ValueError(
-                f"{name}: must give one number a sample, {[len(y)]}, got {list(values.shape)} of {what}; take the mean "
-                "over what is left of a sample: .flatten(1).mean(1)"
-            )
-        if not torch.allclose(values[:2], alone, rtol=1e-3, atol=1e-5, equal_nan=True):
-            raise ValueError(f"{name}: a sample's number must not depend on the others in its batch")
+    for name, function in (("loss", objective.per_sample), ("metric", objective.metric)):
+        if function is not None and function not in (*LOSSES.values(), _as_y_asks):
+            _check_numbers(name, function, prediction, y)
     expected, given = tuple(prediction.shape), tuple(y.shape)
     if objective.per_sample is LOSSES["squared_error"] or (objective.name == "" and classes is None):
         if expected != given:
@@ -150,3 +131,44 @@ def check_scores(
         if expected != (*given, len(classes)):
             shape = [*given, len(classes)]
             raise ValueError(f"model: must give logits {shape}, one per class, got {list(expected)}")
+
+
+def _check_numbers(name: str, function: PerSample, prediction: torch.Tensor, y: torch.Tensor) -> None:
+    """Look whether a function gives each sample its number, which is of this sample alone."""
+    if isinstance(function, type):
+        raise ValueError(f"{name}: is a class; give one of it, such as {function.__name__}(reduction='none')")
+    what = f"predictions {list(prediction.shape)} and y {list(y.shape)} of {y.dtype}"
+    before = identity((prediction, y))
+    others = [*range(len(y) - 1, min(1, len(y) - 1) - 1, -1)]  # but for the first sample, the last one first
+    try:
+        values, again = function(prediction, y), function(prediction, y)
+        alone = function(prediction[others], y[others])
+    except Exception as error:  # whatever a function of one's own raises
+        raise ValueError(f"{name}: fails on {what}: {checks.first_line(error)}") from error
+    if identity((prediction, y)) != before:
+        raise ValueError(f"{name}: changes its arguments, which others look at, too; work on copies (.clone())")
+    if not isinstance(values, torch.Tensor) or not values.is_floating_point():
+        found = values.dtype if isinstance(values, torch.Tensor) else type(values).__name__
+        hint = "; call .to(prediction.dtype)" * isinstance(values, torch.Tensor)
+        raise ValueError(f"{name}: must give a tensor of floating-point numbers, got {found}{hint}")
+    if values.ndim == 0:
+        raise ValueError(
+            f"{name}: averages over the batch already; it must give one number a sample (in torch, "
+            "reduction='none'), as padding must not count"
+        )
+    broadcast = y.is_floating_point() and prediction.shape != y.shape
+    in_words = f"{what} broadcast against each other; let the model give {list(y.shape)}"
+    if broadcast and values.numel() > max(prediction.numel(), y.numel()):
+        raise ValueError(f"{name}: {in_words}")
+    if values.shape != y.shape[:1]:
+        raise ValueError(
+            f"{name}: must give one number a sample, {[len(y)]}, got {list(values.shape)} of {what}; take the mean "
+            "over what is left of a sample: .flatten(1).mean(1)"
+        )
+    if not torch.allclose(values, again, rtol=1e-4, atol=1e-6, equal_nan=True):
+        raise ValueError(f"{name}: gives other numbers when it is asked again; it must not draw at random or remember")
+    if alone.shape != values[others].shape or not torch.allclose(
+        values[others], alone, rtol=1e-3, atol=1e-5, equal_nan=True
+    ):
+        hint = f" ({in_words})" * broadcast
+        raise ValueError(f"{name}: a sample's number must not depend on the others in its batch{hint}")

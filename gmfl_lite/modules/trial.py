@@ -1,7 +1,8 @@
 """A module is tried on a few samples, so that what does not fit is said before any work."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -26,47 +27,75 @@ GENERATORS: dict[str, tuple[Callable[[], Any], Callable[[Any], None]]] = {
 
 
 def try_out(objective: Objective, params: Params, federation: Federation) -> None:
-    """Look whether a module and a loss do what the library relies on, on samples of a federation.
+    """Look whether a module and a loss do what the library relies on, on samples that agents hold.
 
     A prediction must be a function of parameters and of one sample: the same whenever it is asked for, whatever else
-    is in the batch, with nothing changed or drawn on the way.
+    is in the batch, with nothing changed or drawn on the way. Global random generators are left as they were.
 
     Raises
     ------
     ValueError : they do not; the message says what to change.
     """
     predict = objective.predict
-    rows = torch.unique(torch.linspace(0, len(federation.x) - 1, 4, device=federation.x.device).long())
-    x, y = federation.samples(rows)
-    prediction = _tried(predict, params, x)
-    if not isinstance(prediction, torch.Tensor) or prediction.dtype != federation.dtype:
-        found = prediction.dtype if isinstance(prediction, torch.Tensor) else type(prediction).__name__
-        raise ValueError(f"model: must give a tensor of {federation.dtype}, got {found}")
-    if prediction.ndim == 0 or len(prediction) != len(x):
-        raise ValueError(f"model: must give a prediction for each of {len(x)} samples, got {list(prediction.shape)}")
-    check_scores(objective, prediction, y, federation.classes)
-    if isinstance(predict, Function):
-        _check_same_again(predict, params, x, prediction)
-        _check_by_itself(predict, params, x, prediction)
+    held = [torch.cat(both) for both in zip(*map(federation.train, (0, federation.n_agents - 1)), strict=True)]
+    rows = torch.unique(torch.linspace(0, len(held[0]) - 1, 4, device=federation.x.device).long())
+    x, y = (tensor[rows] for tensor in held)
+    with _generators_restored():
+        with _nothing_drawn("model"):
+            prediction = _tried(predict, params, x)
+        if not isinstance(prediction, torch.Tensor) or prediction.dtype != federation.dtype:
+            found = prediction.dtype if isinstance(prediction, torch.Tensor) else type(prediction).__name__
+            raise ValueError(
+                f"model: must give a tensor of {federation.dtype}, got {found}; wrap it in a module that gives one"
+            )
+        if prediction.ndim == 0 or len(prediction) != len(x):
+            raise ValueError(
+                f"model: must give a prediction for each of {len(x)} samples, got {list(prediction.shape)}"
+            )
+        with _nothing_drawn("loss or metric"):
+            check_scores(objective, prediction, y, federation.classes)
+        if isinstance(predict, Function):
+            with _nothing_drawn("model"):
+                _check_same_again(predict, params, x, prediction)
+                _check_by_itself(predict, params, x, prediction)
 
 
-def _tried(predict: Predict, params: Params, x: torch.Tensor) -> torch.Tensor:
-    held = {"input": [x], "parameters": [*params.values()]}
-    if isinstance(predict, Function):
-        held["buffers"] = [*predict.skeleton.buffers()]
-    before = {name: [tensor.clone() for tensor in tensors] for name, tensors in held.items()}
-    drawn = {name: state() for name, (state, _) in GENERATORS.items()}
+@contextmanager
+def _generators_restored() -> Iterator[None]:
+    before = {name: state() for name, (state, _) in GENERATORS.items()}
     try:
-        prediction = predict(params, x)
+        yield
+    finally:
+        for name, (_, restore) in GENERATORS.items():
+            restore(before[name])
+
+
+@contextmanager
+def _nothing_drawn(who: str) -> Iterator[None]:
+    before = {name: identity(state()) for name, (state, _) in GENERATORS.items()}
+    yield
+    for name, (state, _) in GENERATORS.items():
+        if identity(state()) != before[name]:
+            raise ValueError(f"{who}: draws from {name}'s global random generator, so that no run could be repeated")
+
+
+def _predicted(predict: Predict, params: Params, x: torch.Tensor) -> torch.Tensor:
+    try:
+        return predict(params, x)
     except Exception as error:  # whatever a module of one's own raises
         shape = f"{'samples' if x.ndim != 4 else 'images'} {list(x.shape)} of {x.dtype}"
         raise ValueError(f"model: does not take {shape}: {checks.first_line(error)}") from error
-    for name, (state, restore) in GENERATORS.items():
-        if identity(state()) != identity(drawn[name]):
-            restore(drawn[name])
-            raise ValueError(f"model: draws from {name}'s global random generator, so that no run could be repeated")
-    for name, tensors in held.items():
-        if identity(tensors) != identity(before[name]):
+
+
+def _tried(predict: Predict, params: Params, x: torch.Tensor) -> torch.Tensor:
+    def held() -> dict[str, dict[str, torch.Tensor]]:
+        buffers = dict(predict.skeleton.named_buffers()) if isinstance(predict, Function) else {}
+        return {"input": {"": x}, "parameters": params, "buffers": buffers}
+
+    before = {name: identity(tensors) for name, tensors in held().items()}
+    prediction = _predicted(predict, params, x)
+    for name, tensors in held().items():
+        if identity(tensors) != before[name]:
             hint = ", or call model.eval() where that ends it (spectral_norm)" if name == "buffers" else ""
             raise ValueError(
                 f"model: changes its {name} when it is called, so that scores would depend on who was asked before. "
@@ -75,9 +104,13 @@ def _tried(predict: Predict, params: Params, x: torch.Tensor) -> torch.Tensor:
     return prediction
 
 
+def _alike(one: torch.Tensor, other: torch.Tensor, rtol: float, atol: float) -> bool:
+    return one.shape == other.shape and torch.allclose(one, other, rtol=rtol, atol=atol, equal_nan=True)
+
+
 def _check_same_again(predict: Function, params: Params, x: torch.Tensor, prediction: torch.Tensor) -> None:
     for _ in range(TIMES):
-        if not torch.allclose(predict(params, x), prediction, rtol=1e-4, atol=1e-6, equal_nan=True):
+        if not _alike(_predicted(predict, params, x), prediction, rtol=1e-4, atol=1e-6):
             raise ValueError(
                 "model: gives another prediction for the same samples: it draws at random or remembers what it was "
                 "asked before, so that no run could be repeated. Use a module that does neither."
@@ -85,10 +118,15 @@ def _check_same_again(predict: Function, params: Params, x: torch.Tensor, predic
 
 
 def _check_by_itself(predict: Function, params: Params, x: torch.Tensor, prediction: torch.Tensor) -> None:
-    for others in (x[[0, *range(len(x) - 1, 0, -1)]], torch.cat([x, x[-1:], x[-1:]]), x[:1].expand(2, *x.shape[1:])):
-        if not torch.allclose(predict(params, others)[0], prediction[0], rtol=1e-3, atol=1e-5, equal_nan=True):
+    everyone = [*range(len(x))]
+    for some in (everyone[::-1], [*everyone, everyone[-1], everyone[-1]], [0, 0], *([place] for place in everyone)):
+        found = _predicted(predict, params, x[some])
+        if len(some) == 1 and found.shape != prediction[some].shape:
+            shape = list(prediction[some].shape)
+            raise ValueError(f"model: of one sample alone must give {shape}, got {list(found.shape)} (a squeeze?)")
+        if not _alike(found, prediction[some], rtol=1e-3, atol=1e-5):
             raise ValueError(
                 "model: a sample's prediction depends on the others in its batch, so that an agent's score would "
                 "depend on how many samples it brings. Use layers that look at one sample, such as torch.nn.GroupNorm "
-                "or LayerNorm."
+                "or LayerNorm, and batch_first=True in recurrent layers and attention."
             )
