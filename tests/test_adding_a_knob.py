@@ -7,12 +7,11 @@ import pytest
 
 import gmfl_lite as gl
 from gmfl_lite.basics.setting_records import integer, or_none, setting
-from gmfl_lite.partition import PARTITIONS, Dealing
 from gmfl_lite.explorer.knobs import KNOBS, PRESETS, Knob, add_knob, add_preset
 from gmfl_lite.explorer.take_away import as_papermill, as_python
 from gmfl_lite.explorer.what_if import WhatIf, labels
 from gmfl_lite.models import MODELS
-from gmfl_lite.partition import IID
+from gmfl_lite.partition import IID, PARTITIONS, Dealing
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import gmfl_lite as gl
-from gmfl_lite.federation import agents as agents_module
 from gmfl_lite.basics import randomness
+from gmfl_lite.federation import agents as agents_module
 
 
 def rows_of(dataset, x):

@@ -63,9 +63,7 @@ def test_unsuitable_modules_are_refused_with_the_way_out(model, message):
         as_functions(model, torch.device("cpu"))
 
 
-@pytest.mark.parametrize(
-    "model", [nn.LayerNorm(4), nn.GroupNorm(2, 4), nn.InstanceNorm2d(4, affine=True)]
-)
+@pytest.mark.parametrize("model", [nn.LayerNorm(4), nn.GroupNorm(2, 4), nn.InstanceNorm2d(4, affine=True)])
 def test_normalisation_without_running_state_is_welcome(model):
     as_functions(model, torch.device("cpu"))
 
