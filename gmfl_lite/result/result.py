@@ -135,7 +135,7 @@ class Result:
         """
         ours, theirs = ({name: tuple(t.shape) for name, t in params.items()} for params in (self.params, like))
         if ours != theirs:
-            differs = next(iter(dict(ours.items() ^ theirs.items())))
+            differs = next(name for name in (*theirs, *ours) if ours.get(name) != theirs.get(name))
             there, here = (found.get(differs, "none") for found in (ours, theirs))
             raise ValueError(f"model: is another than the result's: {differs} is {there} there and {here} here")
         return {name: self.params[name].to(tensor) for name, tensor in like.items()}
