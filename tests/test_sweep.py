@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import multiprocessing
 import os
+import subprocess
 import sys
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, ThreadPoolExecutor
 
@@ -80,11 +81,38 @@ def test_several_sweeps_may_share_a_cache(serial, tmp_path):
     assert len(list(tmp_path.iterdir())) == 8  # and nothing half-written beside them
 
 
-def test_another_version_of_the_library_computes_anew(tmp_path, monkeypatch):
-    for version, files in (("0.1.0", 1), ("9.9.9", 2), ("9.9.9", 2)):
-        monkeypatch.setattr(module, "__version__", version)
-        gl.sweep([BASE], cache=tmp_path, progress=False)
-        assert len(list(tmp_path.iterdir())) == files
+def swept_by(library, cache):
+    """The losses that a process with this copy of the library gives, and how many points it computed."""
+    program = f"""
+import sys
+import gmfl_lite as gl
+assert gl.__file__.startswith({str(library)!r})
+grid, ran = sys.modules["gmfl_lite.sweep.grid"], []
+run = grid.run
+grid.run = lambda *a, **k: ran.append(a) or run(*a, **k)
+table = gl.sweep([gl.Experiment(**{BASE.to_dict()!r})], cache={cache and str(cache)!r}, progress=False)
+print(*table["loss"], len(ran))
+"""
+    environment = {**os.environ, "PYTHONPATH": str(library.parent)}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=library.parent, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    *losses, ran = done.stdout.split()
+    return losses, int(ran)
+
+
+@pytest.mark.slow
+def test_other_code_of_the_library_computes_anew(planted, tmp_path):
+    """As after `git pull`: the version is the same, one line of it is not."""
+    library, cache = planted("trainer.py", ""), tmp_path / "cache"
+    before, ran = swept_by(library, cache)
+    assert (swept_by(library, cache), ran) == ((before, 0), 1)
+    half = "def step(w, g, lr):\n    return {name: w[name] - lr / 2 * g[name] for name in g}"
+    with open(library / "objective.py", "a", encoding="utf-8") as file:
+        file.write(f"\n\n{half}\n")
+    after, ran = swept_by(library, cache)
+    assert (after, ran) == (swept_by(library, None)[0], 1)
+    assert after != before
 
 
 def test_ctrl_c_ends_the_sweep_and_keeps_what_is_finished(serial, tmp_path, monkeypatch):

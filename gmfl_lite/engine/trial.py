@@ -2,7 +2,10 @@
 
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,7 +23,17 @@ if TYPE_CHECKING:
 
 SAMPLES = 3
 
+_LOCK = Lock()
 
+
+@contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """Let threads wait: filters of warnings are the process's, and one thread would restore another's "error"."""
+    with _LOCK:
+        yield
+
+
+@_one_at_a_time()
 def try_gradients(experiment: "Experiment", federation: Federation, objective: Objective, params: Params) -> None:
     """Take a meta-gradient of two agents, each by itself and both at once; note if only the former is possible.
 

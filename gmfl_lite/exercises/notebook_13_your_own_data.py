@@ -35,8 +35,8 @@ def _mark_one_loss_a_sample(answer: Any) -> None:
 @exercise(
     mark=_mark_one_loss_a_sample,
     hint="`(prediction - y).abs()` has the shape [n, 3]. Which axis is the samples', and which is to be averaged?",
-    why="Agents hold different numbers of samples, and are computed side by side with padding. Only one number a sample "
-    "lets the library leave the padding out and weigh all others alike.",
+    why="Agents hold different numbers of samples, and are computed side by side with padding. Only one number a "
+    "sample lets the library leave the padding out and weigh all others alike.",
 )
 def one_loss_a_sample(prediction, y):
     return (prediction - y).abs().mean(dim=1)

@@ -29,8 +29,10 @@ def as_python(what_ifs: Sequence[WhatIf]) -> str:
         handed = ""
     program += f"\nexperiment = {name}({_arguments(_differences(first, kind()))})\n"
     call = f"gl.run({{}}{handed})"
-    if not handed and any(what_if.weights_seed != what_if.experiment.seed for what_if in what_ifs):
-        program += _RUN_FROM_WEIGHTS
+    apart = any(what_if.weights_seed != what_if.experiment.seed for what_if in what_ifs)
+    if apart and "model" not in given.arguments:
+        data = "gl.load_dataset(experiment.dataset)" if given.federation is None else "federation"
+        program += _RUN_FROM_WEIGHTS.format(data=data, handed=handed)
         call = "run({}, weights_seed={})"
     calls = []
     for what_if in what_ifs:
@@ -42,8 +44,8 @@ def as_python(what_ifs: Sequence[WhatIf]) -> str:
 _RUN_FROM_WEIGHTS = """
 
 def run(experiment, weights_seed):
-    dataset = gl.load_dataset(experiment.dataset)
-    return gl.run(experiment, model=gl.build_model(experiment.model, dataset, seed=weights_seed))
+    model = gl.build_model(experiment.model, {data}, seed=weights_seed)
+    return gl.run(experiment, model=model{handed})
 
 
 """

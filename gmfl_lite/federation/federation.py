@@ -1,5 +1,6 @@
 """The agents of a run, made of a dataset that is dealt out, of what each of them holds, or of a table."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -98,8 +99,12 @@ class Federation(Agents):
             if len(given) != len(parts):
                 raise checks.refusal("scored", f"{len(given)} lists", f"one for each of {len(parts)} agents")
             checks.disjoint([*parts, *given], len(dataset), least=1, name="parts and scored")
-        if names is not None and len(set(names)) != len(parts):
-            raise checks.refusal("names", f"{len(set(names))} names", f"one for each of {len(parts)} agents")
+        if names is not None:
+            names = tuple(map(str, names))
+            if len(names) != len(parts):
+                raise checks.refusal("names", f"{len(names)} names", f"one for each of {len(parts)} agents")
+            if twice := [name for name, times in Counter(names).items() if times > 1]:
+                raise ValueError(f"names: {twice[0]!r} is the name of two agents; give each one of its own")
         n_new_agents = checks.integer("n_new_agents", n_new_agents, 0, len(parts) - 1)
         test_fraction = checks.number("test_fraction", test_fraction, 0, 1, above=True)
         n_classes = len(dataset.classes or ())
@@ -226,7 +231,7 @@ class Federation(Agents):
     def of_one(cls, x: torch.Tensor, y: torch.Tensor, n_classes: int | None) -> "Federation":
         """Return a federation of a single agent, which fine-tunes, and is scored, on all of its samples."""
         classes = None if n_classes is None else tuple(map(str, range(n_classes)))
-        dataset = Dataset("own", x if not x.is_floating_point() else x.float(), y, classes)
+        dataset = Dataset("own", x, y, classes)
         all_rows = IndexTable.from_lists([np.arange(len(dataset))], dataset.x.device)
         return cls(dataset.x, dataset.y, classes, all_rows, all_rows, 0, np.zeros(1))
 

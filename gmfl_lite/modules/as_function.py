@@ -36,10 +36,13 @@ class Function:
         self.skeleton, self.alone, self._trained = skeleton, "", tuple(trained)
         self._structure = structure(skeleton)  # now, as some modules count in an attribute how often they are asked
         self._plain = all(type(layer) in _PLAIN for layer in skeleton.modules())
+        self._places = _places(skeleton, self._trained)
 
     def __call__(self, params: Params, x: torch.Tensor) -> torch.Tensor:
         with nullcontext() if self._plain else _Differentiable():
-            return functional_call(self.skeleton, params, (x,))
+            # Torch's own tying leaves what it was given in a layer that is registered twice.
+            placed = {place: params[name] for place, name in self._places.items()}
+            return functional_call(self.skeleton, placed, (x,), tie_weights=False)
 
     def frozen(self) -> tuple[Any, ...]:
         """Return what the function is, beside the values of its parameters: structure, what is frozen, buffers."""
@@ -55,6 +58,18 @@ class Function:
                 if name in params:
                     parameter.copy_(params[name])
         return {name: tensor.detach().cpu() for name, tensor in whole.state_dict().items()}
+
+
+def _places(skeleton: nn.Module, trained: Collection[str]) -> dict[str, str]:
+    """Return {where a parameter stands: its name}: a tied one has several places."""
+    names: dict[int, str] = {}
+    places = {}
+    for path, layer in skeleton.named_modules():
+        for attribute, parameter in layer.named_parameters(path, recurse=False, remove_duplicate=False):
+            name = names.setdefault(id(parameter), attribute)
+            if name in trained:
+                places[attribute] = name
+    return places
 
 
 class _Differentiable(TorchFunctionMode):

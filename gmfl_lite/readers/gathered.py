@@ -49,19 +49,19 @@ def from_agents(agents: Any, test: Any, classes: Iterable[Any] | None) -> Gather
                 raise ValueError(f"test: holds nothing of agent {missing[0]!r}")
             test = {name: test[name] for name in agents}
         both.append(_pairs("test", test))
-    arrays = [(of, *_arrays(of, x, y)) for pairs in both for of, (x, y) in pairs]
+    arrays = [(of, *arrays_of(of, x, y)) for pairs in both for of, (x, y) in pairs]
     first = arrays[0]
     for of, x, y in arrays:
+        if (y.dtype.kind == "f") != (first[2].dtype.kind == "f"):
+            kinds = ["labels", "numbers to predict (floats)"][:: -1 if y.dtype.kind == "f" else 1]
+            raise ValueError(f"{of}: y are {kinds[0]}, and those of {first[0]} {kinds[1]}; they must be alike")
         for what, mine, other in (("x", x, first[1]), ("y", y, first[2])):
             if mine.shape[1:] != other.shape[1:]:
                 shapes = f"{list(mine.shape[1:])}, and those of {first[0]} {list(other.shape[1:])}"
                 raise ValueError(f"{of}: a sample's {what} has the shape {shapes}; all must have the same")
     samples = torch.cat([torch.from_numpy(x) for _, x, _ in arrays])
-    kinds = {_is_numbers(y) for _, _, y in arrays}
-    if len(kinds) > 1:
-        raise ValueError("agents: some y are numbers to predict (floats) and others are labels; they must be alike")
     y = np.concatenate([y if y.dtype.kind in "biuf" else y.astype(object) for _, _, y in arrays])
-    targets, names_of_classes = _numbers(y) if kinds == {True} else _labels(y, classes)
+    targets, names_of_classes = _numbers(y, classes) if y.dtype.kind == "f" else _labels(y, classes)
     ends = np.cumsum([len(x) for _, x, _ in arrays])
     rows = np.split(np.arange(ends[-1]), ends[:-1])
     return Gathered(samples, targets, names_of_classes, names, rows[: len(held)], rows[len(held) :] or None)
@@ -78,37 +78,42 @@ def from_frame(
     """
     if not isinstance(frame, pd.DataFrame):
         raise checks.refusal("frame", type(frame).__name__, "a pandas.DataFrame, as pd.read_csv gives")
+    if frame.empty:
+        raise ValueError("frame: is empty; it must have a row for each sample")
     labels = list(label) if isinstance(label, list) else [label]
-    for name, column in (("agent", agent), *(("label", column) for column in labels)):
+    if len(labels) > 1 and not numbers:
+        raise checks.refusal("label", labels, "one column, or several with numbers=True")
+    chosen = [features] if isinstance(features, str) else list(frame.columns if features is None else features)
+    if features is None:
+        chosen = [column for column in chosen if column != agent and column not in labels]
+    if not chosen or not labels:
+        raise ValueError(
+            f"{'features' if labels else 'label'}: there is no column left to predict{' from' * bool(labels)}"
+        )
+    named = [("agent", agent), *(("label", each) for each in labels), *(("features", each) for each in chosen)]
+    for name, column in named:
         _column(name, column, frame)
-    chosen = [c for c in frame.columns if c != agent and c not in labels] if features is None else list(features)
-    if not chosen:
-        raise ValueError("features: there is no column left to predict from")
-    for column in chosen:
-        _column("features", column, frame)
-        if not pd.api.types.is_numeric_dtype(frame[column]):
-            raise ValueError(
-                f"features: column {column!r} holds {frame[column].dtype} and no numbers; leave it out (features=[…]) "
-                f"or code it as numbers (pd.get_dummies)"
-            )
-    used = frame[[agent, *labels, *chosen]]
-    if empty := {str(column): int(n) for column, n in used.isna().sum().items() if n}:
+    for name, column in named[1:]:
+        if column == agent or (name == "features" and column in labels):
+            also = "agent" if column == agent else "label"
+            raise checks.refusal(name, column, f"another column than {also}={column!r}")
+    used = frame[list(dict.fromkeys(column for _, column in named))].infer_objects()
+    if empty := {column: int(n) for column, n in used.isna().sum().items() if n}:
         column, n = next(iter(empty.items()))
         raise ValueError(f"frame: {n} rows have nothing in column {column!r}; drop them (frame.dropna()) or fill them")
-    x = torch.from_numpy(frame[chosen].to_numpy(np.float32))
-    if not x.isfinite().all():
-        column = chosen[int((~x.isfinite()).any(0).nonzero()[0, 0])]
-        raise ValueError(f"features: column {column!r} holds infinite values")
+    x = torch.from_numpy(_as_numbers("features", used[chosen], "leave it out (features=[…]) or code it"))
     if numbers:
-        y, names_of_classes = _numbers(frame[labels].to_numpy(np.float64))
-    elif len(labels) > 1:
-        raise checks.refusal("label", labels, "one column, or several with numbers=True")
+        y, names_of_classes = _numbers(
+            _as_numbers("label", used[labels], "leave out numbers=True, or code it"), classes
+        )
     else:
-        column = frame[label]
+        column = used[labels[0]]
         if column.dtype.kind == "f" and column.nunique() > 20 and (column % 1 != 0).any():
-            raise ValueError(f"label: column {label!r} holds {column.nunique()} different numbers; give numbers=True")
-        y, names_of_classes = _labels(_words(column), classes)
-    whose = _words(frame[agent])
+            raise ValueError(
+                f"label: column {labels[0]!r} holds {column.nunique()} different numbers; give numbers=True"
+            )
+        y, names_of_classes = _labels(_typed(f"label: column {labels[0]!r}", _words(column)), classes)
+    whose = _words(used[agent])
     codes, found = pd.factorize(whose)
     order = np.argsort(codes, kind="stable")
     rows = np.split(order, np.cumsum(np.bincount(codes))[:-1])
@@ -127,52 +132,100 @@ def _pairs(what: str, agents: Any) -> list[tuple[str, tuple[Any, Any]]]:
     return found
 
 
-def _arrays(of: str, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return one agent's samples as float32 or int64, and its y as it is."""
-    x, y = (part.numpy(force=True) if isinstance(part, torch.Tensor) else np.asarray(part) for part in (x, y))
+def arrays_of(of: str, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return one agent's samples as float32 or int64, and its y as float32 or as labels of any type.
+
+    Raises
+    ------
+    ValueError : beginning with `of`, what is wrong with them.
+    """
+    x, y = _array(f"{of}: x", x), _typed(f"{of}: y", y)
     if x.ndim == 0 or y.ndim == 0 or len(x) != len(y):
         counts = [len(part) if part.ndim else "no" for part in (x, y)]
         raise ValueError(f"{of}: x and y must have as many samples, got {counts[0]} and {counts[1]}")
     if not len(x):
         raise ValueError(f"{of}: holds no samples; leave it out")
-    if x.dtype.kind not in "fiub" or x.dtype == np.uint8:
+    if x.dtype.kind not in "fiub" or x.dtype == np.uint8 or not x.size:
         hint = "divide pixels by 255, or make tokens int64" if x.dtype == np.uint8 else "give numbers"
-        raise ValueError(f"{of}: x is of {x.dtype}; {hint}")
-    x = x.astype(np.int64 if x.dtype.kind in "iu" else np.float32)
+        raise ValueError(f"{of}: x is of {x.dtype}, {list(x.shape)}; {hint}")
+    with np.errstate(over="ignore"):  # what becomes infinite is refused below
+        x = x.astype(np.int64 if x.dtype.kind in "iu" else np.float32)
+        y = y.astype(np.float32) if y.dtype.kind == "f" else y
     for what, part in (("x", x), ("y", y)):
         if part.dtype.kind == "f" and not np.isfinite(part).all():
             raise ValueError(f"{of}: {what} holds NaN or infinite values; drop these samples or fill them")
     return x.reshape(len(x), -1) if x.ndim == 1 else x, y
 
 
-def _is_numbers(y: np.ndarray) -> bool:
-    return y.dtype.kind == "f"
+def one_agent(x: Any, y: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return somebody's samples as tensors: x, and the numbers of their classes or floats to predict.
+
+    Raises
+    ------
+    ValueError : what is wrong with them.
+    """
+    x, y = arrays_of("samples", x, y)
+    if y.dtype.kind not in "fiub":
+        raise ValueError("samples: y holds words; give the numbers of their classes, from 0")
+    return torch.from_numpy(x), _numbers(y, None)[0] if y.dtype.kind == "f" else torch.from_numpy(y.astype(np.int64))
 
 
-def _numbers(y: np.ndarray) -> tuple[torch.Tensor, None]:
-    if not np.isfinite(y).all():
-        raise ValueError("y: holds NaN or infinite values; drop these samples or fill them")
-    return torch.from_numpy(y.astype(np.float32)).reshape(len(y), *(y.shape[1:] or (1,))), None
+def _array(of: str, part: Any) -> np.ndarray:
+    if isinstance(part, torch.Tensor):  # NumPy has no bfloat16
+        return (part.float() if part.dtype == torch.bfloat16 else part).numpy(force=True)
+    try:
+        return np.asarray(part)
+    except ValueError as error:
+        raise ValueError(f"{of} holds samples of different shapes; all must have the same") from error
+
+
+def _typed(of: str, y: Any) -> np.ndarray:
+    """Return y as floats, or as labels of any type; among words NumPy would make a word of None and of a number."""
+    found = _array(of, y)
+    if found.dtype.kind in "biufmM":
+        return found
+    found = np.asarray(y, object)
+    if missing := int(pd.isna(found).sum()):
+        raise ValueError(f"{of} holds nothing (None or NaN) in {missing} places; drop these samples or fill them")
+    kinds = {type(value) for value in found.flat}
+    if any(issubclass(kind, (float, np.floating)) for kind in kinds):
+        if not all(issubclass(kind, (int, float, np.number)) for kind in kinds):
+            raise ValueError(f"{of} holds words and numbers; give words alone, or numbers alone")
+        return found.astype(np.float64)
+    if wrong := [
+        kind.__name__ for kind in kinds if kind.__hash__ is None or issubclass(kind, (complex, np.complexfloating))
+    ]:
+        raise ValueError(f"{of} holds {wrong[0]}; labels are words, whole numbers or True and False")
+    return found
+
+
+def _numbers(y: np.ndarray, classes: Iterable[Any] | None) -> tuple[torch.Tensor, None]:
+    if classes is not None:
+        raise ValueError("classes: y are numbers to predict, which have none; leave it out, or give labels")
+    return torch.from_numpy(y).reshape(len(y), *(y.shape[1:] or (1,))), None
 
 
 def _labels(y: np.ndarray, classes: Iterable[Any] | None) -> tuple[torch.Tensor, tuple[str, ...]]:
     """Return labels of any type as numbers from 0, and the classes' names."""
     plain = y.reshape(-1)
-    given = None if classes is None else list(classes)
     found = sorted(set(plain.tolist()), key=lambda label: (type(label).__name__, label))
-    if given is None:
-        given = found
-    unknown = [label for label in found if label not in given]
-    if unknown and all(isinstance(label, int) and 0 <= label < len(given) for label in found):  # they count the classes
+    given = found if classes is None else list(classes)
+    names = tuple(map(str, given))
+    place = {label: number for number, label in enumerate(given)}
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"classes: two have the name {twice!r}; give each one of its own")
+    unknown = [label for label in found if label not in place]
+    counts = all(isinstance(label, (int, np.integer)) and 0 <= label < len(given) for label in found)
+    if unknown and counts and all(isinstance(label, str) for label in given):  # these are the names of 0, 1, …
         numbers = plain.astype(np.int64)
     elif unknown:
         raise ValueError(f"classes: label {unknown[0]!r} is none of {', '.join(map(repr, given[:10]))}")
     else:
-        place = {label: number for number, label in enumerate(given)}
         numbers = np.array([place[label] for label in plain.tolist()], np.int64)
     if len(given) < 2:
         raise ValueError(f"y: all samples are of one class, {given[0]!r}; there is nothing to tell apart")
-    return torch.from_numpy(numbers.reshape(y.shape)), tuple(map(str, given))
+    return torch.from_numpy(numbers.reshape(y.shape)), names
 
 
 def _column(name: str, column: Any, frame: pd.DataFrame) -> None:
@@ -180,10 +233,26 @@ def _column(name: str, column: Any, frame: pd.DataFrame) -> None:
         columns = [str(each) for each in frame.columns]
         near = checks.nearest(column, columns)
         raise ValueError(f"{name} = {column!r}: is no column of {', '.join(columns[:20])}{near}")
+    if isinstance(frame[column], pd.DataFrame):
+        raise ValueError(f"{name} = {column!r}: several columns have this name; give each one of its own")
+
+
+def _as_numbers(name: str, columns: pd.DataFrame, hint: str) -> np.ndarray:
+    for column, dtype in columns.dtypes.items():
+        if not pd.api.types.is_numeric_dtype(dtype) or pd.api.types.is_complex_dtype(dtype):
+            raise ValueError(f"{name}: column {column!r} holds {dtype} and no numbers; {hint} as numbers")
+    with np.errstate(over="ignore"):  # what becomes infinite is refused
+        found = columns.to_numpy(np.float32, copy=True)  # the table stays its owner's
+    if not np.isfinite(found).all():
+        column = columns.columns[int((~np.isfinite(found)).any(0).argmax())]
+        raise ValueError(f"{name}: column {column!r} holds infinite values; drop these rows or fill them")
+    return found
 
 
 def _words(column: "pd.Series[Any]") -> np.ndarray:
-    """Return a column's values without spaces and carriage returns around words."""
+    """Return a column's values without spaces and carriage returns around words, and 3 for 3.0 if all are whole."""
+    if column.dtype.kind == "f" and (column % 1 == 0).all():
+        column = column.astype("int64")
     values = [value.strip() if isinstance(value, str) else value for value in column.tolist()]
     words = np.empty(len(values), object)
     words[:] = values

@@ -1,5 +1,6 @@
 """What a run gave, and what can be done with it."""
 
+import contextlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,14 @@ import torch
 from torch import nn
 
 from ..basics import checks
+from ..basics.setting_records import OWN
 from ..evaluation import evaluate
 from ..experiment import Experiment
 from ..federation import Federation
 from ..models import as_functions, build_model, loss_of, moving
-from ..modules import Function, Objective, PerSample, try_out
+from ..modules import LOSSES, Function, Objective, PerSample, try_out
 from ..objective import Params, fine_tune
+from ..readers import one_agent
 from .storing import store
 
 
@@ -78,8 +81,8 @@ class Result:
         True
         """
         checks.integer("steps", steps, 0)
-        x, y = (tensor.cpu() if isinstance(tensor, torch.Tensor) else torch.as_tensor(tensor) for tensor in (x, y))
-        held = Federation.of_one(x, y, self._outputs(y)).in_precision(self.experiment.precision)
+        x, y = one_agent(x, y)
+        held = Federation.of_one(x, y, self._n_classes(x, y, model, loss)).in_precision(self.experiment.precision)
         objective, w = self._functions(held, model, loss)
         try_out(objective, w, held)
         batch = tuple(tensor[0] for tensor in held.fine_tune_sets(torch.tensor([0])))
@@ -98,6 +101,8 @@ class Result:
         ------
         ValueError : samples that do not fit, or a model of its own that is not given.
         """
+        if not isinstance(federation, Federation):
+            raise checks.refusal("federation", type(federation).__name__, "a Federation")
         federation = federation.in_precision(self.experiment.precision)
         objective, w = self._functions(federation, model, loss)
         try_out(objective, w, federation)
@@ -130,14 +135,28 @@ class Result:
         """
         ours, theirs = ({name: tuple(t.shape) for name, t in params.items()} for params in (self.params, like))
         if ours != theirs:
-            differs = next(iter(dict(ours.items() ^ theirs.items())))
+            differs = next(name for name in (*theirs, *ours) if ours.get(name) != theirs.get(name))
             there, here = (found.get(differs, "none") for found in (ours, theirs))
             raise ValueError(f"model: is another than the result's: {differs} is {there} there and {here} here")
         return {name: self.params[name].to(tensor) for name, tensor in like.items()}
 
-    def _outputs(self, y: torch.Tensor) -> int | None:
-        """Return how many classes there are, None where y are numbers."""
-        return None if y.is_floating_point() else max(int(y.max()) + 1, len([*self.params.values()][-1]))
+    def _n_classes(
+        self, x: torch.Tensor, y: torch.Tensor, model: nn.Module | None, loss: str | PerSample | None
+    ) -> int | None:
+        """Return how many classes there are: as many as the model gives logits. None where y are numbers."""
+        if y.is_floating_point():
+            return None
+        if model is None and self.experiment.model != OWN:
+            return len([*self.params.values()][-1])
+        name = loss or ("" if self.objective is None else self.objective.name)
+        predict = None if self.objective is None else self.objective.predict
+        kind = next(iter(self.params.values())).dtype
+        if model is not None:
+            predict, _ = as_functions(model, torch.device("cpu"), kind)
+        if predict is not None and name in ("", *LOSSES):  # with a loss of one's own, a prediction may be anything
+            with contextlib.suppress(Exception):  # what does not fit is said by `try_out`
+                return predict(self.params, x[:2].to(kind) if x.is_floating_point() else x[:2]).shape[-1]
+        return max(2, int(y.max()) + 1)
 
     def _functions(
         self, federation: Federation, model: nn.Module | None, loss: str | PerSample | None

@@ -87,6 +87,7 @@ ANSWERED = (
     "traffic",
     "cost_of_a_step",
     "resumed_sweep",
+    "whose_rows",
 )
 right = {name: getattr(gl.exercises, name).answer() for name in ANSWERED}
 base = gl.Experiment()
