@@ -52,6 +52,7 @@ bench: .venv/ready-to-bench  ## measure, and write benchmarks/RESULTS.md; on a q
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/meta_gradient.py
 	$(BIN)/python benchmarks/methods.py
+	$(BIN)/python benchmarks/own_models.py
 	$(BIN)/python benchmarks/import_time.py
 	$(BIN)/python benchmarks/neighbours.py
 

@@ -13,10 +13,12 @@ import torch
 from memory import peak_memory
 from torch import nn
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 import gmfl_lite as gl
+from gmfl_lite.engine import try_gradients
 from gmfl_lite.models import as_functions, cross_entropy
 from gmfl_lite.server import pick_agents
 from gmfl_lite.trainer import batches_of as batches_from
@@ -40,6 +42,41 @@ def batches_of(federation: gl.Federation, nu: int, local_steps: int = 1) -> list
     return list(federation.batches(agents, nu=nu, local_steps=local_steps, batch_size=BATCH, seed=0, round=0))
 
 
+class Transformer(nn.Module):
+    """One layer of attention over the rows of an image."""
+
+    def __init__(self, size: int, width: int = 16) -> None:
+        super().__init__()
+        self.row, self.logits = nn.Linear(size, width), nn.Linear(width, 10)
+        self.layer = nn.TransformerEncoderLayer(width, 2, 2 * width, dropout=0.0, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.logits(self.layer(self.row(x.squeeze(1))).mean(1))
+
+
+class Recurrent(nn.Module):
+    """A GRU that reads an image row by row."""
+
+    def __init__(self, size: int, width: int = 16) -> None:
+        super().__init__()
+        self.reader, self.logits = nn.GRU(size, width, batch_first=True), nn.Linear(width, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.logits(self.reader(x.squeeze(1))[0][:, -1])
+
+
+OWN = {"transformer": Transformer, "GRU": Recurrent}
+
+
+def module_of(model: str, federation: gl.Federation) -> nn.Module:
+    """Build one of the library's models, or one of OWN."""
+    if model not in OWN:
+        return gl.build_model(model, federation)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return OWN[model](federation.x.shape[-1])
+
+
 def one_agent(agent: int, tree: object) -> object:
     return tree_map(lambda tensor: tensor[agent], tree)
 
@@ -56,12 +93,14 @@ def ours(
 ) -> Call:
     """Return the local step of the engine that a run of so many rounds would have: long runs record it."""
     federation = federation_of(agents, size)
-    predict, w = as_functions(gl.build_model(model, federation), torch.device("cpu"))
+    predict, w = as_functions(module_of(model, federation), torch.device("cpu"))
     experiment = gl.Experiment(
         nu=nu, gradient=method, fine_tune_lr=ALPHA, meta_lr=BETA, batch_size=BATCH, local_steps=1, rounds=rounds,
         n_agents=agents, agents_per_round=agents, execution=execution,
     )  # fmt: skip
     options = {"compiled": True} if compiled else {}
+    if model in OWN:
+        try_gradients(experiment, federation, cross_entropy(predict), w)  # as `run` does
     engine = gl.build_engine(experiment, federation, cross_entropy(predict), w, **options)
     batches = batches_of(federation, nu)
     if execution == "loop":
@@ -124,7 +163,7 @@ def products_as_they_are(agents: int, nu: int, method: str) -> Call:
 def plain_loop(agents: int, nu: int, method: str, model: str = "mlp", size: int = 28) -> Call:
     """What a PyTorch user writes: a loop over agents, autograd with create_graph, functional_call."""
     federation = federation_of(agents, size)
-    module = gl.build_model(model, federation)
+    module = module_of(model, federation)
     start = {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
     ((support, query),) = batches_of(federation, nu)
     data = [one_agent(agent, (support, query)) for agent in range(agents)]
@@ -133,6 +172,7 @@ def plain_loop(agents: int, nu: int, method: str, model: str = "mlp", size: int 
     def loss(params: dict, batch: tuple) -> torch.Tensor:
         return nn.functional.cross_entropy(functional_call(module, params, (batch[0],)), batch[1])
 
+    @sdpa_kernel(SDPBackend.MATH)  # the fast ones have no second derivative
     def step() -> list:
         results = []
         for support, query in data:

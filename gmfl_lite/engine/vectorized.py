@@ -94,8 +94,8 @@ class Vectorized(Engine):
         # so that a resumed run does what an uninterrupted one does.
         steps = experiment.rounds * experiment.local_steps * (parts if len(groups) == 1 else 1)
         shapes = _shapes([len(places) for _, places in groups], picked)
-        repeated = steps >= RECORDED_FROM * shapes and shapes <= MOST_RECORDINGS
-        self.records = repeated and not (widest.recompute or by_itself)
+        repaid_from = RECORDED_FROM * shapes * (2 if by_itself else 1)  # one agent's step alone saves less
+        self.records = not widest.recompute and steps >= repaid_from and shapes <= MOST_RECORDINGS
         self.compiled = compiled
         self.agents_in_words = (
             f"one agent at a time, as {by_itself}" if by_itself
@@ -107,9 +107,7 @@ class Vectorized(Engine):
         )  # fmt: skip
         repaid = "repay it" if self.records else "do not repay it"
         many = f" in {shapes} shapes" * (shapes > 1)
-        self.recording_in_words = (
-            "" if by_itself else f"{'' if self.records else 'not '}recorded, as {steps} local steps{many} {repaid}"
-        )
+        self.recording_in_words = f"{'' if self.records else 'not '}recorded, as {steps} local steps{many} {repaid}"
         self.recordings: dict[tuple[int, int], OneStep] = {}
         if next(iter(params.values())).device.type == "cpu":
             at_once = min(picked, self.agents_at_once)
