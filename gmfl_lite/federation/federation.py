@@ -215,6 +215,17 @@ class Federation(Agents):
         >>> table = pd.DataFrame({"who": ["a", "b"] * 8, "cm": range(16), "kg": range(16), "plays": ["yes", "no"] * 8})
         >>> Federation.from_frame(table, agent="who", label="plays", features=["cm", "kg"]).names
         ('a', 'b')
+
+        From a CSV file to the panel:
+
+        >>> import io, gmfl_lite as gl
+        >>> file = io.StringIO("who,cm,kg,plays\\n" + "Ada,170,60,yes\\nBen,180,80,no\\nAda,171,61,no\\n" * 8)
+        >>> people = gl.Federation.from_frame(pd.read_csv(file), agent="who", label="plays")
+        >>> panel = gl.Explorer(gl.Experiment(rounds=5), federation=people)
+        >>> panel.set(nu=1)
+        >>> panel.wait().agents["name"].unique().tolist()
+        ['Ada', 'Ben']
+        >>> panel.close()
         """
         return cls._of(from_frame(frame, agent, label, features, numbers, classes), name, how)
 

@@ -13,8 +13,8 @@ from torch.func import grad, vmap
 from ..basics import checks
 from ..engine import in_order, modestly
 from ..federation import Batch, Federation
-from ..models import as_functions, loss_of
 from ..objective import LossFn, Params, exact_product
+from .of_a_model import objective_of
 from .spectrum import spectral_norms
 
 
@@ -87,13 +87,7 @@ def model_heterogeneity(
     10 0.4
     """
     iterations = checks.integer("iterations", iterations, 1)
-    predict, own = as_functions(model, federation.x.device, federation.dtype)
-    if params is None:
-        params = own
-    elif {name: tensor.shape for name, tensor in params.items()} != {name: t.shape for name, t in own.items()}:
-        raise ValueError("params: must have the names and shapes of the model's parameters")
-    params = {name: tensor.to(federation.x.device, federation.dtype) for name, tensor in params.items()}
-    loss_fn = loss_of(predict)
+    loss_fn, params = objective_of(model, federation, params)
     agents = federation.groups["trained"]
     sets = sets_of(federation, agents)
     gradients = gradients_at(loss_fn, params, sets)

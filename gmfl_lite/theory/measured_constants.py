@@ -11,10 +11,10 @@ from ..basics import checks
 from ..engine import agents_at_once, modestly, parts
 from ..federation import Federation
 from ..meta_gradients import meta_gradient
-from ..models import as_functions, loss_of
 from ..objective import LossFn, Params, exact_product, fine_tune, meta_loss, norm
 from . import bounds, constants
 from .heterogeneity import gradients_at, hessian_differences, root_mean_square_spread, sets_of
+from .of_a_model import objective_of
 from .spectrum import curvatures, spectral_norms, spectrum_ends
 
 
@@ -234,20 +234,13 @@ def _loss_and_params(
 ) -> tuple[LossFn, Params]:
     if not isinstance(federation, Federation):
         raise checks.refusal("federation", type(federation).__name__, "a gmfl_lite.Federation")
-    device = federation.x.device
     if isinstance(model_or_loss, nn.Module):
-        predict, own = as_functions(model_or_loss, device, federation.dtype)
-        loss_fn: LossFn = loss_of(predict)
-        params = own if params is None else {name: t.to(federation.dtype) for name, t in params.items()}
-        if {name: t.shape for name, t in params.items()} != {name: t.shape for name, t in own.items()}:
-            raise ValueError("params: must have the names and shapes of the model's parameters")
-    elif not callable(model_or_loss):
+        return objective_of(model_or_loss, federation, params)
+    if not callable(model_or_loss):
         raise checks.refusal("model_or_loss", model_or_loss, "a torch.nn.Module or a loss (params, batch) -> scalar")
-    elif params is None:
+    if params is None:
         raise checks.refusal("params", None, "given with a loss function, which has none of its own")
-    else:
-        loss_fn = model_or_loss
-    return loss_fn, {name: tensor.detach().to(device) for name, tensor in params.items()}
+    return model_or_loss, {name: tensor.detach().to(federation.x.device) for name, tensor in params.items()}
 
 
 def _heterogeneity_on_the_way(

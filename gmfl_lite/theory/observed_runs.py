@@ -14,10 +14,11 @@ from ..engine import estimate_settings, modestly
 from ..experiment import Experiment, build_federation
 from ..federation import Batch, Federation
 from ..meta_gradients import meta_gradient
-from ..models import as_functions, build_model, loss_of
+from ..models import build_model
 from ..objective import LossFn, Params, meta_loss
 from ..trainer import local_update, train
 from . import bounds
+from .of_a_model import objective_of
 from .spectrum import curvatures
 
 
@@ -92,8 +93,8 @@ def observe(
             raise checks.refusal(name, getattr(experiment, name), f"{known!r}: {why}")
     federation = build_federation(experiment) if federation is None else federation.in_precision(experiment.precision)
     model = build_model(experiment.model, federation, seed=experiment.seed) if model is None else model
-    predict, w = as_functions(model, federation.x.device, federation.dtype)
-    measure = _Measure(experiment, loss_of(predict), federation.train_sets(federation.groups["trained"]))
+    loss_fn, w = objective_of(model, federation)
+    measure = _Measure(experiment, loss_fn, federation.train_sets(federation.groups["trained"]))
     visited = [w, *(later for _, later, _ in train(experiment, federation, measure.loss_fn, w))]
     rows = [measure.at(point) for point in visited[:-1]]
     squares, losses, heterogeneity, bias = (np.array(column) for column in zip(*rows, strict=True))
