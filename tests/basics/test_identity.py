@@ -171,7 +171,22 @@ def other_default(a, b=1, *, c=3):
     return a + b + c
 
 
+def with_default(value):
+    def f(a, b=value):
+        return a + b
+
+    return f
+
+
+def with_named_default(value):
+    def f(a, *, b=value):
+        return a + b
+
+    return f
+
+
 FUNCTIONS = [
+    with_default(1), with_default(2), with_named_default(1), with_named_default(2),
     lambda a: a, lambda a: a + 1, lambda a: a + 2, lambda a: a - 1,
     scaled(1), scaled(2), scaled([1]), scaled(torch.ones(2)), scaled(torch.zeros(2)), scaled(scaled(1)),
     plain, other_default, functools.partial(plain, 1), functools.partial(plain, 2), functools.partial(plain, b=1),

@@ -40,6 +40,11 @@ def numbers():
 
 
 @pytest.fixture(scope="module")
+def pairs():
+    return of_agents(lambda x, rng: np.stack([x.sum(1), x.prod(1)], 1))
+
+
+@pytest.fixture(scope="module")
 def labels():
     return of_agents(lambda x, rng: ["yes" if found else "no" for found in x.sum(1) > 0])
 
@@ -132,6 +137,7 @@ WORK = {
     "numbers, Huber": ("numbers", one_number, huber),
     "numbers, what y asks for": ("numbers", one_number, None),
     "numbers, by name": ("numbers", one_number, "squared_error"),
+    "two numbers, what y asks for": ("pairs", two_logits, None),
     "labels, a module": ("labels", two_logits, nn.CrossEntropyLoss(reduction="none", label_smoothing=0.1)),
     "labels, partly given": ("labels", two_logits, functools.partial(F.cross_entropy, reduction="none")),
     "several labels": ("several_labels", four_numbers, over_labels),
@@ -139,7 +145,11 @@ WORK = {
     "plays, LSTM, own loss": ("plays", reader, at_each_place),
     "plays, transformer": ("plays", transformer, "cross_entropy"),
 }
-PLAINLY = {"numbers": F.mse_loss, "plays": lambda prediction, y: F.cross_entropy(prediction.transpose(1, 2), y)}
+PLAINLY = {
+    "numbers": F.mse_loss,
+    "pairs": F.mse_loss,
+    "plays": lambda prediction, y: F.cross_entropy(prediction.transpose(1, 2), y),
+}
 
 
 @pytest.mark.parametrize("nu", [0, 1, 3])
