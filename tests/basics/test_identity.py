@@ -71,7 +71,8 @@ def others(value):
     if isinstance(value, bool) or value is None:
         return [not value, 0 if value is None else int(value)]
     if isinstance(value, float):
-        return [math.nextafter(value, math.inf), -value, str(value)]
+        near = math.nextafter(value, -math.inf if value == math.inf else math.inf)
+        return [str(value), *([0.0] if math.isnan(value) else [near, -value])]
     return [value + 1, -value - 1, str(value)] if isinstance(value, int) else [value + value[:0].ljust(1), [value]]
 
 
