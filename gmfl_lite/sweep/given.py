@@ -19,7 +19,7 @@ from ..modules import PerSample
 
 @dataclass(frozen=True, eq=False)
 class Given:
-    """Arguments of `gmfl_lite.run` that are the same for many experiments.
+    """Arguments of `gmfl_lite.run` that are the same for many experiments; equal if they are the same objects.
 
     Raises
     ------
@@ -34,6 +34,16 @@ class Given:
     def __post_init__(self) -> None:
         if not isinstance(self.federation, Federation | None):
             raise checks.refusal("federation", type(self.federation).__name__, "a Federation or None")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Given) and self._objects == other._objects
+
+    def __hash__(self) -> int:
+        return hash(self._objects)
+
+    @property
+    def _objects(self) -> tuple[int, ...]:
+        return tuple(id(getattr(self, name)) for name in _NAMES)
 
     @property
     def arguments(self) -> dict[str, Any]:
