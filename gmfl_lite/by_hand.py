@@ -7,7 +7,8 @@ from torch.func import grad
 from .experiment import Experiment, build_federation
 from .federation import Batch, Federation
 from .meta_gradients import meta_gradient
-from .models import as_functions, build_model, loss_of, moving
+from .models import build_model, moving
+from .modules import objective_of
 from .objective import Params, gradient_of, step
 from .server import Memory, pick_agents, server_step
 from .trainer import batches_of
@@ -43,8 +44,8 @@ def by_hand(experiment: Experiment, federation: Federation | None = None, model:
     """
     federation = (federation or build_federation(experiment)).in_precision(experiment.precision)
     model = model or build_model(experiment.model, federation, seed=experiment.seed)
-    predict, w = as_functions(model, federation.x.device, federation.dtype)
-    f, alpha, beta, mu = loss_of(predict), experiment.fine_tune_lr, experiment.meta_lr, experiment.proximal
+    f, w = objective_of(model, federation)
+    alpha, beta, mu = experiment.fine_tune_lr, experiment.meta_lr, experiment.proximal
     part = moving(w, experiment.personal)  # what fine-tuning moves: None is all of w
 
     def F(w: Params, support: list[Batch], query: Batch) -> torch.Tensor:  # the loss after ν fine-tuning steps

@@ -96,7 +96,8 @@ def outputs(of: Any) -> int:
     """
     if not of.x.is_floating_point() or of.y.ndim != (2 if of.classes is None else 1):
         found = f"x {list(of.x.shape)} of {of.x.dtype} and y {list(of.y.shape)}"
-        raise ValueError(f"model: give one of your own (model=…), the library's do not fit {found}")
+        advice = "" if of.x.is_floating_point() else "; make x floats where it is no tokens"
+        raise ValueError(f"model: give one of your own (model=…), the library's do not fit {found}{advice}")
     return of.y.shape[1] if of.classes is None else len(of.classes)
 
 

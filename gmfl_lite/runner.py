@@ -88,6 +88,9 @@ def run(
     objective = loss_of(predict, loss, metric)
     if start is not None:
         w = start.starting(w)
+        if start.loss != objective.name:
+            theirs, ours = start.loss or "what y asks for", objective.name or "what y asks for"
+            raise ValueError(f"loss: start's was {theirs}, and here it is {ours}; hand over the same (loss=…)")
         experiment = experiment.replace(rounds=experiment.rounds + start.round)
     if own:
         try_out(objective, w, federation)
@@ -99,12 +102,16 @@ def run(
     columns, agents = those_of(HISTORY_COLUMNS, optional), frame(None, those_of(AGENT_COLUMNS, optional))
     if start is None:
         so_far = "stopped", "stopped before training", str(computes), 0
-        begun = Result(experiment, *so_far, w, frame(None, columns), agents)
+        begun = Result(experiment, *so_far, w, frame(None, columns), agents, loss=objective.name)
     else:
         rows = start.history.reindex(columns=list(columns))
         begun = dataclasses.replace(start, experiment=experiment, status="stopped", params=w, history=rows)
     # Of what else, beside the experiment, makes a run.
-    fingerprint = "" if checkpoint is None else identity([federation.tensors(), predict.frozen(), objective.names])
+    fingerprint = (
+        ""
+        if checkpoint is None
+        else identity([federation.tensors(), federation.names, predict.frozen(), objective.names])
+    )
     found = _resume(checkpoint, experiment, fingerprint, w, computes)
     result, limit = (begun, None) if found is None else (found.result, found.limit)
     training = _Training(experiment, federation, objective, w, computes, columns, limit, stop)

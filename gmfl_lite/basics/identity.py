@@ -5,7 +5,7 @@ import hashlib
 import inspect
 import re
 from collections.abc import Iterator, Mapping, Set
-from types import BuiltinFunctionType, CodeType, FunctionType, MethodType
+from types import CodeType, FunctionType, MethodType
 from typing import Any
 
 import numpy as np
@@ -16,15 +16,22 @@ from torch.nn.parameter import is_lazy
 SIMPLE = (str, int, float, complex, bool, bytes, type(None))
 """Types whose values are told apart by what they are written as."""
 
-SETTINGS = (*SIMPLE, torch.Tensor, np.ndarray, torch.dtype, torch.device, FunctionType, BuiltinFunctionType)
-"""Types of attributes that count as a layer's settings, alone or in lists, tuples and dicts."""
+TORCHS = {*vars(nn.Module()), "_flat_weights", "_flat_weight_refs", "_flat_weights_names", "_all_weights"}
+"""Attributes in which torch keeps what is looked at apart, or what is not the layer's own."""
+
+VALUES = (*SIMPLE, torch.Tensor, np.ndarray, np.generic, torch.dtype, torch.device, FunctionType, functools.partial)
+"""Types of what counts of the globals that a function reads, alone or in lists, tuples and dicts."""
+
+LIBRARIES = ("torch", "torchvision", "numpy", "pandas", "gmfl_lite", "builtins", "abc", "typing", "collections")
+"""Whose functions and classes are known by their names."""
 
 
 def identity(value: Any) -> str:
     """Return 16 hexadecimal digits that are the same for equal values in any process.
 
-    Of a function counts its source, its defaults and what it has closed over, but not the globals that it reads; of a
-    module its structure, the source of the classes that are not torch's, and all its tensors.
+    Of a function counts its source, its defaults, what it has closed over, and of the globals that it reads numbers,
+    texts, arrays, tensors and functions; of a module its structure, its attributes, the source of the classes that are
+    not torch's, and all its tensors.
 
     >>> identity(lambda a: a) == identity(lambda a: a + 1), identity((1, "a")) == identity((1, "a"))
     (False, True)
@@ -74,8 +81,7 @@ def _parts(value: Any, within: tuple[int, ...]) -> Iterator[bytes]:
         yield digest((value.__func__, value.__self__))
     elif isinstance(value, FunctionType):
         yield _source(value)
-        closed = inspect.getclosurevars(value).nonlocals if value.__closure__ else {}
-        yield digest((value.__defaults__, value.__kwdefaults__, closed))
+        yield digest((value.__defaults__, value.__kwdefaults__, _read_by(value)))
     elif isinstance(value, Mapping):
         yield from sorted(digest(key) + digest(item) for key, item in value.items())
     elif isinstance(value, Set):
@@ -84,9 +90,10 @@ def _parts(value: Any, within: tuple[int, ...]) -> Iterator[bytes]:
         yield from map(digest, value)
     elif isinstance(value, type):
         yield from _class(value)
-    elif hasattr(value, "__dict__"):
+    elif hasattr(value, "__dict__") or hasattr(type(value), "__slots__"):
         yield from _class(type(value))
-        yield digest(vars(value))
+        slots = [name for kind in type(value).__mro__ for name in vars(kind).get("__slots__", ())]
+        yield digest([vars(value) if hasattr(value, "__dict__") else {}, {n: getattr(value, n, None) for n in slots}])
     else:
         yield re.sub(r" at 0x[0-9a-f]+", "", repr(value)).encode()
 
@@ -106,23 +113,47 @@ def _numbers(tensor: torch.Tensor) -> Iterator[bytes]:
 
 def _layers(module: nn.Module) -> Iterator[tuple[Any, ...]]:
     for name, layer in module.named_modules():
-        settings = {key: held for key, held in vars(layer).items() if key[0] != "_" and _is_setting(held)}
+        settings = {key: held for key, held in vars(layer).items() if key not in TORCHS and not _computed(held)}
         hooks = [*layer._forward_pre_hooks.values(), *layer._forward_hooks.values()]
         yield name, layer.extra_repr(), type(layer), settings, hooks
 
 
-def _is_setting(value: Any) -> bool:
+def _computed(value: Any) -> bool:
+    """Whether this is what a hook has made of parameters (weight_norm, pruning)."""
+    return isinstance(value, torch.Tensor) and not value.is_leaf
+
+
+def _read_by(function: FunctionType) -> dict[str, Any]:
+    """Return what a function reads beside its arguments: what it has closed over, and globals that are values."""
+    try:
+        read = inspect.getclosurevars(function)
+    except ValueError:  # a cell that is still empty
+        return {}
+    known = {name: value for name, value in read.globals.items() if _is_value(value)}
+    return {"nonlocals": dict(read.nonlocals), "globals": known}
+
+
+def _is_value(value: Any) -> bool:
     if isinstance(value, Mapping):
-        return all(map(_is_setting, (*value.keys(), *value.values())))
-    return all(map(_is_setting, value)) if isinstance(value, (list, tuple)) else isinstance(value, SETTINGS)
+        return all(map(_is_value, (*value.keys(), *value.values())))
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_value, value))
+    return isinstance(value, VALUES) and not _is_a_librarys(value)
+
+
+def _is_a_librarys(value: Any) -> bool:
+    return isinstance(value, FunctionType) and (value.__module__ or "").partition(".")[0] in LIBRARIES
 
 
 def _class(of: type) -> Iterator[bytes]:
     """Give the source of a class and of those that it inherits from, but for torch's and Python's own."""
     for kind in of.__mro__:
         yield kind.__qualname__.encode()
-        if kind.__module__.partition(".")[0] in ("torch", "builtins", "abc", "typing", "collections"):
+        if kind.__module__.partition(".")[0] in LIBRARIES:
             continue
+        for held in vars(kind).values():
+            if isinstance(held, FunctionType) and (read := _read_by(held).get("globals")):
+                yield _digest(read, (id(kind), id(held)))
         try:
             yield inspect.getsource(kind).strip().encode()
         except (OSError, TypeError):  # typed where nothing keeps the source

@@ -103,6 +103,8 @@ class Explorer:
         given = Given(federation, model, loss)
         first = _what_if("base", base, weights_seed, given)
         base = first.experiment
+        if federation is None and base.dataset not in DATASETS:
+            raise checks.refusal("dataset", base.dataset, "one of the library's, or hand over the agents: federation=…")
         if (DATASETS[base.dataset] if federation is None else federation).classes is None:
             allowed = "one with classes: the panel draws accuracy. Use gmfl_lite.run and gmfl_lite.plots"
             raise checks.refusal("dataset", base.dataset, allowed)

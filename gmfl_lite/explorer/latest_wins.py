@@ -2,9 +2,11 @@
 
 import atexit
 import threading
+import time
 import traceback
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 
 Job = Callable[[threading.Event], None]
 """Work to do; the event is set when somebody wants it to end early."""
@@ -84,6 +86,7 @@ class LatestWins:
         """Wait until every thread is gone, with all that torch keeps in it; that is later than its last job's end."""
         for thread in self._leaving:
             thread.join(timeout)
+            _gone(thread, timeout)
 
     def _work(self) -> None:
         while True:
@@ -101,6 +104,15 @@ class LatestWins:
                     self._on_error(error)
                 except BaseException:
                     traceback.print_exc()
+
+
+def _gone(thread: threading.Thread, timeout: float) -> None:
+    """Wait for the system's thread: Python 3.11 and 3.12 call a thread ended that has torch's things to take down."""
+    tasks, end = Path("/proc/self/task"), time.monotonic() + timeout
+    if not tasks.is_dir():  # not Linux
+        time.sleep(0.1)
+    while (tasks / str(thread.native_id)).exists() and time.monotonic() < end:
+        time.sleep(0.005)
 
 
 @atexit.register

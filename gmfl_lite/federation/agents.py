@@ -46,6 +46,7 @@ class Agents:
         self._train, self._test, self._fine_tune = train, test, train if fine_tune is None else fine_tune
         self._strata = y if strata is None else strata
         self.names = None if names is None else tuple(map(str, names))
+        self.name = "agents"
         self.made_for: dict[str, Any] | None = None
         self.n_new_agents = n_new_agents
         self.n_agents = len(train.sizes) - n_new_agents
@@ -65,6 +66,10 @@ class Agents:
         samples, strata = self.samples(rows), self._strata[rows]
         turned = np.append(np.zeros(number), self.rotations[agent])
         return type(self)(*samples, self.classes, train, test, 0, turned, fine_tune=fine_tune, strata=strata)
+
+    def __repr__(self) -> str:
+        samples = f"{self.sizes.sum()} samples of {'×'.join(map(str, self.x.shape[1:]))}"
+        return f"Federation({self.name!r}, {self.n_agents} agents and {self.n_new_agents} new ones, {samples})"
 
     def name_of(self, agent: int) -> str:
         """Return an agent's name, or "agent 3"."""
@@ -153,7 +158,7 @@ class Agents:
         """
         alone = np.flatnonzero(self._train.lengths[: self.n_agents] == 1)
         if query == "disjoint" and len(alone):
-            many = f"agent {alone[0]}" + f" and {len(alone) - 1} more" * (len(alone) > 1)
+            many = self.name_of(int(alone[0])) + f" and {len(alone) - 1} more" * (len(alone) > 1)
             must = "'independent', or every agent must train on at least 2 samples"
             raise checks.refusal("query", query, f"{must}: {many} has a single one")
 

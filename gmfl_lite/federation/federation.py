@@ -1,5 +1,6 @@
 """The agents of a run, made of a dataset that is dealt out, of what each of them holds, or of a table."""
 
+import inspect
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -27,6 +28,7 @@ class Federation(Agents):
     sizes : integers [n_agents + n_new_agents], each agent's samples, train and test together.
     label_counts : DataFrame agents × classes, what each agent holds under the names it uses itself.
     classes : the classes' names; None where y are numbers to predict.
+    name : of the data.
     names : the agents' names, where they have any; `name_of` gives each its name or its number.
     groups : {"trained": agents, "new": agents}, int64 tensors; "new" only if there are any.
     rotations : degrees [n_agents + n_new_agents] by which each agent's images are turned.
@@ -150,7 +152,9 @@ class Federation(Agents):
                 x[part] = rotate(x[part], rotations[agent])
         agents = train, test, n_new_agents, rotations
         labels = torch.from_numpy(y).to(device)
-        return cls(x.to(device), labels, dataset.classes, *agents, fine_tune=fine_tune, strata=strata, names=names)
+        made = cls(x.to(device), labels, dataset.classes, *agents, fine_tune=fine_tune, strata=strata, names=names)
+        made.name = dataset.name
+        return made
 
     @classmethod
     def from_agents(
@@ -235,6 +239,10 @@ class Federation(Agents):
         if few is not None and found.test is None:
             who = few if found.names is None else repr(found.names[few])
             raise ValueError(f"agent {who}: holds one sample, and needs two, one to train on and one to be scored on")
+        taken = inspect.signature(cls.from_partition).parameters.keys() - {"dataset", "parts", "scored", "names"}
+        for argument in how:
+            if argument not in taken:
+                raise TypeError(f"{argument} is not an argument here{checks.nearest(argument, taken)}")
         dataset = Dataset(name, found.x, found.y, found.classes)
         return cls.from_partition(dataset, found.train, scored=found.test, names=found.names, **how)
 

@@ -30,7 +30,7 @@ from ..engine import estimate_settings, modestly, prepare_process
 from ..evaluation import adaptation_curve
 from ..experiment import Experiment, build_federation
 from ..federation import Federation
-from ..models import Predict, as_functions, build_model, cross_entropy, moving
+from ..models import Predict, as_functions, build_model, cross_entropy, loss_of, moving
 from ..objective import Params
 from ..privacy import clip_and_add_noise
 from ..trainer import batches_of, local_update
@@ -57,8 +57,10 @@ def check_classroom(config: Mapping[str, Any], experiment: Experiment) -> dict[s
     Traceback (most recent call last):
     ValueError: noise = 0.03: must be 0 where clip_norm is 0: noise is in units of clip_norm, which bounds an update
     """
-    if DATASETS[experiment.dataset].classes is None:
-        raise checks.refusal("dataset", experiment.dataset, "one with classes: agents are scored by their accuracy")
+    if experiment.dataset not in DATASETS or DATASETS[experiment.dataset].classes is None:
+        raise checks.refusal(
+            "dataset", experiment.dataset, "one of the library's, with classes, by which agents are scored"
+        )
     found = {name: config.get(name, value) for name, value in CLASSROOM.items()}
     everybody = experiment.n_agents + experiment.n_new_agents
     checks.number("round_seconds", found["round_seconds"], 0, above=True)
@@ -261,7 +263,7 @@ def evaluate(message: Message, context: Context) -> Message:
     me = torch.tensor([number], device=federation.x.device)
     data = tree_map(lambda tensor: tensor[0], (federation.fine_tune_sets(me), federation.test_sets(me)))
     part, lr = moving(params, experiment.personal), experiment.fine_tune_lr
-    curve = adaptation_curve(predict, params, data, steps=experiment.eval_steps, lr=lr, moving=part)
+    curve = adaptation_curve(loss_of(predict), params, data, steps=experiment.eval_steps, lr=lr, moving=part)
     scores = {name: values.tolist() for name, values in curve.items()}
     metrics = MetricRecord({"agent": number, "samples": int(federation.sizes[number]), **scores})
     return Message(RecordDict({"metrics": metrics}), reply_to=message)

@@ -2,9 +2,9 @@
 
 from .as_function import Function, Predict, as_functions
 from .losses import LOSSES, Objective, PerSample, check_scores, cross_entropy, loss_of, squared_error
-from .trial import try_out
+from .trial import objective_of, try_out
 
 __all__ = [
     "LOSSES", "Function", "Objective", "PerSample", "Predict", "as_functions", "check_scores", "cross_entropy",
-    "loss_of", "squared_error", "try_out",
+    "loss_of", "objective_of", "squared_error", "try_out",
 ]  # fmt: skip

@@ -124,6 +124,10 @@ def as_functions(model: nn.Module, device: torch.device, dtype: torch.dtype | No
             )
         if isinstance(layer, (nn.Embedding, nn.EmbeddingBag)) and layer.sparse:
             raise ValueError(f"{where} has sparse gradients, which torch.func does not get right. Set sparse=False.")
+    if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
+        raise ValueError(
+            "model: is on the meta device, where weights have no values; move it with to_empty, and fill it"
+        )
     if any(map(is_lazy, (*model.parameters(), *model.buffers()))):
         raise ValueError("model: has lazy layers without weights yet; call it once on a batch before you hand it over")
     for name, parameter in model.named_parameters():

@@ -45,7 +45,7 @@ class Objective:
 
     Attributes
     ----------
-    predict, per_sample : the model, and the loss of a prediction.
+    predict, loss, per_sample : the model, the loss as it was asked for, and as a function.
     name : of the loss; "" is what y asks for.
     metric : what else is measured of a prediction, or None.
     names : of the loss and the metric, for checkpoints.
@@ -56,7 +56,7 @@ class Objective:
             loss = checks.choice("loss", loss, LOSSES)
         if metric is not None and not callable(metric):
             raise checks.refusal("metric", metric, "a function of (prediction, y) that gives one number a sample")
-        self.predict, self.metric = predict, metric
+        self.predict, self.loss, self.metric = predict, loss, metric
         self.per_sample = _as_y_asks if loss is None else LOSSES[loss] if isinstance(loss, str) else loss
         self.name = loss if isinstance(loss, str) else "" if loss is None else named(loss)
         self.names = self.name, "" if metric is None else named(metric)
@@ -82,9 +82,8 @@ class Objective:
         """Say whether predictions are logits of the federation's classes, so that they are right or wrong."""
         if federation.classes is None:
             return False
-        x, y, _ = federation.example(2)
-        shape = self.predict(params, x[0]).shape
-        return shape == (*y[0].shape, len(federation.classes))
+        x, y = federation.samples(torch.zeros(1, dtype=torch.int64, device=federation.x.device))
+        return self.predict(params, x).shape == (*y.shape, len(federation.classes))
 
 
 def loss_of(predict: Predict, loss: str | PerSample | None = None, metric: PerSample | None = None) -> Objective:
@@ -124,7 +123,9 @@ def check_scores(
     expected, given = tuple(prediction.shape), tuple(y.shape)
     if objective.per_sample is LOSSES["squared_error"] or (objective.name == "" and classes is None):
         if expected != given:
-            raise ValueError(f"model: must give {list(given)} numbers, one for each to predict, got {list(expected)}")
+            hint = "" if classes is None else "; y are labels here: make them floats (numbers=True) to predict them"
+            found = f"one for each to predict, got {list(expected)}{hint}"
+            raise ValueError(f"model: must give {list(given)} numbers, {found}")
     elif objective.per_sample is LOSSES["cross_entropy"] or objective.name == "":
         if classes is None:
             raise ValueError("loss: 'cross_entropy' needs classes, and here y are numbers: use 'squared_error'")

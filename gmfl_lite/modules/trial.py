@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from ..basics import checks
 from ..basics.identity import identity
 from ..federation import Federation
 from ..objective import Params
-from .as_function import Function, Predict
-from .losses import Objective, check_scores
+from .as_function import Function, Predict, as_functions
+from .losses import Objective, PerSample, check_scores, loss_of
 
 TIMES = 12
 """How often the same samples are tried: what is drawn with probability ½ is overlooked once in two thousand times."""
@@ -24,6 +25,16 @@ GENERATORS: dict[str, tuple[Callable[[], Any], Callable[[Any], None]]] = {
     "NumPy": (np.random.get_state, np.random.set_state),
 }
 """Global random generators: how to look at their state, and to set it."""
+
+
+def objective_of(
+    model: nn.Module, federation: Federation, loss: str | PerSample | None = None
+) -> tuple[Objective, Params]:
+    """Return f_i and a module's parameters, after trying both out; raises as `as_functions` and `try_out`."""
+    predict, params = as_functions(model, federation.x.device, federation.dtype)
+    objective = loss_of(predict, loss)
+    try_out(objective, params, federation)
+    return objective, params
 
 
 def try_out(objective: Objective, params: Params, federation: Federation) -> None:
@@ -39,6 +50,7 @@ def try_out(objective: Objective, params: Params, federation: Federation) -> Non
     predict = objective.predict
     held = [torch.cat(both) for both in zip(*map(federation.train, (0, federation.n_agents - 1)), strict=True)]
     rows = torch.unique(torch.linspace(0, len(held[0]) - 1, 4, device=federation.x.device).long())
+    _check_tokens(objective, params, federation)
     x, y = (tensor[rows] for tensor in held)
     with _generators_restored():
         with _nothing_drawn("model"):
@@ -58,6 +70,19 @@ def try_out(objective: Objective, params: Params, federation: Federation) -> Non
             with _nothing_drawn("model"):
                 _check_same_again(predict, params, x, prediction)
                 _check_by_itself(predict, params, x, prediction)
+
+
+def _check_tokens(objective: Objective, params: Params, federation: Federation) -> None:
+    """Look whether a model takes all whole numbers that there are: an embedding ends with its last row."""
+    if federation.x.is_floating_point() or not federation.x.numel():
+        return
+    flat = federation.x.flatten(1)
+    rows = torch.stack([flat.amin(1).argmin(), flat.amax(1).argmax()])
+    try:
+        objective.predict(params, federation.samples(rows)[0])
+    except IndexError as error:
+        found = f"{flat.min()} to {flat.max()}"
+        raise ValueError(f"model: does not take the tokens {found}: {checks.first_line(error)}") from error
 
 
 @contextmanager

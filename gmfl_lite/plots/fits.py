@@ -9,10 +9,10 @@ from torch import nn
 
 from ..basics import checks
 from ..federation import Federation
-from ..models import as_functions, build_model, loss_of, moving
+from ..models import moving
 from ..objective import fine_tune
 from ..result import Result
-from .picture import AXES, Picture, steps_in_words
+from .picture import AXES, Picture, literal, steps_in_words
 
 
 def fit(
@@ -30,7 +30,7 @@ def fit(
     result, federation : a run, and its agents, each of whose samples is one number with one number to predict.
     agent : whose samples; by default the last one, which is new if any agent is.
     steps : after how many fine-tuning steps to draw a line.
-    model : the module that was trained, where it is not the experiment's own.
+    model : the module that was trained, where it was handed over and the result comes from a file.
 
     Raises
     ------
@@ -48,11 +48,8 @@ def fit(
     agent = last if agent is None else checks.integer("agent", agent, 0, last)
     steps = sorted({checks.integer("steps", each, 0) for each in steps})
     experiment, device = result.experiment, federation.x.device
-    predict, like = as_functions(
-        build_model(experiment.model, federation) if model is None else model, device, federation.dtype
-    )
-    w = {name: result.params[name].to(tensor) for name, tensor in like.items()}
-    part, loss_fn = moving(w, experiment.personal), loss_of(predict)
+    loss_fn, w = result.functions(federation, model)
+    predict, part = loss_fn.predict, moving(w, experiment.personal)
     sets = federation.fine_tune_sets, federation.test_sets
     learned, (x, y, _) = (tuple(t[0] for t in held(torch.tensor([agent], device=device))) for held in sets)
     everywhere = torch.linspace(x.min().item(), x.max().item(), 200, device=device, dtype=federation.dtype)
@@ -70,9 +67,11 @@ def fit(
     held = learned[2] > 0  # the rest is padding
     own_x, own_y = (_numbers(tensor[held]) for tensor in learned[:2])
     axes.scatter(own_x, own_y, s=45, marker="x", color="black", label="fine-tuned on")
-    axes.set(xlabel="x", ylabel="y", title=f"agent {agent}")
+    axes.set(xlabel="x", ylabel="y", title=literal(federation.name_of(agent)))
     axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
-    figure.alt = f"What w predicts for agent {agent}, beside its samples; mean squared error {', '.join(losses)}."
+    figure.alt = (
+        f"What w predicts for {federation.name_of(agent)}, beside its samples; mean squared error {', '.join(losses)}."
+    )
     return figure
 
 

@@ -90,7 +90,7 @@ def examples(federation: Federation, agents: Sequence[int] | None = None) -> Pic
         x, y = federation.train(agent)
         for label, axes in enumerate(row):
             _draw_image(axes, x[y == label][0] if (y == label).any() else None)
-        row[0].set_ylabel(f"agent {agent}", rotation=0, ha="right", va="center")
+        row[0].set_ylabel(literal(federation.name_of(agent)), rotation=0, ha="right", va="center")
     for axes, name in zip(grid[0], federation.classes, strict=True):
         axes.set_title(f"“{literal(name)}”", fontsize="medium")
     figure.alt = f"One training image of every class, by the names that agents {agents} use themselves."
@@ -148,7 +148,7 @@ def rotations(
     grid = figure.subplots(len(rows), len(agents), squeeze=False)
     for column, agent in zip(grid.T, agents, strict=True):
         degrees = float(federation.rotations[agent])
-        column[0].set_title(f"agent {agent}\n{degrees:+.0f}°", fontsize="medium")
+        column[0].set_title(f"{literal(federation.name_of(agent))}\n{degrees:+.0f}°", fontsize="medium")
         for axes, image in zip(column, rotate(dataset.x[rows], degrees), strict=True):
             _draw_image(axes, image)
     angles = federation.rotations[agents]

@@ -100,7 +100,8 @@ def from_frame(
     used = frame[list(dict.fromkeys(column for _, column in named))].infer_objects()
     if empty := {column: int(n) for column, n in used.isna().sum().items() if n}:
         column, n = next(iter(empty.items()))
-        raise ValueError(f"frame: {n} rows have nothing in column {column!r}; drop them (frame.dropna()) or fill them")
+        advice = "drop them (frame.dropna(subset=[…])) or fill them"
+        raise ValueError(f"frame: {n} rows have nothing in column {column!r}; {advice}")
     x = torch.from_numpy(_as_numbers("features", used[chosen], "leave it out (features=[…]) or code it"))
     if numbers:
         y, names_of_classes = _numbers(
@@ -108,10 +109,11 @@ def from_frame(
         )
     else:
         column = used[labels[0]]
-        if column.dtype.kind == "f" and column.nunique() > 20 and (column % 1 != 0).any():
-            raise ValueError(
-                f"label: column {labels[0]!r} holds {column.nunique()} different numbers; give numbers=True"
-            )
+        n_found = column.nunique()
+        parts = column.dtype.kind == "f" and (column % 1 != 0).any()
+        if classes is None and column.dtype.kind in "iuf" and n_found > 20 and (parts or 2 * n_found > len(column)):
+            advice = "give numbers=True, or classes=… if they are classes"
+            raise ValueError(f"label: column {labels[0]!r} holds {n_found} different numbers; {advice}")
         y, names_of_classes = _labels(_typed(f"label: column {labels[0]!r}", _words(column)), classes)
     whose = _words(used[agent])
     codes, found = pd.factorize(whose)
@@ -171,6 +173,8 @@ def one_agent(x: Any, y: Any) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _array(of: str, part: Any) -> np.ndarray:
+    if isinstance(part, np.ma.MaskedArray) and np.ma.is_masked(part):
+        raise ValueError(f"{of} holds masked values; drop these samples or fill them")
     if isinstance(part, torch.Tensor):  # NumPy has no bfloat16
         return (part.float() if part.dtype == torch.bfloat16 else part).numpy(force=True)
     try:
@@ -182,7 +186,9 @@ def _array(of: str, part: Any) -> np.ndarray:
 def _typed(of: str, y: Any) -> np.ndarray:
     """Return y as floats, or as labels of any type; among words NumPy would make a word of None and of a number."""
     found = _array(of, y)
-    if found.dtype.kind in "biufmM":
+    if found.dtype.kind in "mM" and not np.isnat(found).any():
+        return found.astype(str)
+    if found.dtype.kind in "biuf":
         return found
     found = np.asarray(y, object)
     if missing := int(pd.isna(found).sum()):
@@ -208,6 +214,8 @@ def _numbers(y: np.ndarray, classes: Iterable[Any] | None) -> tuple[torch.Tensor
 def _labels(y: np.ndarray, classes: Iterable[Any] | None) -> tuple[torch.Tensor, tuple[str, ...]]:
     """Return labels of any type as numbers from 0, and the classes' names."""
     plain = y.reshape(-1)
+    if classes is None and y.ndim == 1 and y.dtype.kind in "iu" and (n := len(np.unique(y))) > 20 and 2 * n > len(y):
+        raise ValueError(f"y: holds {n} different whole numbers; make them floats to predict them, or give classes=…")
     found = sorted(set(plain.tolist()), key=lambda label: (type(label).__name__, label))
     given = found if classes is None else list(classes)
     names = tuple(map(str, given))
@@ -229,6 +237,8 @@ def _labels(y: np.ndarray, classes: Iterable[Any] | None) -> tuple[torch.Tensor,
 
 
 def _column(name: str, column: Any, frame: pd.DataFrame) -> None:
+    if isinstance(column, (list, dict, set)):
+        raise checks.refusal(name, column, "the name of one column")
     if column not in frame.columns:
         columns = [str(each) for each in frame.columns]
         near = checks.nearest(column, columns)

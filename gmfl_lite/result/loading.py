@@ -60,6 +60,7 @@ def load(path: str | Path, kind: type[Experiment] = Experiment) -> Checkpoint:
             **{name: record[name] for name in ("status", "message", "engine", "round")},
             params={name: tensor for name, tensor in tensors.items() if not name.startswith(STATE)},
             history=frame(record["history"], those_of(HISTORY_COLUMNS, record["history"])),
+            loss=str(record.get("loss", "")),
             agents=frame(record["agents"], those_of(AGENT_COLUMNS, record["agents"])),
         )
         limit = None if record.get("limit") is None else float(record["limit"])

@@ -37,6 +37,7 @@ class Result:
     history : DataFrame, one row per evaluated round, group ("trained" or "new") and number of fine-tuning steps, with
         loss and, of classes, accuracy (0 to 1, mean over the group's agents) and worst_decile_accuracy.
     agents : DataFrame, one row per agent and number of fine-tuning steps at the last evaluation.
+    loss : what the loss is called; "" is what y asks for.
     objective : the model and the loss as functions, of a run in this process; no file holds them.
     """
 
@@ -48,6 +49,7 @@ class Result:
     params: Params
     history: pd.DataFrame
     agents: pd.DataFrame
+    loss: str = field(default="", kw_only=True)
     objective: Objective | None = field(default=None, repr=False, kw_only=True)
 
     def personalise(
@@ -83,7 +85,7 @@ class Result:
         checks.integer("steps", steps, 0)
         x, y = one_agent(x, y)
         held = Federation.of_one(x, y, self._n_classes(x, y, model, loss)).in_precision(self.experiment.precision)
-        objective, w = self._functions(held, model, loss)
+        objective, w = self.functions(held, model, loss)
         try_out(objective, w, held)
         batch = tuple(tensor[0] for tensor in held.fine_tune_sets(torch.tensor([0])))
         part = moving(w, self.experiment.personal)
@@ -94,7 +96,8 @@ class Result:
     ) -> pd.DataFrame:
         """Score w on every agent of a federation, before and after fine-tuning: rows as those of `agents`.
 
-        federation : any agents whose samples the model takes.
+        federation : any agents whose samples the model takes, with the same classes in the same order (give
+            `classes=` where they are made, as not all labels may occur).
         model, loss : as in `personalise`.
 
         Raises
@@ -104,7 +107,7 @@ class Result:
         if not isinstance(federation, Federation):
             raise checks.refusal("federation", type(federation).__name__, "a Federation")
         federation = federation.in_precision(self.experiment.precision)
-        objective, w = self._functions(federation, model, loss)
+        objective, w = self.functions(federation, model, loss)
         try_out(objective, w, federation)
         return evaluate(
             federation,
@@ -120,10 +123,17 @@ class Result:
         """Return what model.load_state_dict takes: w, and frozen layers and buffers as they were in the run.
 
         model : the module, where it was the run's own and this result comes from a file.
+
+        Raises
+        ------
+        ValueError : a model of its own that is not given, or another one.
         """
         predict = None if self.objective is None else self.objective.predict
         if model is not None:
-            predict, _ = as_functions(model, torch.device("cpu"))
+            predict, like = as_functions(model, torch.device("cpu"), next(iter(self.params.values())).dtype)
+            self.starting(like)
+        elif predict is None and self.experiment.model == OWN:
+            raise ValueError("model = 'own': this module was handed over; hand it over again (model=…)")
         return predict.state_dict(self.params) if isinstance(predict, Function) else dict(self.params)
 
     def starting(self, like: Params) -> Params:
@@ -158,16 +168,29 @@ class Result:
                 return predict(self.params, x[:2].to(kind) if x.is_floating_point() else x[:2]).shape[-1]
         return max(2, int(y.max()) + 1)
 
-    def _functions(
-        self, federation: Federation, model: nn.Module | None, loss: str | PerSample | None
+    def functions(
+        self, federation: Federation, model: nn.Module | None = None, loss: str | PerSample | None = None
     ) -> tuple[Objective, Params]:
+        """Return f_i and w for these agents; the model and the loss are the run's, or handed over again.
+
+        Raises
+        ------
+        ValueError : a model or a loss of its own, of a result from a file, that is not given.
+        """
+        metric = None if self.objective is None else self.objective.metric
+        if loss is None and self.objective is not None:
+            loss = self.objective.loss
+        elif loss is None and self.loss not in ("", *LOSSES):
+            raise ValueError(f"loss: the run's was {self.loss}, which was handed over; hand it over again (loss=…)")
+        elif loss is None:
+            loss = self.loss or None
         if model is None and self.objective is not None:
-            objective = self.objective if loss is None else loss_of(self.objective.predict, loss)
+            objective = loss_of(self.objective.predict, loss, metric)
             device = federation.x.device
             return objective, {name: t.to(device, federation.dtype) for name, t in self.params.items()}
         model = build_model(self.experiment.model, federation) if model is None else model
         predict, like = as_functions(model, federation.x.device, federation.dtype)
-        return loss_of(predict, loss), self.starting(like)
+        return loss_of(predict, loss, metric), self.starting(like)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "objective": None}  # a function of one's own may be none that can be copied elsewhere

@@ -31,6 +31,7 @@ def store(
         "fingerprint": fingerprint,
         "recipe": recipe,
         "limit": limit,
+        "loss": result.loss,
         "experiment": result.experiment.to_dict(),
         **{name: getattr(result, name) for name in ("status", "message", "engine", "round")},
         "agents": result.agents.to_dict("list"),

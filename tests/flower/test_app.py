@@ -127,7 +127,7 @@ def test_every_path_may_begin_with_the_home_folders_sign(tmp_path, monkeypatch):
     for name in "37":
         folder = tmp_path / "home" / "mine" / name
         folder.mkdir(parents=True)
-        Image.new("L", (8, 8), 255).save(folder / "first.png")
+        Image.linear_gradient("L").save(folder / "first.png")
     assert flower_app.own_data(EXPERIMENT, {"agent": 1, "images": "~/mine"})[1].sizes.tolist() == [0, 2]
     _, start = flower_app._model(EXPERIMENT, gl.load_dataset("digits"))
     flower_app.MetaFedAvg(EXPERIMENT, 1.0, start, 10, "~/federation.result").save()
