@@ -16,13 +16,15 @@ from flwr.serverapp.strategy import Strategy
 
 from ..basics import checks
 from ..basics.devices import PRECISIONS
-from ..evaluation import AGENT_COLUMNS, summarise
+from ..evaluation import AGENT_COLUMNS, summarise, those_of
 from ..experiment import Experiment
 from ..objective import NonFiniteLoss, Params
 from ..result import HISTORY_COLUMNS, Result
 from ..server import Memory, aggregate, check_round, loss_limit, pick_agents, server_step
 
 log = getLogger("flwr").info
+
+_OF_AGENTS, _OF_HISTORY = (those_of(columns, ["accuracy"]) for columns in (AGENT_COLUMNS, HISTORY_COLUMNS))
 
 
 class MetaFedAvg(Strategy):
@@ -45,8 +47,8 @@ class MetaFedAvg(Strategy):
         self.answered = 0
         self.silent: dict[int, float] = {}
         self.rounds: list[dict[str, Any]] = []
-        self.scores = pd.DataFrame(columns=list(AGENT_COLUMNS)).astype(AGENT_COLUMNS)
-        self.history = pd.DataFrame(columns=list(HISTORY_COLUMNS)).astype(HISTORY_COLUMNS)
+        self.scores = pd.DataFrame(columns=list(_OF_AGENTS)).astype(_OF_AGENTS)
+        self.history = pd.DataFrame(columns=list(_OF_HISTORY)).astype(_OF_HISTORY)
 
     @property
     def took_part(self) -> pd.DataFrame:
@@ -154,10 +156,10 @@ class MetaFedAvg(Strategy):
             self.save()
             return None
         rows = [row for metrics, _ in answers.values() for row in self.rows_of(metrics)]
-        scores = pd.DataFrame(rows, columns=list(AGENT_COLUMNS)).astype(AGENT_COLUMNS)
+        scores = pd.DataFrame(rows, columns=list(_OF_AGENTS)).astype(_OF_AGENTS)
         self.scores = scores.sort_values(["agent", "fine_tune_steps"], ignore_index=True)
         curve = summarise(self.scores).assign(round=server_round)
-        self.history = pd.concat([self.history, curve], ignore_index=True)[list(HISTORY_COLUMNS)]
+        self.history = pd.concat([self.history, curve], ignore_index=True)[list(_OF_HISTORY)]
         self.save()
         means = curve.pivot(index="group", columns="fine_tune_steps", values="accuracy").round(3)
         log("round %d: accuracy after so many fine-tuning steps\n%s", server_round, means.to_string())
@@ -199,7 +201,7 @@ class MetaFedAvg(Strategy):
             rates = f"meta_lr (now {self.experiment.meta_lr:g}) or fine_tune_lr (now {self.experiment.fine_tune_lr:g})"
             when = f"in round {done}" if done else "before training"
             status, message = "diverged", f"diverged {when}: {diverged}; lower {rates}"
-        params, history = unpack(self.arrays, self.like), self.history.astype(HISTORY_COLUMNS)
+        params, history = unpack(self.arrays, self.like), self.history.astype(_OF_HISTORY)
         return Result(self.experiment, status, message, "Flower", self.answered, params, history, self.scores)
 
     def save(self, diverged: FloatingPointError | None = None) -> Result:
