@@ -257,7 +257,7 @@ def test_wrong_numbers_are_refused(y, words):
 
 def test_flower_asks_for_classes():
     app = pytest.importorskip("gmfl_lite.flower.app", reason="needs the extra: pip install 'gmfl_lite[flower]'")
-    with pytest.raises(ValueError, match="dataset = 'sinusoids': must be one with classes: agents are scored"):
+    with pytest.raises(ValueError, match="dataset = 'sinusoids': must be one of the library's, with classes"):
         app.to_config(SINUSOIDS)
 
 

@@ -12,11 +12,18 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
+from torch.utils.hooks import RemovableHandle
 
 SIMPLE = (str, int, float, complex, bool, bytes, type(None))
 """Types whose values are told apart by what they are written as."""
 
-TORCHS = {*vars(nn.Module()), "_flat_weights", "_flat_weight_refs", "_flat_weights_names", "_all_weights"}
+TORCHS = {
+    *vars(nn.Module()).keys() - {"training"},
+    "_flat_weights",
+    "_flat_weight_refs",
+    "_flat_weights_names",
+    "_all_weights",
+}
 """Attributes in which torch keeps what is looked at apart, or what is not the layer's own."""
 
 VALUES = (*SIMPLE, torch.Tensor, np.ndarray, np.generic, torch.dtype, torch.device, FunctionType, functools.partial)
@@ -119,8 +126,8 @@ def _layers(module: nn.Module) -> Iterator[tuple[Any, ...]]:
 
 
 def _computed(value: Any) -> bool:
-    """Whether this is what a hook has made of parameters (weight_norm, pruning)."""
-    return isinstance(value, torch.Tensor) and not value.is_leaf
+    """Whether this is what a hook has made of parameters (weight_norm, pruning), or a hook's number."""
+    return isinstance(value, RemovableHandle) or (isinstance(value, torch.Tensor) and not value.is_leaf)
 
 
 def _read_by(function: FunctionType) -> dict[str, Any]:

@@ -103,10 +103,9 @@ class Explorer:
         given = Given(federation, model, loss)
         first = _what_if("base", base, weights_seed, given)
         base = first.experiment
-        if federation is None and base.dataset not in DATASETS:
-            raise checks.refusal("dataset", base.dataset, "one of the library's, or hand over the agents: federation=…")
-        if (DATASETS[base.dataset] if federation is None else federation).classes is None:
-            allowed = "one with classes: the panel draws accuracy. Use gmfl_lite.run and gmfl_lite.plots"
+        shown = DATASETS.get(base.dataset) if federation is None else federation
+        if shown is None or shown.classes is None:
+            allowed = "one with classes: the panel draws accuracy. Use gmfl_lite.run; your own go into federation=…"
             raise checks.refusal("dataset", base.dataset, allowed)
         decided = {*given.decides(type(base)), *(("weights_seed",) if model is not None else ())}
         offered = {name: k for name, k in KNOBS.items() if isinstance(base, k.of) and name not in decided}

@@ -109,9 +109,9 @@ def from_frame(
         )
     else:
         column = used[labels[0]]
-        n_found = column.nunique()
+        n_found = column.nunique() if column.dtype.kind in "iuf" else 0
         parts = column.dtype.kind == "f" and (column % 1 != 0).any()
-        if classes is None and column.dtype.kind in "iuf" and n_found > 20 and (parts or 2 * n_found > len(column)):
+        if classes is None and n_found > 20 and (parts or 2 * n_found > len(column)):
             advice = "give numbers=True, or classes=… if they are classes"
             raise ValueError(f"label: column {labels[0]!r} holds {n_found} different numbers; {advice}")
         y, names_of_classes = _labels(_typed(f"label: column {labels[0]!r}", _words(column)), classes)

@@ -1,11 +1,13 @@
 """Equal values have one identity, in any process; whatever differs in anything has another."""
 
+import fractions
 import functools
 import math
 import os
 import subprocess
 import sys
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -281,11 +283,43 @@ def test_the_structure_of_a_module_is_all_but_its_weights():
     assert same not in {setting, structure(module("a class")), structure(module("a hook"))}
 
 
-def test_what_a_module_remembers_beside_settings_does_not_count():
-    model = module("itself")
-    before = identity(model)
-    model.generator, model.me = torch.Generator(), [model]
-    assert identity(model) == before
+def test_what_cannot_be_told_apart_does_no_harm():
+    models = [module("itself"), module("itself")]
+    for model in models:
+        model.generator, model.me = torch.Generator(), [model]
+    assert identity(models[0]) == identity(models[1])
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        lambda k: SimpleNamespace(k=k),
+        lambda k: np.float32(k),
+        lambda k: functools.partial(pow, k),
+        lambda k: {k},
+        lambda k: range(int(k)),
+        lambda k: slice(k),
+        lambda k: fractions.Fraction(int(k)),
+    ],
+)
+def test_attributes_of_any_kind_and_private_ones_count(held):
+    """As a Hugging Face module's config: the same code and weights, and another function."""
+    found = []
+    for k in (1.0, 50.0, 1.0):
+        model = module("itself")
+        model._config = held(k)
+        found.append(identity(model))
+    assert found[0] == found[2] != found[1]
+
+
+def test_globals_that_a_function_reads_count():
+    names = {"torch": torch}
+    exec("def loss(p, y):\n    return torch.sum(WEIGHT * (p - y))", names)
+    found = []
+    for weight in (torch.ones(2), torch.tensor([1.0, 30.0]), torch.ones(2)):
+        names["WEIGHT"] = weight
+        found.append(identity(names["loss"]))
+    assert found[0] == found[2] != found[1]
 
 
 def test_a_class_whose_parent_changes_is_another():

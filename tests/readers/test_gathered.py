@@ -136,7 +136,10 @@ def test_a_measurement_is_no_label():
     for column in (frame["y"], frame["y"].astype(object), frame["y"].astype("Float64")):
         with pytest.raises(ValueError, match="label: column 'y' holds 1000 different numbers; give numbers=True"):
             read(frame.assign(y=column), label="y")
-    assert len(read(frame.assign(y=np.arange(1000.0)), label="y").classes) == 1000
+    for numbers in (np.arange(1000.0), np.arange(1000)):
+        with pytest.raises(ValueError, match=r"holds 1000 different numbers; give numbers=True, or classes=…"):
+            read(frame.assign(y=numbers), label="y")
+    assert len(read(frame.assign(y=np.arange(1000) // 10), label="y").classes) == 100
     assert read(frame, label="y", numbers=True).y.shape == (1000, 1)
 
 
