@@ -75,6 +75,8 @@ def test_recipes_for_ones_own_data_run(tmp_path, monkeypatch, digits):
     assert names["class_"].label_counts.loc["Ben", "3"] == 2
     assert [names[kind].n_agents for kind in ("photographers", "voices")] == [6, 4]
     assert names["result"].status == "completed"
+    assert [*names["readers"]] == ["ν = 0", "ν = 1", "ν = 3"]
+    assert "one agent at a time" in names["read"].engine
 
 
 def test_docstrings_become_markdown():
