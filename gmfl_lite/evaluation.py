@@ -7,7 +7,7 @@ from functools import cache, partial
 import pandas as pd
 import torch
 
-from .engine import agents_at_once, in_order, look_at, map_agents, naming, parts
+from .engine import Graphs, agents_at_once, in_order, look_at, map_agents, naming, parts
 from .federation import Batch, Federation
 from .models import Predict, loss_of, moving
 from .modules import Objective
@@ -82,12 +82,14 @@ def evaluate(
     execution: str,
     personal: str = "all",
     stop: threading.Event | None = None,
+    graphs: Graphs | None = None,
 ) -> pd.DataFrame:
     """Score all agents, trained-on and new: one row per agent and number of fine-tuning steps.
 
     Every agent fine-tunes on all of its training samples, or its shots, and is scored on its own test samples, which it
     has never fine-tuned on. Columns: agent, name where agents have one, group, samples, fine_tune_steps, loss, accuracy
     (0 to 1) of classes, and metric where there is one. predict is the model, whose loss is what y asks for, or f_i.
+    An engine's `graphs` repeat the same scoring of other params faster on a GPU.
 
     Raises
     ------
@@ -108,7 +110,7 @@ def evaluate(
             agents = members[some]
             data = federation.fine_tune_sets(agents), federation.test_sets(agents)
             with naming(agents):
-                scores.append((some, map_agents(curve, params, data, execution=execution)))
+                scores.append((some, map_agents(curve, params, data, execution=execution, graphs=graphs)))
         values = {name: tensor.cpu() for name, tensor in in_order(scores).items()}
         losses = values["loss"]
         if not losses.isfinite().all():

@@ -255,6 +255,7 @@ class _Training:
             execution=self.engine.execution,
             personal=experiment.personal,
             stop=self.stop,
+            graphs=self.engine.graphs,
         )
         rows = frame(summarise(agents).assign(round=round), self.columns)
         later = dataclasses.replace(later, agents=agents, history=rows)

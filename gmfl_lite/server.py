@@ -260,5 +260,5 @@ def check_round(loss: float, params: Params, limit: float) -> None:
     """
     if not loss <= limit:
         raise Diverged(f"the meta-loss grew to {loss:.3g}")
-    if not all(tensor.isfinite().all() for tensor in params.values()):
+    if not torch.stack([tensor.isfinite().all() for tensor in params.values()]).all():  # a GPU is waited for once
         raise Diverged("the averaged parameters are not finite")

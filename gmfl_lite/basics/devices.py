@@ -1,5 +1,9 @@
 """Where to compute, and how exactly."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
 import torch
 
 from . import checks, randomness
@@ -27,3 +31,23 @@ def checked_device(device: str | torch.device) -> torch.device:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, TypeError) as error:
         raise checks.refusal("device", device, "a device that torch finds on this machine, such as 'cpu'") from error
+
+
+@contextmanager
+def cudnn_without(what: Literal["enabled", "allow_tf32"]) -> Iterator[None]:
+    """Let a GPU compute without cuDNN at all, or its convolutions in float32 instead of TF32; then as before.
+
+    >>> with cudnn_without("allow_tf32"):
+    ...     torch.backends.cudnn.allow_tf32
+    False
+    """
+    try:
+        before = getattr(torch.backends.cudnn, what)
+    except RuntimeError:  # of the caller's own precision for one kind of layers, which stays
+        yield
+        return
+    setattr(torch.backends.cudnn, what, False)
+    try:
+        yield
+    finally:
+        setattr(torch.backends.cudnn, what, before)

@@ -3,6 +3,7 @@
 from .agents_axis import agents_at_once, chunks, in_order, map_agents, parts
 from .base import Around, Engine
 from .build import build_engine
+from .cuda_graphs import Graphs
 from .local_step import LocalStep, Stopped, estimate_settings, look_at, one_step, take_steps
 from .loop import AgentError, Loop, naming
 from .protected import Protected, clip_and_add_noise, protected
@@ -15,6 +16,7 @@ __all__ = [
     "AgentError",
     "Around",
     "Engine",
+    "Graphs",
     "LocalStep",
     "Loop",
     "Protected",

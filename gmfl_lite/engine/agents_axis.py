@@ -9,6 +9,7 @@ import torch
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ..objective import LossFn, Params
+from .cuda_graphs import Graphs
 
 CHUNK_ELEMENTS = 10**8
 """Numbers of four bytes that the vectorised engine keeps at once (400 MB); agents beyond that come in chunks."""
@@ -20,10 +21,16 @@ ALONE_ELEMENTS = 10**6
 """Numbers of one agent (4 MB) above which a CPU takes it alone: its caches hold no more, and dispatch costs little."""
 
 
-def map_agents(function: Callable[..., Any], params: Params, data: Any, *, execution: str) -> Any:
-    """Apply function(params, one agent's data) to every agent and stack the results along a leading agents axis."""
+def map_agents(
+    function: Callable[..., Any], params: Params, data: Any, *, execution: str, graphs: Graphs | None = None
+) -> Any:
+    """Apply function(params, one agent's data) to every agent and stack the results along a leading agents axis.
+
+    graphs : of a function that is always the same one, to repeat it at many agents at once as a CUDA graph.
+    """
     if execution == "vectorized" and len(tree_leaves(data)[0]) > 1:
-        return torch.func.vmap(function, in_dims=(None, 0))(params, data)
+        together = torch.func.vmap(function, in_dims=(None, 0))
+        return together(params, data) if graphs is None else graphs.call("agents", together, params, data)
     n_agents = len(tree_leaves(data)[0])
     results = [function(params, tree_map(lambda tensor: tensor[agent], data)) for agent in range(n_agents)]  # noqa: B023
     return tree_map(lambda *tensors: torch.stack(tensors), *results)
@@ -84,5 +91,17 @@ def agents_at_once(loss_fn: LossFn, params: Params, example: Any, copies: int) -
         return 1
     wide = max(1, next(iter(params.values())).element_size() // 4)  # how many numbers of four bytes one is as large as
     numbers = wide * (sum(sizes) + sum(kept.values()))
-    alone = numbers > ALONE_ELEMENTS and example[0].device.type == "cpu"
+    device = example[0].device
+    if device.type == "cuda":
+        return gpu_elements(device) // (copies * numbers)
+    alone = numbers > ALONE_ELEMENTS and device.type == "cpu"
     return min(CHUNK_ELEMENTS // (copies * numbers), 1 if alone else max(1, BLOCK_ELEMENTS // (wide * max(sizes))))
+
+
+def gpu_elements(device: torch.device) -> int:
+    """Return how many numbers of four bytes a GPU keeps at once: a quarter of all its memory, whatever is free now.
+
+    The rest is for the agents' samples, the graphs' own copies and other programs; how agents are split, and with it
+    the order of sums, is then the same in every run.
+    """
+    return torch.cuda.get_device_properties(device).total_memory // 16

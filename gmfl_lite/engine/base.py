@@ -12,6 +12,7 @@ import torch
 from .. import server
 from ..objective import Params
 from ..server import Average, Memory, Step
+from .cuda_graphs import Graphs
 from .threads_and_memory import choose_threads
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Engine(ABC):
     threads : how many of torch's threads compute (0: as many as it has now); in checkpoints, as sums depend on it.
     own : what agents keep from round to round, a dict of tensors; saved in checkpoints.
     memory : what the server's step keeps, likewise.
+    graphs : repeats functions of tensors as CUDA graphs, where an engine has set one for a GPU.
 
     Examples
     --------
@@ -57,6 +59,7 @@ class Engine(ABC):
     def __init__(self, experiment: "Experiment", *, server_step: Step | None = None) -> None:
         self.own: Memory = {}
         self.memory: Memory = {}
+        self.graphs = Graphs()
         self.hooks: dict[str, Callable[..., Any] | None] = {"server_step": server_step}
         plain = partial(server.server_step, server=experiment.server, server_lr=experiment.server_lr)
         self._step: Step = plain if server_step is None else server_step

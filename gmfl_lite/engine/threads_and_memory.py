@@ -15,12 +15,13 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import ParamSpec, TypeVar
 
 import torch
 
 from ..basics import checks
+from ..basics.devices import cudnn_without
 
 SMALL = 0.005
 """Seconds of one gradient on one thread up to which more threads are not even tried."""
@@ -116,16 +117,21 @@ def _seconds(work: Callable[[], object], threads: int) -> list[float]:
 
 @contextmanager
 def computing_with(threads: int) -> Iterator[None]:
-    """Let torch compute with so many threads (0: as it is), and then with as many as before."""
+    """Let torch compute with so many threads (0: as it is), and then with as many as before.
+
+    A GPU's convolutions compute in float32 inside, as its products do: TF32, torch's default for them, has three
+    digits, of which a difference of gradients leaves none.
+    """
     before = torch.get_num_threads()
-    if threads in (0, before):
-        yield
-        return
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    with cudnn_without("allow_tf32") if torch.cuda.is_initialized() else nullcontext():
+        if threads in (0, before):
+            yield
+            return
+        torch.set_num_threads(threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
 
 def modestly(function: Callable[_P, _T]) -> Callable[_P, _T]:

@@ -16,6 +16,7 @@ from ..objective import LossFn, Params
 from ..server import Step
 from .agents_axis import a_gradient, agents_at_once
 from .base import Engine
+from .cuda_graphs import Graphs
 from .local_step import LocalStep, OneStep, Stopped, estimate_settings, look_at, one_step, take_steps
 from .recording import capture
 from .threads_and_memory import choose_threads, prepare_process
@@ -50,7 +51,7 @@ class Vectorized(Engine):
         part of the recording.
     server_step : as in Engine.
     compiled : hand the recording of the local step on to torch.compile, which takes half a minute or more. On a CPU it
-        halves the time of a small step and leaves a large one as it is; on a GPU it has not been tried.
+        halves the time of a small step and leaves a large one as it is; benchmarks/GPU.md says what it does on a GPU.
     """
 
     execution = "vectorized"
@@ -97,6 +98,8 @@ class Vectorized(Engine):
         repaid_from = RECORDED_FROM * shapes * (2 if by_itself else 1)  # one agent's step alone saves less
         self.records = not widest.recompute and steps >= repaid_from and shapes <= MOST_RECORDINGS
         self.compiled = compiled
+        device = next(iter(params.values())).device
+        self.graphs = Graphs(device)
         self.agents_in_words = (
             f"one agent at a time, as {by_itself}" if by_itself
             else "picked agents of about the same size at once" if len(groups) > 1
@@ -108,8 +111,10 @@ class Vectorized(Engine):
         repaid = "repay it" if self.records else "do not repay it"
         many = f" in {shapes} shapes" * (shapes > 1)
         self.recording_in_words = f"{'' if self.records else 'not '}recorded, as {steps} local steps{many} {repaid}"
+        if self.graphs.in_words and not compiled:  # they save all that a recording would, and are made at once
+            self.records, self.recording_in_words = False, ""
         self.recordings: dict[tuple[int, int], OneStep] = {}
-        if next(iter(params.values())).device.type == "cpu":
+        if device.type == "cpu":
             at_once = min(picked, self.agents_at_once)
             self.count_threads(*choose_threads(a_gradient(loss_fn, params, federation.example(self.widest), at_once)))
         self._library = set(vars(self))
@@ -135,7 +140,7 @@ class Vectorized(Engine):
         shape = len(agents), width
         if self.records and first and shape not in self.recordings and len(self.recordings) < MOST_RECORDINGS:
             self._record(shape, stop, w, params, own, *first[0])
-        together = self.recordings.get(shape, self.way(width).together)
+        together = partial(self.graphs.call, "local step", self.recordings.get(shape, self.way(width).together))
         return take_steps(together, w, params, own, chain(first, to_come), stop)
 
     def _record(self, shape: tuple[int, int], stop: threading.Event | None, *example: Any) -> None:
@@ -157,8 +162,8 @@ class Vectorized(Engine):
 
     def __str__(self) -> str:
         compiled = "compiled" * (self.records and self.compiled)
-        words = [self.agents_in_words, self.recording_in_words, self.recipe, self.threads_in_words, compiled]
-        return f"vectorized: {'; '.join(filter(None, words))}"
+        how = [self.recording_in_words, self.graphs.in_words, self.recipe, self.threads_in_words, compiled]
+        return f"vectorized: {'; '.join(filter(None, [self.agents_in_words, *how]))}"
 
 
 def _shapes(sizes: list[int], picked: int) -> int:

@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 from ..basics import checks
+from ..basics.devices import cudnn_without
 from ..basics.identity import structure
 from ..objective import Params
 
@@ -37,9 +38,14 @@ class Function:
         self._structure = structure(skeleton)  # now, as some modules count in an attribute how often they are asked
         self._plain = all(type(layer) in _PLAIN for layer in skeleton.modules())
         self._places = _places(skeleton, self._trained)
+        self._recurrent = any(isinstance(layer, nn.RNNBase) for layer in skeleton.modules())
 
     def __call__(self, params: Params, x: torch.Tensor) -> torch.Tensor:
-        with nullcontext() if self._plain else _Differentiable():
+        with (
+            nullcontext() if self._plain else _Differentiable(),
+            # On a GPU cuDNN's recurrent layers have a first derivative only, and look where weights lie in memory.
+            cudnn_without("enabled") if self._recurrent else nullcontext(),
+        ):
             # Torch's own tying leaves what it was given in a layer that is registered twice.
             placed = {place: params[name] for place, name in self._places.items()}
             return functional_call(self.skeleton, placed, (x,), tie_weights=False)
