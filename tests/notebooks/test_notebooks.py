@@ -183,7 +183,11 @@ def with_badges_of_another_version(notebook):
 
 
 def without_the_first_cell(notebook):
+    """As it was before it had one."""
     del notebook.cells[1]
+    for part in (part for cell in notebook.cells for part in (cell, *cell.get("outputs", []))):
+        if "execution_count" in part:
+            part.execution_count -= 1
 
 
 def with_an_edited_first_cell(notebook):
@@ -227,7 +231,7 @@ def with_a_relative_link(notebook):
         (with_comments_that_hide, ["no table is checked", FIRST]),
         (without_badges, [BADGES]),
         (with_badges_of_another_version, [BADGES]),
-        (without_the_first_cell, ["cells were not run once, in order", FIRST]),
+        (without_the_first_cell, [FIRST]),
         (with_an_edited_first_cell, [FIRST]),
         (with_the_first_cell_below, ["cells were not run once, in order", FIRST]),
         (with_a_relative_path, ["a path is in the repository"]),
@@ -240,6 +244,31 @@ def test_a_doctored_notebook_is_not_fit(change, wrong, tmp_path):
     change(notebook)
     nbformat.write(notebook, tmp_path / NOTEBOOKS[0].name)
     assert sorted(guards.faults(tmp_path / NOTEBOOKS[0].name)) == sorted(wrong)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        without_badges,
+        with_badges_of_another_version,
+        without_the_first_cell,
+        with_an_edited_first_cell,
+        with_the_first_cell_below,
+    ],
+)
+def test_link_mends_a_notebook_whose_doors_are_shut(change):
+    notebooks = tools.read(NOTEBOOKS)
+    change(notebooks[NOTEBOOKS[0].name])
+    assert tools.linked(notebooks) == tools.read(NOTEBOOKS)
+
+
+def test_link_lets_relative_links_lead_into_the_repository():
+    cell = nbformat.v4.new_markdown_cell(
+        "# T\n\n[a](../docs/own-data.md#x), [b](for-teachers.md), [c](#d), [e](01-f.ipynb)"
+    )
+    doors.open_doors("00-t.ipynb", nbformat.v4.new_notebook(cells=[cell]))
+    there = f"[a]({doors.HERE}docs/own-data.md#x), [b]({doors.HERE}notebooks/for-teachers.md), [c](#d), [e](01-f.ipynb)"
+    assert cell.source.endswith(there)
 
 
 @pytest.mark.parametrize(
