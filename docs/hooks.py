@@ -15,7 +15,7 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parent.parent
 SHOWN = ("*.md", "benchmarks/RESULTS.md", "notebooks/*.md")
-LINKED = ("LICENSE*", "*.yml", "pyproject.toml", "Makefile", "CITATION.cff")
+LINKED = ("LICENSE*", "*.yml", "studies/*.py", "pyproject.toml", "Makefile", "CITATION.cff")
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -32,12 +32,14 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         files.append(File(name, str(ROOT), config.site_dir, config.use_directory_urls))
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         page = f"notebooks/{path.stem}.md"
-        files.append(File.generated(config, page, content=notebook_as_markdown(path, config.extra["binder"])))
+        files.append(File.generated(config, page, content=notebook_as_markdown(path)))
     return files
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Let links to notebooks lead to their pages, and pictures be found from where the text stands."""
+    """Let links to notebooks and into the repository lead to pages, badges be words, and pictures be found."""
+    markdown = re.sub(r"!\[([^\]]*)\]\(https:[^)\s]*\)", r"\1", markdown)  # nothing is loaded from elsewhere
+    markdown = markdown.replace(f"]({config.repo_url}/blob/HEAD/", "](../")
     markdown = re.sub(r"(\]\((?!https?:)[^)\s]*)\.ipynb\)", r"\1.md)", markdown)
     markdown = markdown.replace("](docs/", "](").replace("](../docs/", "](../")
     return markdown if "/" in page.file.src_uri else markdown.replace("](../", "](")
@@ -51,7 +53,7 @@ def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files
     )
 
 
-def notebook_as_markdown(path: Path, binder: str) -> str:
+def notebook_as_markdown(path: Path) -> str:
     """Return a notebook with its outputs; nbconvert's Markdown would lose the pictures' alternative texts."""
     cells = []
     for cell in nbformat.read(path, as_version=4).cells:
@@ -59,8 +61,7 @@ def notebook_as_markdown(path: Path, binder: str) -> str:
             cells.append(cell.source)
         else:
             cells += [f"```python\n{cell.source}\n```", *map(output_as_markdown, cell.outputs)]
-    run = f"[Run it on Binder, in your browser]({binder}?urlpath=lab/tree/notebooks/{path.name})"
-    return "\n\n".join([*cells[:1], run, *cells[1:]])
+    return "\n\n".join(cells)
 
 
 def output_as_markdown(output: nbformat.NotebookNode) -> str:

@@ -23,7 +23,12 @@ LONGEST = ("tests/flower/test_app.py", "tests/notebooks/", "tests/explorer/test_
 """Files that begin first, as they take minutes: what comes last is done by one process while the others are idle."""
 
 
-APART = ("tests/flower/test_app.py", "tests/notebooks/test_notebooks.py", "tests/notebooks/test_parameters.py")
+APART = (
+    "tests/flower/test_app.py",
+    "tests/notebooks/test_doors.py",
+    "tests/notebooks/test_notebooks.py",
+    "tests/notebooks/test_parameters.py",
+)
 """Files whose slow tests take minutes and share nothing: a process that is free takes the next of them."""
 
 

@@ -6,6 +6,7 @@ import zipfile
 from pathlib import Path
 
 import clean_machine
+import doors
 import pytest
 
 import gmfl_lite as gl
@@ -15,6 +16,7 @@ NOTEBOOKS = ("IPython", "ipywidgets", "jupyterlab", "papermill", "nbval")
 
 INSTALLED = """
 assert "site-packages" in gl.__file__, gl.__file__
+assert len(gl.readers.read_study("evidence")) == len(gl.readers.read_study("evidence-quick")) + 1 == 4
 print({result.status for result in results.values()}, gl.__version__)
 """
 
@@ -41,12 +43,23 @@ def test_wheel_and_sdist_install_and_run(tmp_path):
     binaries = clean_machine.new_environment(tmp_path, without=NOTEBOOKS)
     variables = clean_machine.empty_home(tmp_path, binaries)
     elsewhere = Path(variables["HOME"])
+    install = ["python", "-m", "pip", "install", "--no-deps", "--force-reinstall", "-q"]
     for built in (source, wheel):  # pip builds a wheel from the source, too
-        command = ["python", "-m", "pip", "install", "--no-deps", "--force-reinstall", "-q", str(built)]
-        clean_machine.run(command, elsewhere, variables)
+        clean_machine.run([*install, str(built)], elsewhere, variables)
     printed = clean_machine.run(["python", "-I", "-c", quickstart() + INSTALLED], elsewhere, variables)
     assert printed.splitlines()[-1] == f"{{'completed'}} {gl.__version__}"
     assert (elsewhere / "adaptation.png").read_bytes().startswith(b"\x89PNG")
+    clean_machine.run([*install, "-e", str(repository)], elsewhere, variables)
+    found = "from gmfl_lite.readers import read_study, studies as m; print(len(read_study('evidence')), m.__file__)"
+    printed = clean_machine.run(["python", "-I", "-c", found], elsewhere, variables)
+    assert printed == f"4 {repository / 'gmfl_lite' / 'readers' / 'studies.py'}\n"
+    assert not [*tmp_path.glob("env/**/site-packages/gmfl_lite")], "an editable install copies nothing"
+
+
+def test_address_of_the_repository_is_the_same_everywhere():
+    pages = ("README.md", "CONTRIBUTING.md", "CITATION.cff", "mkdocs.yml", "pyproject.toml")
+    text = "".join((clean_machine.ROOT / page).read_text(encoding="utf-8") for page in pages)
+    assert set(re.findall(r"https://github.com/[\w-]+/gmfl_lite", text)) == {doors.REPOSITORY}
 
 
 def test_version_is_the_same_everywhere():

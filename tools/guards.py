@@ -7,6 +7,7 @@ from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
 
+import doors
 import nbformat
 
 MEMORY_GB = 1.0
@@ -23,8 +24,9 @@ STATED = re.compile(r"\*Time: (\d+) seconds on two cores([^.]*)\. Memory: (\d\.\
 UNCHECKED = ("nbval-ignore-output", "nbval-skip", "NBVAL_IGNORE_OUTPUT", "NBVAL_SKIP")
 """Tags, or comments, of cells whose outputs nbval does not compare."""
 
-_LINK = re.compile(r"\]\((?!https?:|attachment:)([^)#\s]*)(?:#([^)\s]*))?\)")
+_LINK = re.compile(r"\]\((?!attachment:)([^)#\s]*)(?:#([^)\s]*))?\)")
 _LOCAL_PATH = re.compile(r"/(home|root|Users|tmp|work)/")
+_PATH_IN_THE_REPOSITORY = re.compile(r"""["'](\.\.?/|(\.\.|benchmarks|docs|notebooks|studies|tests|tools)["'/])""")
 _HEADING = re.compile(r"^#+ (.*)$", flags=re.MULTILINE)
 
 
@@ -68,6 +70,12 @@ def faults(path: Path) -> list[str]:
     checks = {
         "the first cell does not say what it demonstrates": "demonstrates" in notebook.cells[0].source,
         "the first cell does not state time and memory": stated_cost(notebook) is not None,
+        "the badges below the title are not what `link` writes": doors.badges(path.name)
+        in notebook.cells[0].source.split("\n")[1:3],
+        "the first code cell is not what `link` writes": notebook.cells[1:2] == code[:1]
+        and [cell.source for cell in code if cell.id == doors.CELL] == [doors.install(path.name)] == [code[0].source],
+        "a link works in the repository only": not doors.relative_links(notebook),
+        "a path is in the repository": not any(_PATH_IN_THE_REPOSITORY.search(cell.source) for cell in code),
         "not exactly one cell is tagged parameters": tags.count("parameters") == 1,
         "a parameter is not a constant with a type and a comment": all(
             _are_constants(cell.source) for cell in code if "parameters" in cell.metadata.get("tags", [])
@@ -110,10 +118,12 @@ def _are_constants(source: str) -> bool:
 
 
 def broken_links(notebook: nbformat.NotebookNode, folder: Path) -> list[str]:
-    """Return the relative links of a notebook in `folder` that lead to no file or to no heading of it."""
+    """Return a notebook's links, within `folder` or the repository, that lead to no file or to no heading of it."""
     broken = []
     for target, heading in _LINK.findall("\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")):
-        file = folder / target
+        if target.startswith(("http:", "https:")) and not target.startswith(doors.HERE):
+            continue
+        file = doors.ROOT / target.removeprefix(doors.HERE) if target.startswith(doors.HERE) else folder / target
         found = file.is_file() if target else True
         if found and heading:
             text = file.read_text(encoding="utf-8") if target else "\n".join(cell.source for cell in notebook.cells)

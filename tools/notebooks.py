@@ -1,6 +1,6 @@
 """Run notebooks with papermill, measure them, and write what follows from them all.
 
-python tools/notebooks.py link notebooks/*.ipynb      all of them: each to the one before, the index, the one after
+python tools/notebooks.py link notebooks/*.ipynb      all of them: badges, the first cell, links to the neighbours
 python tools/notebooks.py refresh notebooks/*.ipynb   the committed outputs, and the time and memory that are stated
 python tools/notebooks.py index notebooks/*.ipynb     all of them: the table in README.md
 python tools/notebooks.py html notebooks/*.ipynb      pages in build/html, with the pictures' alternative texts
@@ -16,12 +16,13 @@ import sys
 import tempfile
 from pathlib import Path
 
+import doors
 import nbformat
 import papermill
 from guards import STATED, Cost, faults, overruns, stated_cost
 
 ROOT = Path(__file__).parent.parent
-INDEX = "[All notebooks](../README.md#the-notebooks)"
+INDEX = f"[All notebooks]({doors.HERE}README.md#the-notebooks)"
 BEGIN, END = "<!-- notebooks: written by `make notebooks` -->", "<!-- end of notebooks -->"
 GRID = (10, 15, 20, 30, 45, 60, 75, 90, 120, 180)
 """Seconds that a notebook may state."""
@@ -119,7 +120,7 @@ def restate(notebook: nbformat.NotebookNode, measured: Cost) -> None:
 def linked(notebooks: dict[str, nbformat.NotebookNode]) -> dict[str, nbformat.NotebookNode]:
     """Return notebooks, by file name in reading order, whose first and last cells point to their neighbours.
 
-    The last line of the first cell also points to the index.
+    The last line of the first cell also points to the index. Each of them opens from anywhere (tools/doors.py).
     """
     names = list(notebooks)
 
@@ -134,10 +135,11 @@ def linked(notebooks: dict[str, nbformat.NotebookNode]) -> dict[str, nbformat.No
     def to(word: str, name: str) -> str:
         return f"{word}: [{title(notebooks[name]).split(':')[0]}]({name})"
 
-    for position, notebook in enumerate(notebooks.values()):
+    for position, (name, notebook) in enumerate(notebooks.items()):
+        doors.open_doors(name, notebook)
         before, after = names[max(0, position - 1) : position], names[position + 1 : position + 2]
-        end_with(notebook.cells[0], *(to("Before", name) for name in before), INDEX)
-        end_with(notebook.cells[-1], *(to("Next", name) for name in after))
+        end_with(notebook.cells[0], *(to("Before", other) for other in before), INDEX)
+        end_with(notebook.cells[-1], *(to("Next", other) for other in after))
     return notebooks
 
 
@@ -150,13 +152,13 @@ def index(notebooks: dict[str, nbformat.NotebookNode]) -> str:
     stated = {name: stated_cost(notebook) for name, notebook in notebooks.items()}
     rows = [
         f"| [{name[:2]}](notebooks/{name}) | {title(notebook)} | {stated[name].seconds:.0f} s "
-        f"| {stated[name].gigabytes:.2f} GB |"
+        f"| {stated[name].gigabytes:.2f} GB | {doors.links(name)} |"
         for name, notebook in notebooks.items()
     ]
     minutes = sum(spent.seconds for spent in stated.values()) / 60
     most = max(spent.gigabytes for spent in stated.values())
-    rows.append(f"| | all of them, one after the other | {minutes:.0f} min | {most:.2f} GB |")
-    head = "| | notebook | time on two cores | memory |\n|---|---|---|---|"
+    rows.append(f"| | all of them, one after the other | {minutes:.0f} min | {most:.2f} GB | |")
+    head = "| | notebook | time on two cores | memory | open in |\n|---|---|---|---|---|"
     return "\n".join([BEGIN, head, *rows, END])
 
 

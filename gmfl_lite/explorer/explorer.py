@@ -32,6 +32,7 @@ from .latest_wins import LatestWins
 from .panel import Panel
 from .state import State, Sweep, steps_to_show
 from .what_if import WhatIf
+from .widget_parts import drawn
 
 FRAME = 0.1
 """Seconds between two drawings at least: a browser gets no more than ten a second."""
@@ -274,8 +275,7 @@ class Explorer:
         self._panel.close()
 
     def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
-        shown = self.panel._repr_mimebundle_(**options)
-        return {**shown, "text/plain": "The explorer's knobs: run this cell to see and to move them."}
+        return {**drawn(self.panel), "text/plain": "The explorer's knobs: run this cell to see and to move them."}
 
     # What the controls tell, in whichever thread the kernel calls back; also what `Panel.show` has just put there.
 

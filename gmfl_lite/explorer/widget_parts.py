@@ -1,4 +1,4 @@
-"""What a panel is put together from: buttons, lines that wrap, parts that fold, how they look, how they close."""
+"""What a panel is put together from: buttons, lines that wrap, parts that fold, how they look, are shown and close."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -48,6 +48,12 @@ def fold(title: str, children: Sequence[widgets.Widget]) -> widgets.VBox:
     toggle.observe(unfold, "value")
     toggle.add_class("gmfl-fold")
     return widgets.VBox([toggle, inside])
+
+
+def drawn(widget: widgets.Widget) -> dict[str, Any]:
+    """Return what a notebook draws a widget from; that of ipywidgets 7, which Colab has, cannot be asked for it."""
+    view = {"version_major": 2, "version_minor": 0, "model_id": widget.model_id}
+    return {"application/vnd.jupyter.widget-view+json": view}
 
 
 def close(widget: widgets.Widget) -> None:

@@ -35,6 +35,14 @@ def test_what_is_stored_in_a_notebook_is_the_same_every_time(panel):
     assert json.dumps(one)
 
 
+def test_it_is_shown_where_ipywidgets_is_colabs(panel, monkeypatch):
+    """Version 7, whose widgets show themselves and have no bundle to take."""
+    monkeypatch.delattr(ipywidgets.Widget, "_repr_mimebundle_")
+    explorer = panel()
+    view = explorer._repr_mimebundle_()["application/vnd.jupyter.widget-view+json"]
+    assert view["model_id"] == explorer.panel.model_id
+
+
 def test_two_panels_do_not_disturb_each_other(panel):
     one, other = panel(), panel(QUICK.replace(seed=7))
     one.set(nu=1)

@@ -8,6 +8,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import doors
 import guards
 import nbformat
 import pytest
@@ -19,6 +20,7 @@ import gmfl_lite as gl
 import notebooks as tools
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+BADGES, FIRST = (f"the {what} not what `link` writes" for what in ("badges below the title are", "first code cell is"))
 LONG = 45  # seconds
 SLOWER = 2
 """How many times as long the other processor's arithmetic may take; products take 1.3 to 1.7 times as long."""
@@ -39,9 +41,9 @@ def compare(folder: Path, *options: str, **environment: str) -> subprocess.Compl
 
 def needs(parameters: dict, path: Path) -> None:
     """Skip a notebook whose images, or whose optional extra, are not on this machine."""
-    for stem, package, extra in (("10-real-federation", "flwr", "flower"), ("11-many-machines", "distributed", "dask")):
-        if path.stem == stem and find_spec(package) is None:
-            pytest.skip(f"needs the extra: pip install 'gmfl_lite[{extra}]'")
+    extra, package = doors.EXTRAS.get(path.stem, ("", "gmfl_lite"))
+    if find_spec(package) is None:
+        pytest.skip(f"needs the extra: pip install 'gmfl_lite[{extra}]'")
     source = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells)
     default = re.search(r'^dataset: str = "(.*?)"', source, flags=re.MULTILINE)
     name = parameters.get("dataset", default[1] if default else "digits")
@@ -78,9 +80,7 @@ def test_links_lead_somewhere(path):
 
 
 def test_notebooks_point_to_their_neighbours_and_to_the_index():
-    committed, linked = tools.read(NOTEBOOKS), tools.linked(tools.read(NOTEBOOKS))
-    for name, notebook in committed.items():
-        assert [cell.source for cell in notebook.cells] == [cell.source for cell in linked[name].cells]
+    assert tools.linked(tools.read(NOTEBOOKS)) == tools.read(NOTEBOOKS)
 
 
 def test_the_table_in_the_readme_is_in_step_with_the_notebooks():
@@ -96,7 +96,7 @@ def test_pages_have_the_alternative_texts_of_their_pictures():
     notebook = nbformat.read(NOTEBOOKS[0], as_version=4)
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     texts = [output.metadata["image/png"]["alt"] for output in outputs if "image/png" in output.get("data", {})]
-    assert re.findall(r'<img alt="(.*?)"', page) == texts
+    assert re.findall(r'<img alt="(.*?)"', page) == [f"Open in {door}" for door in doors.addresses("")] + texts
     assert f'href="{NOTEBOOKS[1].stem}.html"' in page
 
 
@@ -107,7 +107,7 @@ def without_outputs(notebook):
 
 
 def with_widget_view(notebook):
-    notebook.cells[2].outputs = [
+    notebook.cells[3].outputs = [
         nbformat.v4.new_output("display_data", {"application/vnd.jupyter.widget-view+json": {}})
     ]
 
@@ -117,15 +117,15 @@ def with_widget_state(notebook):
 
 
 def with_error(notebook):
-    notebook.cells[2].outputs = [nbformat.v4.new_output("error", ename="ValueError", evalue="", traceback=[])]
+    notebook.cells[3].outputs = [nbformat.v4.new_output("error", ename="ValueError", evalue="", traceback=[])]
 
 
 def with_warning(notebook):
-    notebook.cells[2].outputs = [nbformat.v4.new_output("stream", name="stderr", text="deprecated")]
+    notebook.cells[3].outputs = [nbformat.v4.new_output("stream", name="stderr", text="deprecated")]
 
 
 def with_local_path(notebook):
-    notebook.cells[3].source += "\nIt is in /home/somebody/data."
+    notebook.cells[4].source += "\nIt is in /home/somebody/data."
 
 
 def without_alternative_texts(notebook):
@@ -135,7 +135,7 @@ def without_alternative_texts(notebook):
 
 
 def with_injected_parameters(notebook):
-    notebook.cells[2].metadata.tags = ["injected-parameters"]
+    notebook.cells[3].metadata.tags = ["injected-parameters"]
 
 
 def without_cost(notebook):
@@ -143,23 +143,23 @@ def without_cost(notebook):
 
 
 def too_large(notebook):
-    notebook.cells[3].source += "x" * 500_000
+    notebook.cells[4].source += "x" * 500_000
 
 
 def run_out_of_order(notebook):
-    notebook.cells[2].execution_count = 99
+    notebook.cells[3].execution_count = 99
 
 
 def without_a_comment(notebook):
-    notebook.cells[1].source = re.sub("(seed.*)  #.*", r"\1", notebook.cells[1].source)
+    notebook.cells[2].source = re.sub("(seed.*)  #.*", r"\1", notebook.cells[2].source)
 
 
 def without_a_type(notebook):
-    notebook.cells[1].source = notebook.cells[1].source.replace("rounds: int", "rounds")
+    notebook.cells[2].source = notebook.cells[2].source.replace("rounds: int", "rounds")
 
 
 def with_a_derived_parameter(notebook):
-    notebook.cells[1].source += "\nhalf: int = rounds // 2  # of the rounds"
+    notebook.cells[2].source += "\nhalf: int = rounds // 2  # of the rounds"
 
 
 def with_tags_that_hide(notebook):
@@ -172,6 +172,42 @@ def with_comments_that_hide(notebook):
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.source = f"# NBVAL_IGNORE_OUTPUT\n{cell.source}"
+
+
+def without_badges(notebook):
+    notebook.cells[0].source = re.sub(r"^\[!\[.*\n", "", notebook.cells[0].source, flags=re.MULTILINE)
+
+
+def with_badges_of_another_version(notebook):
+    notebook.cells[0].source = notebook.cells[0].source.replace(doors.TAG, "v0.0.1")
+
+
+def without_the_first_cell(notebook):
+    """As it was before it had one."""
+    del notebook.cells[1]
+    for part in (part for cell in notebook.cells for part in (cell, *cell.get("outputs", []))):
+        if "execution_count" in part:
+            part.execution_count -= 1
+
+
+def with_an_edited_first_cell(notebook):
+    notebook.cells[1].source = notebook.cells[1].source.replace(f"@{doors.TAG}", "")
+
+
+def with_the_first_cell_below(notebook):
+    notebook.cells[1:3] = reversed(notebook.cells[1:3])
+
+
+def with_a_relative_path(notebook):
+    notebook.cells[3].source += '\npd.read_csv("../studies/evidence/results.csv")'
+
+
+def with_a_path_from_the_root(notebook):
+    notebook.cells[3].source += '\npd.read_csv(Path("studies") / "evidence" / "results.csv")'
+
+
+def with_a_relative_link(notebook):
+    notebook.cells[4].source += "\nSee [the teachers' page](for-teachers.md)."
 
 
 @pytest.mark.parametrize(
@@ -192,21 +228,58 @@ def with_comments_that_hide(notebook):
         (without_a_type, ["a parameter is not a constant with a type and a comment"]),
         (with_a_derived_parameter, ["a parameter is not a constant with a type and a comment"]),
         (with_tags_that_hide, ["no table is checked"]),
-        (with_comments_that_hide, ["no table is checked"]),
+        (with_comments_that_hide, ["no table is checked", FIRST]),
+        (without_badges, [BADGES]),
+        (with_badges_of_another_version, [BADGES]),
+        (without_the_first_cell, [FIRST]),
+        (with_an_edited_first_cell, [FIRST]),
+        (with_the_first_cell_below, ["cells were not run once, in order", FIRST]),
+        (with_a_relative_path, ["a path is in the repository"]),
+        (with_a_path_from_the_root, ["a path is in the repository"]),
+        (with_a_relative_link, ["a link works in the repository only"]),
     ],
 )
 def test_a_doctored_notebook_is_not_fit(change, wrong, tmp_path):
     notebook = nbformat.read(NOTEBOOKS[0], as_version=4)
     change(notebook)
-    nbformat.write(notebook, tmp_path / "doctored.ipynb")
-    assert guards.faults(tmp_path / "doctored.ipynb") == wrong
+    nbformat.write(notebook, tmp_path / NOTEBOOKS[0].name)
+    assert sorted(guards.faults(tmp_path / NOTEBOOKS[0].name)) == sorted(wrong)
 
 
-@pytest.mark.parametrize("broken", ["09-not-there.ipynb", "picture.png", "../README.md#not-a-heading", "#not-here"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        without_badges,
+        with_badges_of_another_version,
+        without_the_first_cell,
+        with_an_edited_first_cell,
+        with_the_first_cell_below,
+    ],
+)
+def test_link_mends_a_notebook_whose_doors_are_shut(change):
+    notebooks = tools.read(NOTEBOOKS)
+    change(notebooks[NOTEBOOKS[0].name])
+    assert tools.linked(notebooks) == tools.read(NOTEBOOKS)
+
+
+def test_link_lets_relative_links_lead_into_the_repository():
+    cell = nbformat.v4.new_markdown_cell(
+        "# T\n\n[a](../docs/own-data.md#x), [b](for-teachers.md), [c](#d), [e](01-f.ipynb)"
+    )
+    doors.open_doors("00-t.ipynb", nbformat.v4.new_notebook(cells=[cell]))
+    there = f"[a]({doors.HERE}docs/own-data.md#x), [b]({doors.HERE}notebooks/for-teachers.md), [c](#d), [e](01-f.ipynb)"
+    assert cell.source.endswith(there)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    ["09-not-there.ipynb", "picture.png", "../README.md#not-a-heading", "#not-here"]
+    + [f"{doors.HERE}{there}" for there in ("README.md#not-a-heading", "docs/not-there.md")],
+)
 def test_a_broken_link_is_found(broken):
     notebook = nbformat.read(NOTEBOOKS[0], as_version=4)
     assert guards.broken_links(notebook, NOTEBOOKS[0].parent) == []
-    notebook.cells[3].source += f"\n\n![what is to be seen]({broken})"
+    notebook.cells[4].source += f"\n\n![what is to be seen]({broken})"
     assert guards.broken_links(notebook, NOTEBOOKS[0].parent) == [broken]
 
 
