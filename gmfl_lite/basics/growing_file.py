@@ -53,6 +53,7 @@ class GrowingFile:
         if self.path is None:
             return
         self.beside = storage.beside(self.path)
+        storage.tidy(self.path.parent, self.path.name)
         if self.beside.exists():
             with open(self.beside, "rb") as file:
                 found = file.read(len(self._first))
@@ -79,7 +80,7 @@ class GrowingFile:
         self._digest.update(lines)
         self._written, self._bytes = self._written + len(rows), self._bytes + len(lines)
         known = {"table": self._table, "bytes": self._bytes, "sha256": self._digest.hexdigest()}
-        storage.write(self.path, {**record, storage.BESIDE: known}, arrays, storage.FORMAT_WITH_ROWS_BESIDE)
+        storage.write(self.path, {**record, storage.BESIDE: known}, arrays)
 
     def __enter__(self) -> Self:
         return self

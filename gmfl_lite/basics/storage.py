@@ -1,25 +1,41 @@
-"""Results on disk: named arrays and JSON in one file, without pickle, written whole or not at all."""
+"""Results on disk: arrays and JSON in one .npz, without pickle, written whole or not at all, read within bounds."""
 
 import hashlib
 import io
 import json
+import math
 import os
+import stat
+import struct
 import threading
+import time
+import tokenize
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 
-FORMAT = 1
+from . import checks
 
-FORMAT_WITH_ROWS_BESIDE = 2
-"""Of a file that cannot be read without the rows in another one: `gmfl_lite.basics.growing_file`."""
+FORMAT = 3
+
+LARGEST = 2**31
+"""Bytes of a file that is read; a result of this library's models is a thousandth of that."""
 
 BESIDE = "rows beside"
-"""What the record of such a file calls the rows: their table's name, how many bytes they are, and the digest."""
+"""What the record of a file that grows calls the rows: their table's name, how many bytes they are, and the digest."""
+
+LEFT_OVER = 24 * 3600
+"""Seconds after which what a crash has left half-written is taken away."""
+
+_NOT_OURS = (
+    ValueError, KeyError, TypeError, AttributeError, ArithmeticError, EOFError, OSError, NotImplementedError,
+    RecursionError, MemoryError, struct.error, tokenize.TokenError, zipfile.BadZipFile,
+)  # fmt: skip
+"""What reading a file raises that is not one of ours, or was made to do harm."""
 
 
 def expanded(path: str | Path) -> Path:
@@ -32,84 +48,158 @@ def beside(path: str | Path) -> Path:
     return expanded(f"{path}.history")
 
 
-def write(path: str | Path, record: dict[str, Any], arrays: dict[str, np.ndarray], version: int = FORMAT) -> None:
-    """Write a JSON-able record and arrays to `path`, beside it first, so that a crash leaves the old file in place."""
-    path = expanded(path)
-    body = io.BytesIO()
+def write(path: str | Path, record: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+    """Write a JSON-able record and arrays to `path`, beside it first, so that a crash leaves the old file in place.
+
+    A symbolic link is followed, and a file that is there keeps its mode.
+
+    Raises
+    ------
+    ValueError : an array holds objects, or what is there is no file.
+    OSError : the disk is full, or does not let us.
+    """
+    path = Path(os.path.realpath(expanded(path)))
+    there = path.stat() if path.exists() else None
+    if there is not None and not stat.S_ISREG(there.st_mode):
+        raise checks.refusal("path", str(path), "a file's, which this is not")
     named: dict[str, Any] = {f"array/{name}": array for name, array in arrays.items()}
     for name, array in arrays.items():
         if array.dtype.hasobject:  # NumPy before 2.1 cannot be told not to pickle
             raise ValueError(f"{name} holds objects, which only pickle could write")
-    np.savez(body, **named, record=np.frombuffer(line(record), np.uint8))
-    content = body.getvalue()
-    header = {"format": version, "sha256": hashlib.sha256(content).hexdigest()}
+    body = io.BytesIO()
+    np.savez(body, **named, record=np.frombuffer(line({"format": FORMAT, **record}), np.uint8))
     aside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
     try:
         with open(aside, "wb") as file:
-            file.write(line(header) + content)
+            file.write(body.getvalue())
             file.flush()
             os.fsync(file.fileno())
+        if there is not None:
+            os.chmod(aside, stat.S_IMODE(there.st_mode))
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
 
 
+def tidy(folder: Path, name: str = "*") -> None:
+    """Take away what a crash has left of writing files of this name: all that is a day old."""
+    for left in folder.glob(f".{name}.*.part"):
+        try:
+            if time.time() - left.lstat().st_mtime > LEFT_OVER:
+                left.unlink()
+        except OSError:  # another process was faster, or it is another's
+            continue
+
+
 def read(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Read what `write` wrote, and the rows beside it if it grows.
+
+    Nothing in a file is ever executed, and no more memory is taken than a few times the file's size.
 
     Raises
     ------
     FileNotFoundError : there is no such file.
-    ValueError : the file is not one of ours, of another version, or damaged; nothing in it is ever executed.
+    ValueError : the file is not one of ours, of another version, or damaged.
     """
     record, arrays = _read_alone(path)
     for again in (True, False):
         if BESIDE not in record:
             break
         try:
-            rows = beside(path).read_bytes()
+            rows = _content(beside(path))
         except FileNotFoundError as error:
             if not again:
                 raise ValueError(f"{path} is of a run that has not ended, and its {beside(path)} is missing") from error
             record, arrays = _read_alone(path)  # the run may just have ended
         else:
-            known = record.pop(BESIDE)
-            record[known["table"]] = _table(rows, known, path)
+            record = {**record, **_rows(rows, record[BESIDE], path)}
+            del record[BESIDE]
     return record, arrays
+
+
+def _content(path: Path) -> bytes:
+    """Return what a file holds; a pipe would wait for ever, and a device never ends."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError(f"{path} is no file")
+    if found.st_size > LARGEST:
+        raise ValueError(f"{path} is larger than {LARGEST} bytes, which no result is")
+    return path.read_bytes()
 
 
 def _read_alone(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    first, _, content = expanded(path).read_bytes().partition(b"\n")
+    content = _content(expanded(path))
     try:
-        header = json.loads(first)
-        version, checksum = header["format"], header["sha256"]
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path} is not a gmfl_lite result") from error
-    if version not in (FORMAT, FORMAT_WITH_ROWS_BESIDE):
-        known = f"{FORMAT} and {FORMAT_WITH_ROWS_BESIDE}"
-        raise ValueError(f"{path} has format {version!r}; this version of gmfl_lite reads formats {known}")
-    if hashlib.sha256(content).hexdigest() != checksum:
-        raise ValueError(f"{path} is damaged: its content does not match its checksum")
+        members = _members(content)
+        record = _json(_array(members.pop("record.npy")).tobytes())
+        version = record.pop("format")
+    except _NOT_OURS as error:
+        raise ValueError(f"{path} is not a gmfl_lite result, or damaged: {checks.first_line(error)}") from error
+    if version != FORMAT:
+        raise ValueError(f"{path} has format {checks.shown(version)}; this version of gmfl_lite reads format {FORMAT}")
     try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as file:
-            record = json.loads(file["record"].tobytes())
-            prefix = "array/"
-            arrays = {name.removeprefix(prefix): file[name] for name in file.files if name.startswith(prefix)}
-        if (version == FORMAT_WITH_ROWS_BESIDE) != (BESIDE in record):
-            raise ValueError("its format is not the one it says")
-    except (ValueError, KeyError, TypeError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is not a gmfl_lite result") from error
+        arrays = {_name(name): _array(data) for name, data in members.items()}
+    except _NOT_OURS as error:
+        raise ValueError(f"{path} is not a gmfl_lite result, or damaged: {checks.first_line(error)}") from error
     return record, arrays
 
 
-def _table(content: bytes, known: dict[str, Any], path: str | Path) -> dict[str, list[Any]]:
-    """Return the columns of the rows that count."""
-    content = content[: known["bytes"]]
-    if hashlib.sha256(content).hexdigest() != known["sha256"]:
-        raise ValueError(f"{path} is damaged: its {beside(path)} does not match its checksum")
-    columns, *rows = map(json.loads, content.splitlines())
-    values = zip(*rows, strict=True) if rows else [()] * len(columns)
-    return {name: list(column) for name, column in zip(columns, values, strict=True)}
+def _members(content: bytes) -> dict[str, bytes]:
+    """Return an archive's members as np.savez writes them: not packed, each once, none inside another."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        members = archive.infolist()
+        if len({member.filename for member in members}) < len(members):
+            raise ValueError("two members have one name")
+        if any(member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1 for member in members):
+            raise ValueError("a member is packed or encrypted")
+        if sum(member.file_size for member in members) > len(content):
+            raise ValueError("members are larger than the file")
+        return {member.filename: archive.read(member) for member in members}
+
+
+def _name(member: str) -> str:
+    if not (member.startswith("array/") and member.endswith(".npy")):
+        raise ValueError(f"a member {checks.shown(member)} is not expected")
+    return member.removeprefix("array/").removesuffix(".npy")
+
+
+def _array(data: bytes) -> np.ndarray:
+    """Return the array of a .npy; what its header promises must be there before memory is taken for it."""
+    stream = io.BytesIO(data)
+    version = np.lib.format.read_magic(stream)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"an array is of version {version}")
+    header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = header(stream)
+    if dtype.kind not in "biufc" or min(shape, default=0) < 0:
+        raise ValueError(f"an array holds {dtype} of shape {shape}")
+    if math.prod(shape) * dtype.itemsize != len(data) - stream.tell():
+        raise ValueError("an array has another length than it says")
+    flat = np.frombuffer(data, dtype, offset=stream.tell())
+    return flat.reshape(shape, order="F" if fortran else "C").copy()
+
+
+def _json(text: bytes) -> dict[str, Any]:
+    found = json.loads(text, parse_constant=_no_number)
+    if not isinstance(found, dict):
+        raise ValueError("its record is no mapping")
+    return found
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} where a number must be")
+
+
+def _rows(content: bytes, known: Any, path: str | Path) -> dict[str, dict[str, list[Any]]]:
+    """Return the table of the rows that count."""
+    try:
+        content = content[: checks.integer("bytes", known["bytes"], 0, len(content))]
+        whole = hashlib.sha256(content).hexdigest() == known["sha256"]
+        columns, *rows = (json.loads(each, parse_constant=_no_number) for each in content.splitlines() if whole)
+        values = zip(*rows, strict=True) if rows else [()] * len(columns)
+        return {str(known["table"]): {name: list(column) for name, column in zip(columns, values, strict=True)}}
+    except _NOT_OURS as error:
+        raise ValueError(f"{path} is damaged: its {beside(path)} does not match its checksum") from error
 
 
 def digest(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .. import server
+from ..basics import checks
 from ..objective import Params
 from ..server import Average, Memory, Step
 from .cuda_graphs import Graphs
@@ -17,6 +18,10 @@ from .threads_and_memory import choose_threads
 
 if TYPE_CHECKING:
     from ..experiment import Experiment
+
+
+MOST_THREADS = 2**10
+"""That a checkpoint may ask for."""
 
 
 class Engine(ABC):
@@ -118,7 +123,7 @@ class Engine(ABC):
         for name, tensor in state.items():
             part, _, rest = name.partition("/")
             if part == "threads":
-                self.count_threads(int(tensor), "as in the checkpoint")
+                self.count_threads(checks.integer("threads", tensor.item(), 0, MOST_THREADS), "as in the checkpoint")
                 continue
             if part not in ("own", "memory"):
                 raise ValueError(f"state: {name!r} is not what an engine keeps")

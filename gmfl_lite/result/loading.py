@@ -1,11 +1,15 @@
 """A result read back from disk; nothing in a file is ever executed."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pandas as pd
 import torch
 
-from ..basics import storage
+from ..basics import checks, storage
 from ..evaluation import AGENT_COLUMNS, those_of
 from ..experiment import Experiment
 from ..objective import Params
@@ -55,15 +59,60 @@ def load(path: str | Path, kind: type[Experiment] = Experiment) -> Checkpoint:
     try:
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         state = {name.removeprefix(STATE): tensor for name, tensor in tensors.items() if name.startswith(STATE)}
+        params = {name: tensor for name, tensor in tensors.items() if not name.startswith(STATE)}
+        _check_params(params)
+        experiment = kind.from_dict(record["experiment"])
+        ended = checks.choice("status", record["status"], STATUSES)
+        round = checks.integer("round", record["round"], 0, experiment.rounds)
         result = Result(
-            experiment=kind.from_dict(record["experiment"]),
-            **{name: record[name] for name in ("status", "message", "engine", "round")},
-            params={name: tensor for name, tensor in tensors.items() if not name.startswith(STATE)},
-            history=frame(record["history"], those_of(HISTORY_COLUMNS, record["history"])),
-            loss=str(record.get("loss", "")),
-            agents=frame(record["agents"], those_of(AGENT_COLUMNS, record["agents"])),
+            experiment=experiment,
+            status=ended,
+            message=_text(record, "message"),
+            engine=_text(record, "engine"),
+            round=round,
+            params=params,
+            history=_scores(record["history"], HISTORY_COLUMNS, round),
+            loss=_text(record, "loss"),
+            agents=_scores(record["agents"], AGENT_COLUMNS, round),
         )
-        limit = None if record.get("limit") is None else float(record["limit"])
-        return Checkpoint(result, str(record["fingerprint"]), str(record.get("recipe", "")), state, limit)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is not a gmfl_lite result: {error}") from error
+        limit = None if record["limit"] is None else checks.number("limit", record["limit"], 0)
+        return Checkpoint(result, _text(record, "fingerprint"), _text(record, "recipe"), state, limit)
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise ValueError(f"{path} is not a gmfl_lite result: {str(error)[:400]}") from error
+
+
+STATUSES = ("completed", "stopped", "diverged")
+
+
+def _text(record: dict[str, Any], name: str) -> str:
+    if not isinstance(record[name], str):
+        raise checks.refusal(name, record[name], "text")
+    return record[name]
+
+
+def _check_params(params: Params) -> None:
+    if not params:
+        raise ValueError("it holds no parameters")
+    for name, tensor in params.items():
+        if not tensor.is_floating_point():
+            raise checks.refusal(f"parameter {name}", tensor.dtype, "of floating-point numbers")
+
+
+def _scores(columns: Any, kinds: dict[str, str], round: int) -> pd.DataFrame:
+    """Return a table of scores, each of them possible."""
+    if not isinstance(columns, dict) or not all(isinstance(column, list) for column in columns.values()):
+        raise checks.refusal("scores", columns, "lists by name")
+    table = frame(columns, those_of(kinds, columns))
+    if len(table) != max(map(len, columns.values()), default=0):
+        raise ValueError("columns of scores have different lengths")
+    for name, low, high in (
+        ("round", 0, round), ("agent", 0, math.inf), ("samples", 0, math.inf), ("fine_tune_steps", 0, math.inf),
+        ("loss", -math.inf, math.inf), ("accuracy", 0, 1), ("worst_decile_accuracy", 0, 1),
+        ("metric", -math.inf, math.inf),
+    ):  # fmt: skip
+        # Weights of samples add up to 1 to rounding, and with them accuracies.
+        if name in table and not (np.isfinite(table[name]) & table[name].between(low, high + 1e-3)).all():
+            raise ValueError(f"{name} must be finite, from {low} to {high}")
+    if not table["group"].isin(["trained", "new"]).all():
+        raise ValueError("group must be 'trained' or 'new'")
+    return table

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from ..basics import checks
 from ..basics.setting_records import settings
-from ..basics.storage import expanded
+from ..basics.storage import expanded, tidy
 from ..engine import prepare_process
 from ..experiment import Experiment, ExperimentError
 from ..federation import Federation
@@ -101,6 +101,7 @@ def _folder(cache: str | Path | None) -> tuple[Path | None, str]:
     folder = expanded(cache)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        tidy(folder)
     except OSError as error:
         return None, str(error)
     return folder, ""
