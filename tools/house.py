@@ -18,6 +18,7 @@ PLAN = {
     """,
     "what-ifs": """
      gmfl_lite
+       face
                sweep
                      plots        runner
        by_hand            theory                  result
