@@ -136,7 +136,7 @@ def test_the_core_is_what_there_is_and_runs_without_extras():
     files = [file for path in found for file in (path.rglob("test_*.py") if path.is_dir() else [path])]
     for file in files:
         imported = set(re.findall(r"^(?:from|import) (\w+)", file.read_text(encoding="utf-8"), flags=re.MULTILINE))
-        assert not imported & {"flwr", "ipywidgets", "IPython", "nbformat", "papermill", "psutil", "yaml"}, file
+        assert not imported & {"flwr", "ipywidgets", "IPython", "nbformat", "papermill", "psutil"}, file
 
 
 def test_ci_runs_what_readme_says():

@@ -12,9 +12,9 @@ PACKAGE = ROOT / "gmfl_lite"
 
 PLAN = {
     "on top": """
-                                                          flower_app
+                                               __main__   flower_app
                                                             flower
-     exercises    explorer     distributed                         privacy
+     exercises    explorer     distributed       command_line      privacy
     """,
     "what-ifs": """
      gmfl_lite
@@ -42,7 +42,7 @@ PLAN = {
 }
 """Where every room stands: a module of the first page, a package, or `gmfl_lite`, the face. Imports only point down."""
 
-DISTRIBUTIONS = {"PIL": "pillow", "IPython": "ipython", "sklearn": "scikit-learn"}
+DISTRIBUTIONS = {"PIL": "pillow", "IPython": "ipython", "sklearn": "scikit-learn", "yaml": "pyyaml"}
 """What is imported by another name than it is installed by."""
 
 _BUILTIN = {"eval", "exec", "compile", "__import__"}  # re.compile is another one
