@@ -82,7 +82,11 @@ def test_a_name_is_the_same_whichever_room_is_imported_first():
     rooms = {module.name for module in pkgutil.iter_modules(gl.__path__)} & set(gl.__all__)
     shared = [name for name in sorted(rooms) if not isinstance(getattr(gl, name), ModuleType)]
     imports = "; ".join(f"import gmfl_lite.{name}" for name in shared)
-    program = f"{imports}\nimport gmfl_lite as gl\nprint([type(getattr(gl, name)).__name__ for name in {shared}])"
+    program = f"""{imports}
+import gmfl_lite as gl
+assert not set({shared}) & set(vars(gl)), "a room stands where the face's name belongs"
+print([type(getattr(gl, name)).__name__ for name in {shared}])
+"""
     ran = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=200)
     assert ran.stdout.strip() == str([type(getattr(gl, name)).__name__ for name in shared]), ran.stderr[-3000:]
     assert len(shared) == 4

@@ -69,6 +69,10 @@ def test_a_contradiction_stands_where_its_setting_was_given(experiment, command)
     assert printed.startswith("Error: experiment.yaml, line 2: agents_per_round = 10: must be at most n_agents = 5")
 
 
+def test_a_setting_is_not_taken_for_another_that_begins_like_it():
+    assert Refused(["server_lr = 0: must be more"], {"server": "line 3"}).message == "server_lr = 0: must be more"
+
+
 def test_what_only_the_data_show_has_its_line_too(experiment, command):
     code, printed = command("run", experiment(text="model: softmax\nn_agents: 5000\n"))
     assert code == 2

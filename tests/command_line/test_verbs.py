@@ -78,14 +78,17 @@ def test_sweep_in_a_shell_on_two_processes(experiment):
 @pytest.mark.slow
 def test_tune_in_a_shell(experiment):
     options = ["--settings", "meta_lr", "--validation-seeds", "1000", "--steps", "1", "--trials", "9"]
-    code, out, err = ended(shell("tune", experiment(), *options, "--save", "best.yaml", "--csv", "trials.csv"))
-    tuned = gl.tune(BASE, settings=["meta_lr"], validation_seeds=[1000], steps=1, trials=9, progress=False)
+    code, out, err = ended(
+        shell("tune", experiment("meta_lr: 0.1\n"), *options, "--save", "best.yaml", "--csv", "trials.csv")
+    )
+    base = BASE.replace(meta_lr=0.1)
+    tuned = gl.tune(base, settings=["meta_lr"], validation_seeds=[1000], steps=1, trials=9, progress=False)
     assert code == 0
     assert f"the best of {len(tuned.table)}: meta_lr = {tuned.best.meta_lr!r}" in out
     assert "run/s" in err
     assert Path("trials.csv").read_text(encoding="utf-8") == tuned.table.to_csv(index=False)
     (best,) = read_file("best.yaml")
-    assert gl.Experiment.from_dict(best.values) == tuned.best
+    assert gl.Experiment.from_dict(best.values) == tuned.best != base
 
 
 def test_run(experiment, command):
@@ -247,6 +250,17 @@ def test_a_reader_who_leaves_and_a_poor_terminal(experiment):
     code, out, err = ended(shell("run", experiment("meta_lr: 1e30\n"), **poor))
     assert code == 1
     assert (out + err).isascii()
+    code = """
+import sys
+import click
+from gmfl_lite.command_line import main, program
+program.command("say")(lambda: click.echo(chr(957)))
+sys.argv = ["gmfl_lite", "say"]
+main()
+"""
+    environment = {**os.environ, **poor, "PYTHONIOENCODING": "latin-1"}  # of ASCII, click makes UTF-8
+    said = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert said.stdout == "?\n"
 
 
 def test_a_broken_pipe_is_no_failure_of_the_run(experiment, command, monkeypatch):
