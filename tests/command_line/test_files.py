@@ -166,7 +166,7 @@ def test_a_sweep_varies_what_its_base_lacks(experiment, tmp_path):
         (("tune", "--validation-seeds", "x"), "Error: --validation-seeds: validation_seeds"),
         (("tune", "--validation-seeds", "0"), "different seeds other than base.seed = 0"),
         (("tune", "--trials", "2"), "Error: --trials: trials = 2: must be an integer of at least 5"),
-        (("runn",), "No such command 'runn'"),
+        (("walk",), "No such command 'walk'"),
     ],
 )
 def test_a_wrong_option_is_refused_before_the_work(arguments, said, experiment, command, monkeypatch):
