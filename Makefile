@@ -5,7 +5,7 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 # Processes that run the tests; each computes with one thread, and some only wait for others.
 WORKERS ?= 3
 
-.PHONY: lab demo test test-quick oldest doors notebooks pages docs pictures lint release binder bench evidence
+.PHONY: lab demo test test-quick oldest doors gpu notebooks pages docs pictures lint release wheel binder bench evidence
 
 lab: .venv/ready  ## open JupyterLab at the first notebook
 	$(BIN)/jupyter lab notebooks/00-start-here.ipynb
@@ -47,6 +47,11 @@ pictures: .venv/ready-to-test  ## make the pictures in README and CONTRIBUTING a
 
 release: .venv/ready-to-test  ## build sdist and wheel into dist/
 	$(BIN)/python -m build --no-isolation
+
+wheel:  ## install the wheel of dist/ in an environment of its own, build/wheel, and run it there
+	rm -rf build/wheel && $(PYTHON) -m venv build/wheel
+	build/wheel/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
+	cd build/wheel && printf 'model: softmax\nrounds: 2\n' > quick.yaml && bin/python -m gmfl_lite run quick.yaml && bin/gmfl-lite --version
 
 binder: .venv/ready-to-test  ## build the image that mybinder.org would; needs Docker
 	$(BIN)/jupyter-repo2docker --no-run .

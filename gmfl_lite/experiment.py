@@ -208,14 +208,14 @@ class Experiment:
 
     def __new__(cls, **settings: Any) -> Self:
         """Check everything before the dataclass stops at the first unknown name."""
-        _, problems = _checked(cls, settings)
+        _, problems = checked(cls, settings)
         if problems:
             count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
             raise ExperimentError(f"{count} with this experiment:\n- " + "\n- ".join(checks.first(problems)))
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
-        settings, _ = _checked(type(self), vars(self))
+        settings, _ = checked(type(self), vars(self))
         for name, value in settings.items():
             object.__setattr__(self, name, value)
 
@@ -242,7 +242,8 @@ class Experiment:
 Experiment.__doc__ = documented(Experiment.__doc__)
 
 
-def _checked(cls: type, given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def checked(cls: type, given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return the settings as they are kept, and all that is wrong with those given."""
     records, values = settings(cls), {}
     problems = [f"{name:.60} is not a setting{checks.nearest(name, records)}" for name in given if name not in records]
     for name, record in records.items():

@@ -8,7 +8,7 @@ import pytest
 import gmfl_lite as gl
 from gmfl_lite.basics.setting_records import integer, or_none, setting
 from gmfl_lite.explorer.knobs import KNOBS, PRESETS, Knob, add_knob, add_preset
-from gmfl_lite.explorer.take_away import as_papermill, as_python
+from gmfl_lite.explorer.take_away import as_papermill, as_python, as_yaml
 from gmfl_lite.explorer.what_if import WhatIf, labels
 from gmfl_lite.models import MODELS
 from gmfl_lite.partition import IID, PARTITIONS, Dealing
@@ -119,6 +119,7 @@ def test_it_is_named_and_taken_away():
     exec(as_python(what_ifs).replace("results = ", "results = lambda: "), namespace)
     assert namespace["experiment"] == what_ifs[0].experiment
     assert "experiment.replace(warmth=2)" in as_python(what_ifs)
+    assert as_yaml(what_ifs).startswith("# The command line takes no Mine of your own")
     assert "# but warmth = 2, which the notebook has no parameter for" in as_papermill(what_ifs[1:])
 
 

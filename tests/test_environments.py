@@ -15,7 +15,12 @@ from packaging.version import Version
 
 ROOT = clean_machine.ROOT
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-CONDA_NAMES = {"pytorch": "torch", "pytorch-cpu": "torch"}
+CONDA_NAMES = {
+    "pytorch": "torch",
+    "pytorch-cpu": "torch",
+    "matplotlib-base": "matplotlib",
+    "seaborn-base": "seaborn",
+}
 """What conda-forge calls differently from PyPI."""
 
 
@@ -54,6 +59,24 @@ def test_binder_installs_the_same_or_newer():
     assert python.operator == "=="
     assert len(Version(python.version).release) == 2, "one minor, whatever patch conda-forge has"
     assert CONDA["python"].specifier.contains(python.version)
+
+
+def test_conda_forge_would_install_what_pip_does():
+    recipe = yaml.safe_load((ROOT / "conda" / "recipe.yaml").read_text(encoding="utf-8"))
+    least = recipe["context"]["python_min"]
+    assert PROJECT["requires-python"] == f">={least}"
+    lines = [line.replace("${{ python_min }}", least) for line in recipe["requirements"]["run"]]
+    found = {canonicalize_name(CONDA_NAMES.get(one.name, one.name)): one.specifier for one in map(Requirement, lines)}
+    core = {name: package.specifier for name, package in CORE.items()}
+    assert found == core | {"python": Requirement(f"python>={least}").specifier}
+    built_with = [line.replace(" ", "") for line in recipe["requirements"]["host"]]
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert set(pyproject["build-system"]["requires"]) <= set(built_with)
+    scripts = [f"{name} = {target}" for name, target in PROJECT["scripts"].items()]
+    assert recipe["build"]["python"]["entry_points"] == scripts
+    assert recipe["about"]["license"] == PROJECT["license"]
+    assert recipe["about"]["homepage"] == PROJECT["urls"]["Repository"]
+    assert recipe["package"] == {"name": PROJECT["name"], "version": "${{ version }}"}
 
 
 def test_repo2docker_builds_from_binder(tmp_path):

@@ -100,10 +100,10 @@ def test_workflow(path):
             assert runner.partition("-")[0] in {"ubuntu", "macos", "windows"}, name
         assert job["timeout-minutes"] <= 60
         commands = [step["run"] for step in job["steps"] if "run" in step]
-        assert commands
+        assert commands or set(job["permissions"].values()) == {"write"}, name
         for step in job["steps"]:
             assert ("uses" in step) != ("run" in step)
-            assert re.fullmatch(r"actions/[\w-]+@v\d+", step.get("uses", "actions/none@v1"))
+            assert re.fullmatch(r"actions/[\w-]+@v\d+|[\w-]+/[\w-]+@[0-9a-f]{40}", step.get("uses", "actions/none@v1"))
         for command in commands:
             if name == "windows":
                 assert command.startswith(("python -m pip install -e .[core-test]", "python -m pytest "))
@@ -113,6 +113,31 @@ def test_workflow(path):
                 assert target in MAKE_TARGETS, target
             for named in re.findall(r"tests/[\w/.]+", command):
                 assert (ROOT / named).exists(), named
+
+
+def test_publishing_takes_what_was_built_and_no_more_rights_than_it_needs():
+    text = (ROOT / ".github" / "workflows" / "publish.yml").read_text(encoding="utf-8")
+    workflow = yaml.safe_load(text)
+    assert workflow[True] == {"release": {"types": ["published"]}}
+    assert workflow["permissions"] == {}
+    jobs = workflow["jobs"]
+    assert {name: job["permissions"] for name, job in jobs.items()} == {
+        "build": {"contents": "read"},
+        "attest": {"id-token": "write", "attestations": "write"},
+        "publish": {"id-token": "write"},
+    }
+    actions = re.findall(r"uses: (.*)", text)
+    assert len(actions) == sum("uses" in step for job in jobs.values() for step in job["steps"])
+    for action in actions:  # a tag can be moved, a commit cannot
+        assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}  # v\d+\.\d+\.\d+", action), action
+    assert [step["run"] for step in jobs["build"]["steps"] if "run" in step] == ["make release", "make wheel"]
+    for name in ("attest", "publish"):  # which hold a token: nothing of ours runs there
+        assert "build" in jobs[name]["needs"]
+        assert jobs[name]["if"] == "vars.PUBLISH_TO_PYPI == 'true'"
+        assert [step["uses"].partition("@")[0] for step in jobs[name]["steps"]][:1] == ["actions/download-artifact"]
+        assert len(jobs[name]["steps"]) == 2
+    assert jobs["publish"]["environment"]["name"] == "pypi"
+    assert not re.search(r"secrets\.|password:|token:(?! write)", text)
 
 
 def test_workflows_cover_the_supported_pythons():
@@ -136,7 +161,7 @@ def test_the_core_is_what_there_is_and_runs_without_extras():
     files = [file for path in found for file in (path.rglob("test_*.py") if path.is_dir() else [path])]
     for file in files:
         imported = set(re.findall(r"^(?:from|import) (\w+)", file.read_text(encoding="utf-8"), flags=re.MULTILINE))
-        assert not imported & {"flwr", "ipywidgets", "IPython", "nbformat", "papermill", "psutil", "yaml"}, file
+        assert not imported & {"flwr", "ipywidgets", "IPython", "nbformat", "papermill", "psutil"}, file
 
 
 def test_ci_runs_what_readme_says():

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 import urllib.request
 from pathlib import Path
@@ -76,6 +77,8 @@ def test_command(command, checkout, variables, tmp_path):
     if command.startswith("python -m pip"):  # for somebody's own environment, so: one of its own
         binaries = clean_machine.new_environment(tmp_path)
         variables = clean_machine.empty_home(tmp_path, binaries)
+    if command.startswith("python -m gmfl_lite"):
+        variables = variables | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), variables["PATH"]])}
     if command == "make test":  # which is running already: here on one file
         variables = variables | {"PYTEST_ARGS": "tests/basics/test_randomness.py", "WORKERS": "0"}
     printed = clean_machine.run(["bash", "-euc", command], checkout, variables)

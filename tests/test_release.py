@@ -48,6 +48,7 @@ def test_wheel_and_sdist_install_and_run(tmp_path):
         clean_machine.run([*install, str(built)], elsewhere, variables)
     printed = clean_machine.run(["python", "-I", "-c", quickstart() + INSTALLED], elsewhere, variables)
     assert printed.splitlines()[-1] == f"{{'completed'}} {gl.__version__}"
+    assert clean_machine.run(["gmfl-lite", "--version"], elsewhere, variables).endswith(f" {gl.__version__}\n")
     assert (elsewhere / "adaptation.png").read_bytes().startswith(b"\x89PNG")
     clean_machine.run([*install, "-e", str(repository)], elsewhere, variables)
     found = "from gmfl_lite.readers import read_study, studies as m; print(len(read_study('evidence')), m.__file__)"
@@ -66,6 +67,7 @@ def test_version_is_the_same_everywhere():
     for document, line in (
         ("pyproject.toml", f'version = "{gl.__version__}"'),
         ("CITATION.cff", f"version: {gl.__version__}"),
+        ("conda/recipe.yaml", f'version: "{gl.__version__}"'),
         ("CHANGELOG.md", f"## {gl.__version__}"),
     ):
         assert line in (clean_machine.ROOT / document).read_text(encoding="utf-8"), document

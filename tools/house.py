@@ -12,12 +12,13 @@ PACKAGE = ROOT / "gmfl_lite"
 
 PLAN = {
     "on top": """
-                                                          flower_app
+                                               __main__   flower_app
                                                             flower
      exercises    explorer     distributed        gpu_check        privacy
     """,
     "what-ifs": """
      gmfl_lite
+       face
                sweep
                      plots        runner
        by_hand            theory                  result
@@ -41,7 +42,7 @@ PLAN = {
 }
 """Where every room stands: a module of the first page, a package, or `gmfl_lite`, the face. Imports only point down."""
 
-DISTRIBUTIONS = {"PIL": "pillow", "IPython": "ipython", "sklearn": "scikit-learn"}
+DISTRIBUTIONS = {"PIL": "pillow", "IPython": "ipython", "sklearn": "scikit-learn", "yaml": "pyyaml"}
 """What is imported by another name than it is installed by."""
 
 _BUILTIN = {"eval", "exec", "compile", "__import__"}  # re.compile is another one

@@ -78,7 +78,11 @@ def take_away(state: State, frame: pd.DataFrame) -> str:
     if frame.empty:
         return NOTHING
     csv = quote(frame.to_csv(index=False, float_format="%.2f"))
-    codes = {"Copy as Python": state.python(), "Copy as papermill command": state.papermill()}
+    codes = {
+        "Copy as Python": state.python(),
+        "Copy as papermill command": state.papermill(),
+        "Copy as YAML": state.yaml(),
+    }
     blocks = [
         f'<p><a href="#" download="explored.png" onclick="{_FIGURE}">Save the figure</a> · '
         f'<a href="data:text/csv;charset=utf-8,{csv}" download="explored.csv">Save the table</a></p>'

@@ -95,7 +95,7 @@ class Panel:
         said_and_drawn = [self._html[part] for part in ("problem", "words", "progress", "picture")]
         folded = [
             fold("Table of runs", [best_first, self._html["runs"]]),
-            fold("Take it away: Python, papermill, figure, table", [self._html["take-away"]]),
+            fold("Take it away: Python, papermill, YAML, figure, table", [self._html["take-away"]]),
         ]
         right = widgets.VBox(
             [buttons(BUTTONS), *said_and_drawn, steps, *folded],

@@ -13,7 +13,7 @@ from ..plots.picture import Picture
 from ..plots.training import exploration
 from . import sentences
 from .curves import FEDAVG, Curve, by_name
-from .take_away import as_papermill, as_python
+from .take_away import as_papermill, as_python, as_yaml
 from .what_if import WhatIf, labels
 
 Sweep = tuple[str, tuple[Any, ...]]
@@ -109,6 +109,10 @@ class State:
     def python(self) -> str:
         """Return a program that makes all runs again."""
         return as_python([curve.what_if for curve in self.runs.values()])
+
+    def yaml(self) -> str:
+        """Return a file with which the command line makes all runs again."""
+        return as_yaml([curve.what_if for curve in self.runs.values()])
 
     def papermill(self) -> str:
         """Return the commands that do; the notebook runs FedAvg by itself."""

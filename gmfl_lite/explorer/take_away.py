@@ -1,9 +1,10 @@
-"""What-ifs as code to take away: a Python program, and papermill commands for the playground notebook."""
+"""What-ifs to take away: a Python program, papermill commands for the playground notebook, a file of settings."""
 
 import shlex
 from collections.abc import Sequence
 from typing import Any
 
+from ..basics.plain_yaml import written
 from ..basics.setting_records import settings
 from ..experiment import Experiment
 from .what_if import WhatIf
@@ -75,6 +76,31 @@ def as_papermill(what_ifs: Sequence[WhatIf]) -> str:
             if name not in PARAMETERS:
                 lines.append(f"# but {name} = {value!r}, which the notebook has no parameter for")
     return "\n".join(lines)
+
+
+def as_yaml(what_ifs: Sequence[WhatIf]) -> str:
+    """Return a file for the command line: for each what-if, the settings that differ from the defaults.
+
+    >>> print(as_yaml([WhatIf(Experiment(nu=1), 0), WhatIf(Experiment(nu=1), 4)]))
+    # Save it as explored.yaml, then: python -m gmfl_lite run explored.yaml --figure explored.png
+    nu: 1
+    ---
+    nu: 1
+    weights_seed: 4
+    """
+    kind = type(what_ifs[0].experiment)
+    if handed := [*what_ifs[0].given.arguments, *([kind.__name__] if kind is not Experiment else [])]:
+        return f"# The command line takes no {' or '.join(handed)} of your own: use the program in Python."
+    documents = []
+    for what_if in what_ifs:
+        changes = _differences(what_if.experiment, kind())
+        if what_if.weights_seed != what_if.experiment.seed:
+            changes["weights_seed"] = what_if.weights_seed
+        documents.append(written(changes))
+    return "\n".join([_HOW_TO_RUN, "\n---\n".join(documents)])
+
+
+_HOW_TO_RUN = "# Save it as explored.yaml, then: python -m gmfl_lite run explored.yaml --figure explored.png"
 
 
 def _differences(experiment: Experiment, other: Experiment) -> dict[str, Any]:

@@ -86,9 +86,9 @@ def sweep(
             not_kept = not_kept or answer.attrs.pop("not kept", "")
             columns = {name: [points[number][1].get(name)] * len(answer) for name in varied}
             tables[number] = rows = pd.concat([pd.DataFrame(columns), answer], axis=1)
-            bar.update()
             if on_point is not None:
                 on_point(number, rows)
+            bar.update()  # what is seen to be done has been handed out: Ctrl-C may come now
     if not_kept:
         warnings.warn(f"cache: points could not be kept there, and will be computed again ({not_kept})", stacklevel=2)
     return pd.concat(tables, ignore_index=True)

@@ -1,6 +1,6 @@
 """The step sizes that are best for a method, searched for on validation seeds."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +63,7 @@ def tune(
     metric: PerSample | None = None,
     executor: Executor | None = None,
     cache: str | Path | None = None,
+    on_trial: Callable[[dict[str, Any]], None] | None = None,
     progress: bool = True,
 ) -> Tuned:
     """Search for the step sizes with which a method does best on validation seeds; base.seed is never run.
@@ -89,6 +90,7 @@ def tune(
         batches alone: the agents that settings are compared on are its new ones, so do not report their scores.
     executor, cache : as in `sweep`. The same settings are tried in the same order however many workers there are; with
         a cache, a search that was stopped goes on from where it was.
+    on_trial : called with every trial, a row of the table, as soon as it is done.
     progress : whether to show a progress bar.
 
     Raises
@@ -131,6 +133,8 @@ def tune(
         for first, point in enumerate(points):
             own = range(first * len(seeds), (first + 1) * len(seeds))
             tried[point] = at(point) | _scores([answers[number] for number in own], group)
+            if on_trial is not None:
+                on_trial(tried[point])
 
     def rank(point: Point) -> tuple[float, ...]:
         trial = tried[point]

@@ -238,6 +238,10 @@ def test_take_away(page, panel):
     playwright.expect(button(panel, "Copied").last).to_be_visible()
     playwright.expect(button(panel, "Copy as papermill command")).to_be_visible()
     assert page.evaluate("navigator.clipboard.readText()").startswith("cd notebooks\npapermill 07-explorer.ipynb")
+    button(panel, "Copy as YAML").click()
+    playwright.expect(button(panel, "Copied").last).to_be_visible()
+    playwright.expect(button(panel, "Copy as YAML")).to_be_visible()
+    assert "python -m gmfl_lite run" in page.evaluate("navigator.clipboard.readText()")
     for link, start in (("Save the figure", b"\x89PNG"), ("Save the table", b"run,")):
         with page.expect_download() as download:
             panel.get_by_role("link", name=link).click()

@@ -11,7 +11,7 @@ from panel_helpers import QUICK, control, everything, painted, press, same, word
 from torch import nn
 
 import gmfl_lite as gl
-from gmfl_lite.explorer.take_away import as_papermill, as_python
+from gmfl_lite.explorer.take_away import as_papermill, as_python, as_yaml
 from gmfl_lite.explorer.what_if import WhatIf
 from gmfl_lite.sweep import Given
 
@@ -125,7 +125,8 @@ def test_python_to_take_away_with_a_module_or_a_loss_alone(monkeypatch):
         namespace = dict(given.arguments)
         exec(as_python([what_if]), namespace)  # our own text
         assert same(namespace["results"][0], what_if.run())
-        assert f"takes no {' or '.join(given.arguments)} of your own" in as_papermill([what_if])
+        for text in (as_papermill([what_if]), as_yaml([what_if])):
+            assert f"takes no {' or '.join(given.arguments)} of your own" in text
 
 
 def test_a_module_of_ones_own_decides_the_model_and_its_weights(panel):

@@ -12,9 +12,12 @@ import nbformat
 import pandas as pd
 import papermill
 import pytest
+from click.testing import CliRunner
 from panel_helpers import LONG, QUICK, painted, press, same, table, until
 
-from gmfl_lite.explorer.take_away import NOTEBOOK, as_papermill, as_python
+from gmfl_lite.command_line import program
+from gmfl_lite.command_line.files import read_experiments
+from gmfl_lite.explorer.take_away import NOTEBOOK, as_papermill, as_python, as_yaml
 from gmfl_lite.explorer.what_if import WhatIf
 
 
@@ -37,6 +40,33 @@ def test_python_to_take_away_gives_the_same_bit_for_bit(kind, monkeypatch):
     assert len(namespace["results"]) == len(taken)
     for what_if, result in zip(taken, namespace["results"], strict=True):
         assert same(result, what_if.run())
+
+
+@pytest.mark.parametrize("kind", what_ifs_to_take_away())
+def test_yaml_to_take_away_gives_the_same_bit_for_bit(kind, tmp_path):
+    taken = what_ifs_to_take_away()[kind]
+    (tmp_path / "explored.yaml").write_text(as_yaml(taken), encoding="utf-8")
+    asked = read_experiments(tmp_path / "explored.yaml", {})
+    assert [one.experiment for one in asked] == [what_if.experiment for what_if in taken]
+    for what_if, one in zip(taken, asked, strict=True):
+        assert same(one.run(progress=False), what_if.run())
+
+
+def test_the_command_that_the_panel_gives_prints_what_it_shows(panel, tmp_path, monkeypatch):
+    explorer = panel(QUICK, weights_seed=1)
+    explorer.set(nu=2)
+    result = explorer.wait(60)
+    fedavg = explorer.run(result.experiment, weights_seed=1, progress=False).fedavg
+    settings = html.unescape(re.findall("<pre.*?>(.*?)</pre>", painted(explorer, "take-away"), re.DOTALL)[2])
+    monkeypatch.chdir(tmp_path)
+    Path("explored.yaml").write_text(settings, encoding="utf-8")
+    _, command = settings.splitlines()[0].split("python -m gmfl_lite ")
+    ran = CliRunner().invoke(program, [*command.split(), "--quiet"])
+    assert ran.exit_code == 0, ran.output
+    numbers = [float(number) for number in re.findall(r"\d+\.\d", ran.output)]
+    shown = pd.concat([result.table(), fedavg.table()])
+    assert numbers == [float(f"{100 * value:.1f}") for value in shown.to_numpy().flatten()]
+    assert Path("explored.png").exists()
 
 
 def test_papermill_to_take_away_is_understood_by_the_notebook():
@@ -85,12 +115,13 @@ def test_fedavg_is_taken_away_with_the_rest(panel, monkeypatch):
     fedavg = explorer.run(result.experiment, weights_seed=2, progress=False).fedavg
     assert table(explorer)["run"] == ["ν = 3", "FedAvg (ν = 0)"]
     assert unquote(re.search('csv;charset=utf-8,(.*?)"', painted(explorer, "take-away"))[1]).count("\n") == 3
-    python, commands = re.findall("<pre.*?>(.*?)</pre>", painted(explorer, "take-away"), re.DOTALL)
+    python, commands, settings = re.findall("<pre.*?>(.*?)</pre>", painted(explorer, "take-away"), re.DOTALL)
     namespace = {}
     exec(html.unescape(python), namespace)  # our own text
     for taken, shown in zip(namespace["results"], (result, fedavg), strict=True):
         assert same(taken, shown)
     assert commands.count("papermill ") == 1
+    assert html.unescape(settings) == explorer.state.yaml()
 
 
 @pytest.mark.slow
