@@ -64,6 +64,9 @@ bench: .venv/ready-to-bench  ## measure, and write benchmarks/RESULTS.md; on a q
 	$(BIN)/python benchmarks/import_time.py
 	$(BIN)/python benchmarks/neighbours.py
 
+gpu: .venv/ready  ## compare a GPU with the CPU, time it, and write the page benchmarks/GPU-here.md; five minutes
+	$(BIN)/python -m gmfl_lite gpu-check --page benchmarks/GPU-here.md
+
 evidence: .venv/ready  ## make the tables of studies/evidence; an hour or more, and it goes on from where it was stopped
 	$(BIN)/python studies/evidence.py
 

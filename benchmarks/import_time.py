@@ -1,4 +1,4 @@
-"""How long loading gmfl_lite takes beside `import torch`, each in fresh processes, in turns.
+"""How long `import gmfl_lite` takes beside `import torch`, each in fresh processes, in turns.
 
 python benchmarks/import_time.py [--quick]     prints both and their difference; writes them to benchmarks/RESULTS.md
 """
@@ -10,18 +10,15 @@ import sys
 
 from harness import table, write_section
 
-CODE = "import time; start = time.perf_counter(); {}; print(time.perf_counter() - start)"
-LOADS = {"torch": "import torch", "gmfl_lite": "from gmfl_lite import run"}
-"""What loads each: gmfl_lite loads what it needs, torch among it, when its first name is asked for."""
+CODE = "import time; start = time.perf_counter(); import {}; print(time.perf_counter() - start)"
 
 
 def seconds(repeats: int) -> dict[str, float]:
-    """Return the median seconds that loading torch takes, and loading gmfl_lite, which imports torch."""
-    taken: dict[str, list[float]] = {name: [] for name in LOADS}
+    """Return the median seconds of an import of torch, and of gmfl_lite, which imports torch."""
+    taken: dict[str, list[float]] = {"torch": [], "gmfl_lite": []}
     for _ in range(repeats + 1):
         for name, times in taken.items():
-            command = [sys.executable, "-c", CODE.format(LOADS[name])]
-            ran = subprocess.run(command, capture_output=True, text=True, check=True)
+            ran = subprocess.run([sys.executable, "-c", CODE.format(name)], capture_output=True, text=True, check=True)
             times.append(float(ran.stdout))
     return {name: statistics.median(times[1:]) for name, times in taken.items()}  # the first reads from the disk
 

@@ -216,7 +216,6 @@ def default_run() -> str:
 import time
 start = time.perf_counter()
 import gmfl_lite as gl
-gl.run  # loads what it needs
 imported = time.perf_counter()
 points, scoring, evaluate = [], [], gl.runner.evaluate
 def timed(*arguments, **options):

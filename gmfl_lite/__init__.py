@@ -12,52 +12,60 @@ Agents with private data train one shared initial model w so that each does well
 'completed'
 """
 
-import sys
 from importlib import import_module
-from importlib.util import find_spec
-from types import ModuleType
 from typing import TYPE_CHECKING
 
+from . import theory
 from .basics import __version__ as __version__
+from .by_hand import by_hand
+from .data import Dataset, load_dataset
+from .engine import Engine, Loop, Vectorized, build_engine
+from .experiment import Experiment, ExperimentError, build_federation
+from .federation import Federation, load_federation
+from .meta_gradients import meta_gradient
+from .methods import methods
+from .models import build_model
+from .objective import fine_tune, meta_loss
+from .partition import IID, Dirichlet, PerFedAvgSplit, Shards, partition
+from .result import Result, load_result
+from .runner import run
+from .server import aggregate, server_step
+from .sweep import Tuned, sweep, tune
+from .theory.heterogeneity import label_heterogeneity, model_heterogeneity
+from .trainer import local_update, train
+
+_LATE = {"plots": ".plots", "exercises": ".exercises", "Explorer": ".explorer"}
 
 if TYPE_CHECKING:  # for editors and type checkers, which complete these names and refuse misspelled ones
-    from .face import *  # noqa: F403
+    from types import ModuleType
+
+    from . import plots
+    from .explorer import Explorer
+
+    exercises: ModuleType  # it stands on this face, which therefore does not import it
 else:
-    _NOT_ROOMS = ("by_hand", "methods", "partition", "sweep")
-
-    class _Package(ModuleType):
-        """Keeps these names for what the face offers, although importing the room of the same name would set it."""
-
-        def __setattr__(self, name: str, value: object) -> None:
-            if not (name in _NOT_ROOMS and isinstance(value, ModuleType)):
-                super().__setattr__(name, value)
-
-    sys.modules[__name__].__class__ = _Package
 
     def __getattr__(name: str) -> object:
-        """Load torch and all else when a name is first asked for: `python -m gmfl_lite --help` asks for none."""
-        if name.startswith("__") and name != "__all__":
+        """Import what draws when it is first asked for: an agent's or a worker's process need not wait for seaborn."""
+        if name not in _LATE:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        if name not in _NOT_ROOMS and find_spec(f"{__name__}.{name}"):
-            return import_module(f".{name}", __name__)
-        if name == "Explorer":
-            return _explorer()
-        face = import_module(".face", __name__)
-        globals().update({each: getattr(face, each) for each in face.__all__ if hasattr(face, each)})
-        if name == "__all__":
-            return face.__all__
-        if name not in face.__all__:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return globals()[name]
-
-    def _explorer() -> object:
         try:
-            return globals().setdefault("Explorer", import_module(".explorer", __name__).Explorer)
+            module = import_module(_LATE[name], __name__)
         except ModuleNotFoundError as error:
             if error.name not in ("IPython", "ipywidgets"):
                 raise
-            raise ImportError(f"gl.Explorer needs {error.name}: pip install 'gmfl_lite[notebooks]'") from error
+            raise ImportError(f"gl.{name} needs {error.name}: pip install 'gmfl_lite[notebooks]'") from error
+        return globals().setdefault(name, getattr(module, name, module))
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *import_module(".face", __name__).__all__})
+    return sorted({*globals(), *_LATE})
+
+
+__all__ = [
+    "IID", "Dataset", "Dirichlet", "Engine", "Experiment", "ExperimentError", "Explorer", "Federation", "Loop",
+    "PerFedAvgSplit", "Result", "Shards", "Tuned", "Vectorized", "aggregate", "build_engine", "build_federation",
+    "build_model", "by_hand", "exercises", "fine_tune", "label_heterogeneity", "load_dataset", "load_federation",
+    "load_result", "local_update", "meta_gradient", "meta_loss", "methods", "model_heterogeneity", "partition", "plots",
+    "run", "server_step", "sweep", "theory", "train", "tune",
+]  # fmt: skip

@@ -16,8 +16,11 @@ import pytest
 import sklearn.datasets  # noqa: F401  its first import draws from Python's global generator, so not in a test
 import torch
 import warm_kernels
+from click.testing import CliRunner
+from quick_settings import QUICK
 
 import gmfl_lite as gl
+from gmfl_lite.command_line import program
 
 LONGEST = ("tests/flower/test_app.py", "tests/notebooks/", "tests/explorer/test_background_runs.py", "tests/browser/")
 """Files that begin first, as they take minutes: what comes last is done by one process while the others are idle."""
@@ -128,3 +131,37 @@ def pytest_terminal_summary(terminalreporter):
         terminalreporter.section("measured")
         for what, value in measured:
             terminalreporter.write_line(f"{what}: {value}")
+
+
+# Of the command line.
+
+
+@pytest.fixture
+def alone(tmp_path, monkeypatch):
+    """Work in a folder of the test's own, without bars."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+
+
+@pytest.fixture
+def experiment(tmp_path):
+    """Return what writes a file of settings, quick ones unless told otherwise, and returns its name."""
+
+    def write(more: str = "", text: str = QUICK, name: str = "experiment.yaml") -> str:
+        (tmp_path / name).write_text(text + more, encoding="utf-8")
+        return name
+
+    return write
+
+
+@pytest.fixture
+def command():
+    """Return what runs a command in this process: (exit code, all that it printed)."""
+
+    def run(*arguments: str) -> tuple[int, str]:
+        ran = CliRunner().invoke(program, list(arguments), prog_name="gmfl_lite")
+        if ran.exception is not None and not isinstance(ran.exception, SystemExit):
+            raise ran.exception
+        return ran.exit_code, ran.output
+
+    return run

@@ -106,7 +106,7 @@ def test_what_git_ignores_is_not_copied_into_the_image():
 
 
 def undeclared(folder: Path = house.PACKAGE) -> list[str]:
-    of_rooms = {"explorer": EXTRAS["notebooks"], "flower": EXTRAS["flower"]}
+    of_rooms = {"explorer": EXTRAS["notebooks"], "flower": EXTRAS["flower"], "gpu_check": EXTRAS["dask"]}
     extras = {room: set(pip_packages(lines)) for room, lines in of_rooms.items()}
     return house.undeclared(folder, set(CORE), extras)
 

@@ -27,9 +27,6 @@ import sys
 for name in {extras!r}:
     sys.modules[name] = None  # an import of it fails, as where it is not installed
 import gmfl_lite as gl
-late = [name for name in ("torch", "numpy", "pandas") if name in sys.modules]
-assert not late, late
-gl.run
 late = [name for name in ("seaborn", "matplotlib") if name in sys.modules]
 assert not late, late
 small = gl.Experiment(model="softmax", n_agents=4, n_new_agents=1, agents_per_round=2, rounds=2)
@@ -70,23 +67,3 @@ def test_the_core_asks_for_none_of_them():
     needed = " ".join(project["dependencies"])
     assert not [name for name in EXTRAS if name.lower() in needed]
     assert {"dask", "flower", "notebooks", "people"} <= set(project["optional-dependencies"])
-
-
-def test_a_name_is_the_same_whichever_room_is_imported_first():
-    """Four names of the face are names of rooms, too, which Python sets when such a room is imported."""
-    import pkgutil
-    from types import ModuleType
-
-    import gmfl_lite as gl
-
-    rooms = {module.name for module in pkgutil.iter_modules(gl.__path__)} & set(gl.__all__)
-    shared = [name for name in sorted(rooms) if not isinstance(getattr(gl, name), ModuleType)]
-    imports = "; ".join(f"import gmfl_lite.{name}" for name in shared)
-    program = f"""{imports}
-import gmfl_lite as gl
-assert not set({shared}) & set(vars(gl)), "a room stands where the face's name belongs"
-print([type(getattr(gl, name)).__name__ for name in {shared}])
-"""
-    ran = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=200)
-    assert ran.stdout.strip() == str([type(getattr(gl, name)).__name__ for name in shared]), ran.stderr[-3000:]
-    assert len(shared) == 4

@@ -13,12 +13,11 @@ PACKAGE = ROOT / "gmfl_lite"
 PLAN = {
     "on top": """
                                                __main__   flower_app
-                                                            flower
+                                             command_line   flower
      exercises    explorer     distributed        gpu_check        privacy
     """,
     "what-ifs": """
      gmfl_lite
-       face
                sweep
                      plots        runner
        by_hand            theory                  result

@@ -1,7 +1,7 @@
-"""The command line: `python -m gmfl_lite` runs, sweeps and tunes what a file of settings describes.
+"""The command line: `python -m gmfl_lite` runs, sweeps and tunes what a file of settings describes, and checks a GPU.
 
-A verb is a click command in a module of its own; VERBS lists them, and nothing else needs to know of a new one. Nothing
-heavy is imported before a verb begins, so that `--help` is there at once: a verb imports inside its function.
+A verb is a click command in a module of its own; VERBS lists them, and nothing else needs to know of a new one. What a
+verb alone needs, it imports inside its function.
 """
 
 import sys
@@ -9,11 +9,12 @@ import sys
 import click
 
 from ..basics import __version__
+from .verb_gpu_check import gpu_check
 from .verb_run import run
 from .verb_sweep import sweep
 from .verb_tune import tune
 
-VERBS = (run, sweep, tune)
+VERBS = (run, sweep, tune, gpu_check)
 
 
 @click.group(commands=VERBS, context_settings={"help_option_names": ["-h", "--help"]})

@@ -8,6 +8,8 @@ import gmfl_lite as gl
 from gmfl_lite.basics.plain_yaml import read, written
 from gmfl_lite.command_line.files import Refused, read_experiments, read_sweep
 
+pytestmark = pytest.mark.usefixtures("alone")
+
 NUMBERS = st.floats(1e-300, 1e300)
 EXPERIMENTS = st.builds(
     gl.Experiment,

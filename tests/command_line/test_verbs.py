@@ -15,12 +15,17 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
+from click.testing import CliRunner
 from quick_settings import BASE, QUICK
 
 import gmfl_lite as gl
+from gmfl_lite import gpu_check
 from gmfl_lite.basics.plain_yaml import read_file
 from gmfl_lite.command_line import VERBS, program
 from gmfl_lite.command_line.processes import workers
+
+pytestmark = pytest.mark.usefixtures("alone")
 
 LONG = QUICK.replace("rounds: 4", "rounds: 900000")
 GRID = "grid:\n  nu: [0, 2]\n  seed: [0, 1]\n"
@@ -289,24 +294,6 @@ def test_workers_end_with_their_work():
     assert time.monotonic() - began < 60
 
 
-def test_help_needs_no_torch():
-    code = """
-import sys
-from gmfl_lite.command_line import program
-for verb in ([], ["run"], ["sweep"], ["tune"]):
-    try:
-        program([*verb, "--help"])
-    except SystemExit as ended:
-        assert ended.code == 0
-assert not {"torch", "numpy", "pandas", "matplotlib"} & set(sys.modules)
-"""
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.count("Usage:") == 4
-    code, out, _ = ended(shell("--version"))
-    assert (code, out) == (0, f"gmfl_lite, version {gl.__version__}\n")
-
-
 def test_help_says_what_a_student_needs(command):
     code, out = command("--help")
     assert code == 0
@@ -318,3 +305,30 @@ def test_help_says_what_a_student_needs(command):
         default = defaults[name].default
         words = ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
         assert f"{words} unless given" in " ".join(out.split()), name
+
+
+def test_a_gpu_is_checked(monkeypatch, tmp_path):
+    asked = {}
+
+    def check(device, *, say, **how):
+        asked.update(how, device=device)
+        say("equal: one")
+        return device == "cpu", "## a card\n"
+
+    monkeypatch.setattr(gpu_check, "check", check)
+    page = tmp_path / "GPU.md"
+    done = CliRunner().invoke(program, ["gpu-check", "--device", "cpu", "--few", "--page", str(page)])
+    assert (done.exit_code, done.stdout, page.read_text(encoding="utf-8")) == (0, "## a card\n", "## a card\n")
+    assert asked == {"device": "cpu", "few": True, "minutes": 5.0}
+    assert "equal: one" in done.stderr
+    different = CliRunner().invoke(program, ["gpu-check"])
+    assert different.exit_code == 1
+    assert "the GPU does not train as the CPU does" in different.stderr
+
+
+def test_without_a_gpu_the_check_says_so():
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    done = CliRunner().invoke(program, ["gpu-check"])
+    assert done.exit_code == 2
+    assert "PyTorch finds no CUDA GPU here" in done.stderr
