@@ -103,8 +103,6 @@ def _scores(columns: Any, kinds: dict[str, str], round: int) -> pd.DataFrame:
     if not isinstance(columns, dict) or not all(isinstance(column, list) for column in columns.values()):
         raise checks.refusal("scores", columns, "lists by name")
     table = frame(columns, those_of(kinds, columns))
-    if len(table) != max(map(len, columns.values()), default=0):
-        raise ValueError("columns of scores have different lengths")
     for name, low, high in (
         ("round", 0, round), ("agent", 0, math.inf), ("samples", 0, math.inf), ("fine_tune_steps", 0, math.inf),
         ("loss", -math.inf, math.inf), ("accuracy", 0, 1), ("worst_decile_accuracy", 0, 1),

@@ -146,6 +146,13 @@ def test_an_archive_of_a_stranger_is_refused(kind, members, tmp_path):
     assert "not a gmfl_lite result" in said
 
 
+@pytest.mark.parametrize("kind", ["objects", "text", "records", "less than nothing", "a promise of 4 TB", "packed"])
+def test_arrays_are_numbers_before_anybody_looks_at_them(kind, members, tmp_path):
+    (tmp_path / "stranger").write_bytes(ARCHIVES[kind](members))
+    with pytest.raises(ValueError, match="not a gmfl_lite result"):
+        storage.read(tmp_path / "stranger")
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
