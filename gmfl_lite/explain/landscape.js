@@ -82,7 +82,7 @@
 
   // A slider with its name and its value in words.
   const slider = (name, { min = 0, max, value, words, change }) => {
-    const output = make("output", {});
+    const output = make("span", { class: "value", "aria-hidden": "true" }); // the slider says it itself
     const input = make("input", { type: "range", min, max, step: 1, value, oninput: () => update() });
     const update = () => {
       const text = words(Number(input.value));
@@ -146,14 +146,15 @@
     const [name, place, now, tuned] = [make("span", {}), make("td", {}), make("td", {}), make("td", {})];
     return { name, place, now, tuned, row: make("tr", {}, make("th", { scope: "row" }, swatch(method, index), name), place, now, tuned) };
   });
-  const head = ["method", "its w", "mean loss"].map((text) => make("th", { scope: "col" }, text));
+  const head = ["method", "its w", "not fine-tuned"].map((text) => make("th", { scope: "col" }, text));
   const table = make("table", {}, caption, make("thead", {}, make("tr", {}, ...head, after)),
     make("tbody", {}, ...rows.map(({ row }) => row)));
 
   const legend = make("ul", { class: "legend" },
     make("li", {}, "Dotted paths: fine-tuning. From w each agent takes ν steps of size α towards its own optimum, the circle with its name."),
     make("li", {}, "Arrows: one round. From w each agent takes τ local steps of size β down its own loss after 0, 1 or ν fine-tuning steps; the server averages. The tip is the next w."),
-    make("li", {}, "Rings: equal mean loss after ν fine-tuning steps. × is the lowest point in the picture, and moves with ν."));
+    make("li", {}, "Rings: equal mean loss after ν fine-tuning steps. × is the lowest point in the picture, and moves with ν."),
+    make("li", {}, "All take the same β and τ. A large ν makes the landscape flatter, and the way down longer: compare where they come to rest."));
 
   document.body.append(
     make("main", {},
@@ -176,9 +177,11 @@
       for (let column = 0; column < GRID; column++) {
         const w1 = left + (column / (GRID - 1)) * (right - left);
         const value = gmfl.meta_loss([w1, w2], state.nu);
-        values[row * GRID + column] = Number.isFinite(value) ? Math.min(value, 1e300) : 1e300;
+        values[row * GRID + column] = Number.isFinite(value) ? value : Infinity;
       }
     }
+    const cap = 1e3 * [...values].sort((a, b) => a - b)[values.length >> 1]; // where fine-tuning diverges the rest still shows
+    values.forEach((value, at) => (values[at] = Math.min(value, cap)));
     const lowest = Math.min(...values);
     const range = Math.max(...values) - lowest;
     const logs = values.map((value) => Math.log(value - lowest + 1e-3 * range + Number.MIN_VALUE));
@@ -276,7 +279,7 @@
     handle.setAttribute("transform", `translate(${x},${y})`);
     handle.setAttribute("aria-valuenow", w[0].toFixed(3));
     handle.setAttribute("aria-valuetext", `w₁ ${minus(w[0].toFixed(2))}, w₂ ${minus(w[1].toFixed(2))}; mean loss ${shown(now)}, after ${steps(nu)} ${shown(tuned)}`);
-    caption.textContent = state.rounds ? `After ${state.rounds} round${state.rounds === 1 ? "" : "s"}, before and after fine-tuning` : `At w, before and after fine-tuning`;
+    caption.textContent = state.rounds ? `Mean loss after ${state.rounds} round${state.rounds === 1 ? "" : "s"}` : "Mean loss at w";
     after.textContent = `after ${nu} step${nu === 1 ? "" : "s"}`;
     methods().forEach((method, index) => {
       const at = state.visited[index].at(-1);
@@ -380,16 +383,20 @@
     const box = drawing.getBoundingClientRect();
     return [left + ((clientX - box.left) / box.width) * (right - left), top - ((clientY - box.top) / box.height) * (top - bottom)];
   };
+  let held = null; // the pointer that drags w
   drawing.addEventListener("pointerdown", (event) => {
     if (event.button || (event.pointerType !== "mouse" && !handle.contains(event.target))) return;
     event.preventDefault();
-    drawing.setPointerCapture(event.pointerId);
+    held = event.pointerId;
+    drawing.setPointerCapture(held);
     handle.focus({ preventScroll: true });
     moveTo(pointed(event));
   });
+  handle.addEventListener("touchstart", (event) => event.preventDefault(), { passive: false });
   drawing.addEventListener("pointermove", (event) => {
-    if (drawing.hasPointerCapture(event.pointerId)) moveTo(pointed(event));
+    if (event.pointerId === held) moveTo(pointed(event));
   });
+  drawing.addEventListener("lostpointercapture", () => (held = null));
 
   gmfl.whenChanged(() => draw());
   restart();
