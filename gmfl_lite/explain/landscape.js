@@ -5,7 +5,7 @@
   const { data, make, colour } = gmfl;
   const MOST_ROUNDS = 60;
   const [WIDTH, HEIGHT] = [560, 560 / data.aspect]; // of the drawing, in its own units
-  const GRID = 57; // points along each side at which the loss is computed
+  const GRID = 45; // points along each side at which the loss is computed
   const LEVELS = 10;
   const DASHES = ["", "9 4", "3 3"]; // of the methods, for whoever does not see their colours
 
@@ -46,13 +46,13 @@
   const finite = (w) => w.every((at) => Math.abs(at) < 1e6);
   const inside = (w) => [Math.min(right, Math.max(left, w[0])), Math.min(top, Math.max(bottom, w[1]))];
   const minus = (number) => number.replace("-", "−");
-  const shown = (number) => minus(Number.isFinite(number) ? number.toPrecision(3) : "∞").replace(/e.*/, (e) => e.replace("e", "·10^"));
+  const shown = (number) => minus(Number.isFinite(number) ? number.toPrecision(3).replace("e", "·10^") : "∞");
   const placed = (w) => `(${w.map((at) => minus(at.toFixed(2))).join(", ")})`;
-  const steps = (nu) => `${nu} fine-tuning step${nu === 1 ? "" : "s"}`;
+  const counted = (number, thing) => `${number} ${thing}${number === 1 ? "" : "s"}`;
 
   // ---- what is on the page -----------------------------------------------------------------------------------------
 
-  const shades = make("canvas", { width: GRID * 8, height: GRID * 8, "aria-hidden": "true" });
+  const shades = make("canvas", { width: GRID * 10, height: GRID * 10, "aria-hidden": "true" });
   const layer = (name) => make("g", { class: name });
   const [paths, trails, arrows] = ["paths", "trails", "arrows"].map(layer);
   const lowestMark = make("path", { class: "lowest", d: "M-6,-6L6,6M-6,6L6,-6" });
@@ -74,7 +74,7 @@
   });
   const drawing = make(
     "svg",
-    { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "group", "aria-label": "The landscape of the mean loss over w₁ and w₂" },
+    { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "group", "aria-label": "The mean loss over w₁ and w₂" },
     make("text", { class: "axis", x: WIDTH - 8, y: HEIGHT - 9, "text-anchor": "end" }, "w₁ →"),
     make("text", { class: "axis", x: 9, y: 19 }, "w₂ ↑"),
     lowestMark, paths, ...optima, trails, arrows, handle,
@@ -119,7 +119,8 @@
     }),
     meta_lr: stepSize("β: local step", "meta_lr"),
     backprop_steps: slider("m: factors kept", {
-      max: most, value: state.settings.backprop_steps, words: (m) => (m > state.nu ? `${m} (all ${state.nu})` : String(m)),
+      max: most, value: state.settings.backprop_steps,
+      words: (m) => (m > state.nu ? `${m} (all ${state.nu})` : String(m)),
       change: (backprop_steps) => change({ backprop_steps }),
     }),
   };
@@ -129,9 +130,10 @@
   const select = make("select", { onchange: () => change({ method: select.value }) }, ...options);
   const gradient = make("label", { class: "choice" }, make("span", {}, "meta-gradient"), select);
 
-  const play = make("button", { type: "button", class: "main", onclick: () => (state.timer ? pause() : start()) }, "Play rounds");
-  const step = make("button", { type: "button", onclick: () => { pause(); oneRound(); } }, "Step");
-  const reset = make("button", { type: "button", onclick: () => { state.w = data.start; restart(); } }, "Reset");
+  const button = (words, onclick, look) => make("button", { type: "button", onclick, class: look }, words);
+  const play = button("Play rounds", () => (state.timer ? pause() : start()), "main");
+  const step = button("Step", () => { pause(); oneRound(); });
+  const reset = button("Reset", () => { state.w = data.start; restart(false); });
   const status = make("p", { class: "status", role: "status" });
 
   const swatch = ({ colour }, index) => {
@@ -144,22 +146,29 @@
   const after = make("th", { scope: "col" });
   const rows = methods().map((method, index) => {
     const [name, place, now, tuned] = [make("span", {}), make("td", {}), make("td", {}), make("td", {})];
-    return { name, place, now, tuned, row: make("tr", {}, make("th", { scope: "row" }, swatch(method, index), name), place, now, tuned) };
+    const head = make("th", { scope: "row" }, swatch(method, index), name);
+    return { name, place, now, tuned, row: make("tr", {}, head, place, now, tuned) };
   });
   const head = ["method", "its w", "not fine-tuned"].map((text) => make("th", { scope: "col" }, text));
   const table = make("table", {}, caption, make("thead", {}, make("tr", {}, ...head, after)),
     make("tbody", {}, ...rows.map(({ row }) => row)));
 
-  const legend = make("ul", { class: "legend" },
-    make("li", {}, "Dotted paths: fine-tuning. From w each agent takes ν steps of size α towards its own optimum, the circle with its name."),
-    make("li", {}, "Arrows: one round. From w each agent takes τ local steps of size β down its own loss after 0, 1 or ν fine-tuning steps; the server averages. The tip is the next w."),
-    make("li", {}, "Rings: equal mean loss after ν fine-tuning steps. × is the lowest point in the picture, and moves with ν."),
-    make("li", {}, "All take the same β and τ. A large ν makes the landscape flatter, and the way down longer: compare where they come to rest."));
+  const LEGEND = [
+    "Dotted paths: fine-tuning. From w each agent takes ν steps of size α towards its own optimum, the circle with its " +
+      "name.",
+    "Arrows: one round. From w each agent takes τ local steps of size β down its own loss after 0, 1 or ν fine-tuning " +
+      "steps; the server averages. The tip is the next w.",
+    "Rings: equal mean loss after ν fine-tuning steps. × is the lowest point in the picture, and moves with ν.",
+    "All take the same β and τ. A large ν often makes the landscape flatter, and the way down longer: compare where " +
+      "they come to rest.",
+  ];
+  const legend = make("ul", { class: "legend" }, ...LEGEND.map((words) => make("li", {}, words)));
 
   document.body.append(
     make("main", {},
       make("header", {}, make("h1", {}, "Drag w, the shared start"),
-        make("p", {}, "Training looks for the w from which all agents fine-tune well. Change ν: the landscape changes, and so does the way down.")),
+        make("p", {}, "Training looks for the w from which all agents fine-tune well. " +
+          "Change ν: the landscape changes, and so does the way down.")),
       make("div", { class: "plot", style: `aspect-ratio: ${data.aspect}` }, shades, drawing),
       make("div", { class: "controls" }, knobs.nu.row, knobs.fine_tune_lr.row, knobs.local_steps.row, knobs.meta_lr.row,
         gradient, knobs.backprop_steps.row, make("div", { class: "buttons" }, play, step, reset), status),
@@ -168,7 +177,7 @@
 
   // ---- drawing -----------------------------------------------------------------------------------------------------
 
-  // F on a grid, as heights: even in the logarithm above the lowest, so that the bottom of a valley shows as well as its walls.
+  // F on a grid, as heights: logarithms of what is above the lowest, so that a valley's bottom shows like its walls.
   let grid = null;
   const heights = () => {
     const values = new Float64Array(GRID * GRID);
@@ -176,11 +185,12 @@
       const w2 = top - (row / (GRID - 1)) * (top - bottom);
       for (let column = 0; column < GRID; column++) {
         const w1 = left + (column / (GRID - 1)) * (right - left);
-        const value = gmfl.meta_loss([w1, w2], state.nu);
+        const value = gmfl.meta_loss([w1, w2], state.nu); // NaN where infinite losses meet
         values[row * GRID + column] = Number.isFinite(value) ? value : Infinity;
       }
     }
-    const cap = 1e3 * [...values].sort((a, b) => a - b)[values.length >> 1]; // where fine-tuning diverges the rest still shows
+    // Where fine-tuning diverges somewhere, the rest still shows.
+    const cap = 1e3 * [...values].sort((a, b) => a - b)[values.length >> 1];
     values.forEach((value, at) => (values[at] = Math.min(value, cap)));
     const lowest = Math.min(...values);
     const range = Math.max(...values) - lowest;
@@ -191,7 +201,8 @@
 
   // From the lowest point of the grid to the lowest point near it, with steps that halve.
   const lowestPoint = (at) => {
-    let w = [left + ((at % GRID) / (GRID - 1)) * (right - left), top - (Math.floor(at / GRID) / (GRID - 1)) * (top - bottom)];
+    const [row, column] = [Math.floor(at / GRID), at % GRID];
+    let w = [left + (column / (GRID - 1)) * (right - left), top - (row / (GRID - 1)) * (top - bottom)];
     let value = gmfl.meta_loss(w, state.nu);
     for (let size = (right - left) / GRID; size > 1e-3 * (right - left); ) {
       const around = [[size, 0], [-size, 0], [0, size], [0, -size]].map(([dx, dy]) => inside([w[0] + dx, w[1] + dy]));
@@ -240,12 +251,12 @@
   };
 
   // A line and a darker or lighter one below it, so that its colour shows on every shade.
-  const line = (points, { colour }, index, extra = {}) => [
-    make("polyline", { class: "casing", points: joined(points) }),
-    make("polyline", { points: joined(points), stroke: colour, "stroke-width": 3.5, "stroke-dasharray": DASHES[index], ...extra }),
-  ];
+  const line = (points, { colour: stroke }, index) => {
+    const look = { stroke, "stroke-width": 3.5, "stroke-dasharray": DASHES[index] };
+    return [{ class: "casing" }, look].map((each) => make("polyline", { points: joined(points), ...each }));
+  };
 
-  const head3 = (from, to, { colour }) => {
+  const tip = (from, to, { colour }) => {
     const [[x0, y0], [x1, y1]] = [near(from), near(to)];
     const length = Math.hypot(x1 - x0, y1 - y0);
     if (length < 4) return [];
@@ -258,7 +269,7 @@
   const drawArrows = () => {
     arrows.replaceChildren(...methods().flatMap((method, index) => {
       const end = gmfl.round(state.w, method.nu, state.settings.method);
-      return finite(end) ? [...line([state.w, end], method, index), ...head3(state.w, end, method)] : [];
+      return finite(end) ? [...line([state.w, end], method, index), ...tip(state.w, end, method)] : [];
     }));
   };
 
@@ -267,8 +278,7 @@
       const points = state.visited[index].filter(finite);
       if (points.length < 2) return [];
       const [cx, cy] = near(points.at(-1));
-      const dots = points.slice(1, -1).map((w) => make("circle", { cx: near(w)[0], cy: near(w)[1], r: 2.4, fill: method.colour }));
-      return [...line(points, method, index), ...dots, make("circle", { class: "end", cx, cy, r: 7, fill: method.colour })];
+      return [...line(points, method, index), make("circle", { class: "end", cx, cy, r: 7, fill: method.colour })];
     }));
   };
 
@@ -278,9 +288,11 @@
     const [x, y] = spot(w);
     handle.setAttribute("transform", `translate(${x},${y})`);
     handle.setAttribute("aria-valuenow", w[0].toFixed(3));
-    handle.setAttribute("aria-valuetext", `w₁ ${minus(w[0].toFixed(2))}, w₂ ${minus(w[1].toFixed(2))}; mean loss ${shown(now)}, after ${steps(nu)} ${shown(tuned)}`);
-    caption.textContent = state.rounds ? `Mean loss after ${state.rounds} round${state.rounds === 1 ? "" : "s"}` : "Mean loss at w";
-    after.textContent = `after ${nu} step${nu === 1 ? "" : "s"}`;
+    const [w1, w2] = w.map((at) => minus(at.toFixed(2)));
+    const losses = `mean loss ${shown(now)}, after ${counted(nu, "fine-tuning step")} ${shown(tuned)}`;
+    handle.setAttribute("aria-valuetext", `w₁ ${w1}, w₂ ${w2}; ${losses}`);
+    caption.textContent = state.rounds ? `Mean loss after ${counted(state.rounds, "round")}` : "Mean loss at w";
+    after.textContent = `after ${counted(nu, "step")}`;
     methods().forEach((method, index) => {
       const at = state.visited[index].at(-1);
       const row = rows[index];
@@ -381,7 +393,8 @@
   // A mouse may press anywhere, a finger only on w: elsewhere it scrolls the page.
   const pointed = ({ clientX, clientY }) => {
     const box = drawing.getBoundingClientRect();
-    return [left + ((clientX - box.left) / box.width) * (right - left), top - ((clientY - box.top) / box.height) * (top - bottom)];
+    const [x, y] = [(clientX - box.left) / box.width, (clientY - box.top) / box.height];
+    return [left + x * (right - left), top - y * (top - bottom)];
   };
   let held = null; // the pointer that drags w
   drawing.addEventListener("pointerdown", (event) => {
