@@ -213,7 +213,7 @@ def test_w_moves_by_finger_and_the_page_does_not(opened):
 def test_nu_changes_the_landscape_and_what_is_said(opened):
     page, frame = opened(gl.explain.landscape())
     agents = AGENTS["quadratics"]
-    slider = frame.get_by_role("slider", name="ν: fine-tuning")
+    slider = frame.get_by_role("slider", name="ν: fine-tuning steps looked ahead", exact=True)
     (left, right), (bottom, top) = frame.evaluate("[gmfl.data.window.x, gmfl.data.window.y]")
     shades = set()
     for key, nu in (("Home", 0), ("ArrowRight", 1), ("End", 20)):
@@ -284,8 +284,9 @@ def test_settings_change_what_is_computed(opened):
     }  # fmt: skip
     frame.get_by_role("button", name="Step").click()
     settled(frame)
-    truth = agents.round(w, 4, 0.2, 1.0, 2, method="truncated", backprop_steps=3)
-    np.testing.assert_allclose(frame.evaluate("gmfl.state.visited[2][1]"), truth, rtol=1e-10)
+    for method, (nu, kept) in enumerate(((0, 0), (1, 1), (4, 3))):  # as many factors as there are steps, at most
+        truth = agents.round(w, nu, 0.2, 1.0, 2, method="truncated", backprop_steps=kept)
+        np.testing.assert_allclose(frame.evaluate(f"gmfl.state.visited[{method}][1]"), truth, rtol=1e-10)
     assert readout(frame)[2][2] == f"{agents.meta_loss(truth, 4, 0.2):#.3}"
 
 
