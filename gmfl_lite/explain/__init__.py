@@ -4,7 +4,7 @@ Everything is reachable from here, as `gl.explain.<name>`. What moves is compute
 of the library and by its formulas; nothing is loaded from elsewhere.
 """
 
-from .landscape import landscape
+from .landscape_player import landscape
 from .picture import Picture
 
 __all__ = ["Picture", "landscape"]

@@ -74,7 +74,7 @@ class Picture:
         # No line breaks: Markdown and notebooks' pages would take an empty line for the end of the HTML.
         frame = html.escape(self._frame).replace("\n", "&#10;")
         return (
-            '<figure class="gmfl-explain" style="margin:0">'
+            '<figure class="gmfl-explain" style="display:block;width:100%;margin:0">'
             f'<img alt="{html.escape(self.alt)}" style="max-width:100%" src="data:image/png;base64,{still}">'
             f'<iframe title="{html.escape(self.title)}" srcdoc="{frame}"'
             ' style="display:block;width:100%;height:0;border:0"></iframe></figure>'

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import gmfl_lite as gl
-from gmfl_lite.explain.landscape import DEFAULT
+from gmfl_lite.explain.landscape_player import DEFAULT
 from gmfl_lite.explain.picture import MOST
 
 TWO = gl.theory.Quadratics([np.eye(2), 0.1 * np.eye(2)], [[1, 0], [-1, 0]])

@@ -11,7 +11,7 @@ from chromium import playwright
 from clean_machine import ROOT
 
 import gmfl_lite as gl
-from gmfl_lite.explain.landscape import DEFAULT
+from gmfl_lite.explain.landscape_player import DEFAULT
 
 ARTEFACTS = ROOT / "artefacts"
 SIZES = {"wide": (1280, 800), "narrow": (900, 700), "phone": (390, 844)}
@@ -352,7 +352,8 @@ def test_without_scripts_the_still_stands(browser, tmp_path):
 def test_it_runs_where_html_is_inserted_and_follows_the_page(opened, browser):
     """As JupyterLab inserts it, and with its theme or that of Material for MkDocs rather than the system's."""
     page = browser.new_page(color_scheme="light")
-    page.set_content("<body data-jp-theme-light='true'><div></div></body>")
+    shrinks = "<style>figure {display: flow-root; width: fit-content}</style>"  # as Material's style sheet does
+    page.set_content(f"{shrinks}<body data-jp-theme-light='true'><div></div></body>")
     page.evaluate("shown => {document.querySelector('div').innerHTML = shown}", gl.explain.landscape()._repr_html_())
     frame = page.wait_for_selector("iframe").content_frame()
     frame.wait_for_selector("tbody")
@@ -365,4 +366,5 @@ def test_it_runs_where_html_is_inserted_and_follows_the_page(opened, browser):
     page.evaluate("document.body.dataset.mdColorScheme = 'slate'")
     frame.wait_for_function(f"{theme} === 'dark'")
     assert page.evaluate("document.querySelector('iframe').offsetHeight") > 400
+    assert page.evaluate("document.querySelector('iframe').offsetWidth") > 1000
     page.close()
