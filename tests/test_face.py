@@ -34,7 +34,7 @@ result = gl.run(small, progress=False)
 assert result.status == "completed", result
 assert len(gl.sweep({{"nu": [0, 1]}}, small, progress=False)["status"]) == 20
 import gmfl_lite.distributed, gmfl_lite.privacy
-assert gl.plots.accuracy_against_steps({{"small": result}}).alt and gl.exercises.every() and gl.theory
+assert gl.plots.accuracy_against_steps({{"small": result}}).alt and gl.exercises.every() and gl.theory and gl.explain
 assert all(name in dir(gl) for name in gl.__all__)
 try:
     import gmfl_lite.flower

@@ -11,6 +11,7 @@ ROOT = Path(__file__).parent.parent
 
 SAID = {
     "reveal_type(gl.plots.curves)": '.Picture"',
+    "reveal_type(gl.explain.Picture.save)": "path: ",
     "reveal_type(gl.Explorer().set)": 'type is "def (',
     "reveal_type(gl.theory.growth)": "smoothness: ",
     "reveal_type(gl.run(gl.Experiment()))": '.Result"',

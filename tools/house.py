@@ -14,7 +14,7 @@ PLAN = {
     "on top": """
                                                __main__   flower_app
                                              command_line   flower
-     exercises    explorer     distributed        gpu_check        privacy
+     exercises    explorer    explain    distributed    gpu_check    privacy
     """,
     "what-ifs": """
      gmfl_lite

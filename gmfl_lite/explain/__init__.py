@@ -1,0 +1,10 @@
+"""Pictures that move without a kernel: each shows itself as HTML, with a still picture and words.
+
+Everything is reachable from here, as `gl.explain.<name>`. What moves is computed in the reader's browser, from numbers
+of the library and by its formulas; nothing is loaded from elsewhere.
+"""
+
+from .landscape_player import landscape
+from .picture import Picture
+
+__all__ = ["Picture", "landscape"]
