@@ -4,6 +4,7 @@ Everything is reachable from here, as `gl.explain.<name>`. What moves is compute
 of the library and by its formulas; nothing is loaded from elsewhere.
 """
 
+from .one_round import one_round
 from .picture import Picture
 
-__all__ = ["Picture"]
+__all__ = ["Picture", "one_round"]
