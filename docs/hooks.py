@@ -42,7 +42,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     markdown = markdown.replace(f"]({config.repo_url}/blob/HEAD/", "](../")
     markdown = re.sub(r"(\]\((?!https?:)[^)\s]*)\.ipynb\)", r"\1.md)", markdown)
     markdown = markdown.replace("](docs/", "](").replace("](../docs/", "](../")
-    return markdown if "/" in page.file.src_uri else markdown.replace("](../", "](")
+    markdown = markdown if "/" in page.file.src_uri else markdown.replace("](../", "](")
+    return re.sub(r"<!-- gl\.explain\.(\w+) -->", lambda found: moving_picture(found[1]), markdown)
 
 
 def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files) -> str:
@@ -51,6 +52,13 @@ def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files
     return formula.sub(
         lambda found: convert(html.unescape(found[2]), display="block" if found[1] == "div" else "inline"), content
     )
+
+
+def moving_picture(name: str) -> str:
+    """Return the HTML of gl.explain.<name>(), which needs no network either."""
+    from gmfl_lite import explain
+
+    return getattr(explain, name)()._repr_html_()
 
 
 def notebook_as_markdown(path: Path) -> str:

@@ -37,7 +37,7 @@ def test_wheel_and_sdist_install_and_run(tmp_path):
     assert {Path(name).parts[0].split("-")[0] for name in names} == {"gmfl_lite"}, "the wheel holds the package alone"
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert "gmfl_lite/py.typed" in names, "editors and type checkers use its types"
-    assert {"gmfl_lite/readers/plays.txt", "gmfl_lite/explain/frame.js", "gmfl_lite/explain/frame.css"} <= {*names}
+    assert {"gmfl_lite/readers/plays.txt", "gmfl_lite/explain/frame.js", "gmfl_lite/explain/landscape.css"} <= {*names}
     with tarfile.open(source) as archive:
         assert any(name.endswith("/gmfl_lite/readers/plays.txt") for name in archive.getnames())
     binaries = clean_machine.new_environment(tmp_path, without=NOTEBOOKS)

@@ -5,7 +5,8 @@ of the library and by its formulas; nothing is loaded from elsewhere.
 """
 
 from .adaptation import adaptation
+from .landscape import landscape
 from .one_round import one_round
 from .picture import Picture
 
-__all__ = ["Picture", "adaptation", "one_round"]
+__all__ = ["Picture", "adaptation", "landscape", "one_round"]

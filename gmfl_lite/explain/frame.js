@@ -45,7 +45,7 @@ window.gmfl = (() => {
   };
   new ResizeObserver(fit).observe(document.body);
 
-  // make("button", {class: "step", onclick: step, "aria-label": "Step"}, "Step", …): an element, its attributes, what it holds.
+  // make("button", {class: "step", onclick: step}, "Step", …): an element, its attributes, what it holds.
   const SVG = new Set(["svg", "g", "path", "circle", "line", "polyline", "polygon", "rect", "text", "title", "defs"]);
   const make = (tag, attributes = {}, ...children) => {
     const element = SVG.has(tag)

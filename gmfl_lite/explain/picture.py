@@ -28,6 +28,7 @@ class Picture:
     alt : what a reader who cannot see the picture should know.
     still : a PNG.
     height : pixels, until the frame has measured itself.
+    style : the text of a style sheet of this package, besides frame.css.
 
     Raises
     ------
@@ -43,17 +44,24 @@ class Picture:
     A round bowl.
     """
 
-    def __init__(self, script: str, data: Any, *, title: str, alt: str, still: bytes, height: int) -> None:
+    def __init__(
+        self, script: str, data: Any, *, title: str, alt: str, still: bytes, height: int, style: str = ""
+    ) -> None:
         for name, value in (("script", script), ("title", title), ("alt", alt)):
             if not isinstance(value, str) or not value.strip():
                 raise checks.refusal(name, value, "a text that is not empty")
-        if "</script" in script.lower() or "<!--" in script:
-            raise checks.refusal("script", script, "without </script and <!--, which would end it on the page")
+        for name, text, end in (
+            ("script", script, "</script"),
+            ("script", script, "<!--"),
+            ("style", style, "</style"),
+        ):
+            if end in text.lower():
+                raise checks.refusal(name, text, f"without {end}, which would end it on the page")
         if not isinstance(still, bytes) or not still.startswith(b"\x89PNG"):
             raise checks.refusal("still", still, "the bytes of a PNG")
         self.title, self.alt, self.still = title, alt, still
         self.height = checks.integer("height", height, 1)
-        self._frame = _frame(script, _as_json(data), title, self.height)
+        self._frame = _frame(script, shipped("frame.css") + style, _as_json(data), title, self.height)
         size = len(self._repr_html_().encode())
         if size > MOST:
             raise checks.refusal("data", f"{size:,} bytes of HTML", f"smaller: a picture has at most {MOST:,} bytes")
@@ -123,10 +131,10 @@ def _plain(value: Any) -> Any:
     return value.tolist()
 
 
-def _frame(script: str, data: str, title: str, height: int) -> str:
+def _frame(script: str, style: str, data: str, title: str, height: int) -> str:
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f"<title>{html.escape(title)}</title><style>{shipped('frame.css')}</style></head>"
+        f"<title>{html.escape(title)}</title><style>{style}</style></head>"
         f'<body data-height="{height}"><script type="application/json" id="data">{data}</script>'
         f"<script>{shipped('frame.js')}</script><script>{script}</script></body></html>"
     )

@@ -40,6 +40,7 @@ def landscapes(
     x: tuple[float, float],
     y: tuple[float, float],
     names: Sequence[str] = ("w₁", "w₂"),
+    colours: Mapping[str, str] | None = None,
     alt: str,
 ) -> Picture:
     """Draw landscapes side by side, in one window and with one legend.
@@ -52,6 +53,7 @@ def landscapes(
     panels : title -> Landscape.
     x, y : the window.
     names : of the two parameters.
+    colours : label -> a colour of matplotlib's, of those that have one of their own.
     alt : what a reader who cannot see the picture should know.
 
     Examples
@@ -63,7 +65,7 @@ def landscapes(
     labels = list(dict.fromkeys(label for panel in panels.values() for kind in kinds for label in getattr(panel, kind)))
     drawn = {label: entry(name) for label, name in words(labels).items()}
     titles = words(panels)
-    looks = {label: _look(number) for number, label in enumerate(labels)}
+    looks = {label: _look(number, (colours or {}).get(label)) for number, label in enumerate(labels)}
     figure = Picture(figsize=(min(3.6 * len(panels) + 1.2, 11), 4.3), layout="constrained")
     figure.alt = alt
     axes = figure.subplots(1, len(panels), squeeze=False, sharex=True, sharey=True)[0]
@@ -98,9 +100,9 @@ def landscapes(
     return figure
 
 
-def _look(number: int) -> tuple[Any, str, str]:
+def _look(number: int, colour: str | None) -> tuple[Any, str, str]:
     palette = sns.color_palette("colorblind")
-    return palette[number % len(palette)], LINES[number % len(LINES)], MARKERS[number % len(MARKERS)]
+    return colour or palette[number % len(palette)], LINES[number % len(LINES)], MARKERS[number % len(MARKERS)]
 
 
 def _height(values: np.ndarray) -> np.ndarray:
