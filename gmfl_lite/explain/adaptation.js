@@ -54,7 +54,7 @@
       `${hit ? "right" : "wrong"}; before fine-tuning, ${agent.shown.called[0][place]}.`;
     return make("li", { class: hit ? "tile right" : "tile wrong", role: "img", "aria-label": words, title: words },
       ...image, make("span", { class: "is" }, `is ${is}`),
-        make("span", { class: "called" }, `${hit ? "✓" : "✗"} called ${called}`));
+        make("span", { class: "called" }, `${hit ? "✓" : "✗"} says ${called}`));
   });
 
   const fit = () => {

@@ -133,7 +133,7 @@
     make("div", {}, make("h3", {}, "Server"), dots, facts), plane);
   document.body.append(
     make("div", { class: "controls" }, back, step, play, bar), line, said, server,
-    make("div", { class: `cards${nu > 5 ? " wide" : ""}` }, ...cards.map(({ box }) => box)),
+    make("div", { class: "cards", style: `--columns: ${nu + 1}` }, ...cards.map(({ box }) => box)),
     make("p", { class: "keys" }, "Keys: ← and → step, the space bar plays and pauses (on a button it presses that), Home and End go to " +
       "the ends. To drop an agent, go to its button with Tab and press Enter."));
 

@@ -193,3 +193,22 @@ def test_every_setting_has_its_words(browser, tmp_path, changes, words):
             frame.get_by_role("button", name="Step →").click()
         assert "undefined" not in frame.locator("body").inner_text()
         assert "NaN" not in frame.locator("body").inner_text()
+
+
+def test_many_steps_do_not_run_into_each_other(browser, tmp_path):
+    """On a phone, the table of an agent is scrolled, and the page is not."""
+    picture = gl.explain.one_round(SMALL.replace(nu=8, local_steps=1, fine_tune_lr=0.1))
+    with opened(browser, picture, tmp_path, "phone") as frame:
+        press(frame, "Tab")
+        frame.evaluate("gmfl.goTo(99)")
+        assert frame.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        wide = """() => [...document.querySelectorAll("td .number")].filter(number => {
+            const range = document.createRange();
+            range.selectNodeContents(number);
+            return range.getBoundingClientRect().width > number.parentElement.clientWidth;
+        }).length"""
+        assert frame.evaluate(wide) == 0
+        frame.locator(".scroll").first.focus()
+        before = frame.evaluate("gmfl.at()")
+        press(frame, "ArrowLeft")
+        assert frame.evaluate("gmfl.at()") == before
