@@ -109,7 +109,7 @@
     svg.append(make("text", { x: (box.left + box.right) / 2, y: height - 3, "text-anchor": "middle" }, xlabel));
     return at;
   };
-  const CURVE = { widest: 540, height: 230, percent: accurate, whole: true };
+  const CURVE = { widest: 430, height: 230, percent: accurate, whole: true };
   const line = (svg, points, kind) => svg.append(make("polyline", { points: points.map((point) => point.join()).join(" "), class: kind }));
 
   const group = () => groups[agent.group];
