@@ -4,7 +4,9 @@ Everything is reachable from here, as `gl.explain.<name>`. What moves is compute
 of the library and by its formulas; nothing is loaded from elsewhere.
 """
 
+from .adaptation import adaptation
 from .landscape_player import landscape
+from .one_round import one_round
 from .picture import Picture
 
-__all__ = ["Picture", "landscape"]
+__all__ = ["Picture", "adaptation", "landscape", "one_round"]
