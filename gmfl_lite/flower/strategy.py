@@ -14,13 +14,14 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, Met
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from ..aggregation import aggregate
 from ..basics import checks
 from ..basics.devices import PRECISIONS
 from ..evaluation import AGENT_COLUMNS, summarise, those_of
 from ..experiment import Experiment
 from ..objective import NonFiniteLoss, Params
 from ..result import HISTORY_COLUMNS, Result
-from ..server import Memory, aggregate, check_round, loss_limit, pick_agents, server_step
+from ..server import Memory, check_round, loss_limit, pick_agents, server_step
 
 log = getLogger("flwr").info
 
@@ -131,8 +132,9 @@ class MetaFedAvg(Strategy):
         in_order = [answers[node] for node in self.asked if node in answers]
         loss = float(np.mean([metrics["loss"] for metrics, _ in in_order]))
         samples = torch.tensor([metrics["samples"] for metrics, _ in in_order])
+        by_size = self.experiment.weighting == "samples"
         updates = {"w": torch.stack([update for _, update in in_order])}
-        average = aggregate(updates, samples if self.experiment.weighting == "samples" else None)
+        average = aggregate(updates, samples if by_size else None, aggregation=self.experiment.aggregation)
         w, mean = unpack(self.arrays, self.like), named(average["w"], self.like)
         server, server_lr = self.experiment.server, self.experiment.server_lr
         after, memory = server_step(w, mean, self.memory, server=server, server_lr=server_lr)
