@@ -1,12 +1,13 @@
-"""How the server makes one w of the many that the agents send back.
+"""How the server makes one w of the many that agents send back, and which of strangers' it leaves out.
 
 gl.train, the torchrun engine, Flower's strategy and gl.by_hand all go through `aggregate`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 
 from .basics import checks
@@ -197,3 +198,70 @@ class Gathered:
             whole = {name: torch.cat([some[name] for some in self._kept])}
             found |= aggregate(whole, aggregation=self.aggregation)
         return found
+
+
+OUTLIER = 25.0
+"""How many spreads above a round's median a value must lie to be an outlier.
+
+Measured over 200 rounds of ten agents (tests/test_aggregation.py), an honest agent's update is up to 8.5 above with the
+default step sizes, and up to 21 on the edge of divergence, with β = 0.3 and α = 0.1.
+"""
+
+
+def outliers(values: Sequence[float], floor: float) -> np.ndarray:
+    """Return which of a round's values [agents] lie far above the others: above median + 25 max(1.48 MAD, floor).
+
+    Of fewer than three values none can be outvoted: they are held against what is known without them, 25 floor.
+
+    >>> outliers([1.0, 1.1, 0.9, 300.0], floor=1.0).tolist()
+    [False, False, False, True]
+    """
+    found = np.asarray(values, np.float64)
+    if len(found) < 3:
+        return found > OUTLIER * floor if floor else np.zeros(len(found), bool)
+    median = np.median(found)
+    spread = 1.4826 * np.median(np.abs(found - median))
+    return found > median + OUTLIER * max(spread, floor)
+
+
+def judge(
+    lengths: Sequence[float],
+    losses: Sequence[float],
+    samples: Sequence[int] | None = None,
+    *,
+    usual_length: float,
+    guessing: float,
+) -> list[str]:
+    """Return, for every agent of a round, why it is left out: "" for those that are not.
+
+    Only what is too large is left out. Agents differ by nature, and late in training a few move while most have almost
+    come to rest; so an update is an outlier only if it is long beside what was usual in earlier rounds, too.
+
+    Parameters
+    ----------
+    lengths, losses : ‖w_i − w‖ and the mean meta-loss of every agent, finite.
+    samples : their numbers of samples, where they weigh.
+    usual_length : the largest median of the lengths in earlier rounds; 0 in the first.
+    guessing : the loss of guessing, ln(classes): losses that differ by less are alike.
+
+    Examples
+    --------
+    >>> judge([0.1, 0.2, 30.0], [2.0, 2.1, 2.2], usual_length=0.1, guessing=2.3)
+    ['', '', 'its update is 150 times as long as usual']
+    """
+    usual = max(usual_length, float(np.median(lengths)) if len(lengths) > 2 else 0.0)
+    reasons = [""] * len(lengths)
+
+    def refuse(which: np.ndarray, reason: Callable[[int], str]) -> None:
+        for agent in np.flatnonzero(which):
+            reasons[agent] = reasons[agent] or reason(agent)
+
+    refuse(outliers(lengths, usual), lambda agent: f"its update is {lengths[agent] / usual:.3g} times as long as usual")
+    refuse(outliers(losses, guessing), lambda agent: f"its loss is {losses[agent]:.3g}")
+    if samples is not None and len(samples) > 2:
+        typical = float(np.median(samples))
+        refuse(
+            outliers(samples, typical),
+            lambda agent: f"it says it has {samples[agent]} samples, {typical:.0f} are usual",
+        )
+    return reasons if not all(reasons) else [""] * len(reasons)  # all at once is divergence, not a liar

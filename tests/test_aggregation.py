@@ -7,9 +7,10 @@ from scipy import stats
 
 import gmfl_lite as gl
 from gmfl_lite import theory
-from gmfl_lite.aggregation import AGGREGATIONS, Aggregation, Gathered, add_aggregation
+from gmfl_lite.aggregation import AGGREGATIONS, OUTLIER, Aggregation, Gathered, add_aggregation, judge, outliers
 from gmfl_lite.engine import Vectorized, agents_axis, most_kept
 from gmfl_lite.engine.base import Around
+from gmfl_lite.modules import objective_of
 
 ROBUST = ("median", "trimmed")
 
@@ -172,3 +173,72 @@ def test_another_one_arrives_everywhere(federation):
         Aggregation(**{**RECORD, "weighted": None})
     with pytest.raises(ValueError, match="must be an Aggregation"):
         add_aggregation("largest")
+
+
+class Judged(Around):
+    """An engine that looks at every round as Flower's strategy does."""
+
+    def __init__(self, inner, sizes, w):
+        super().__init__(inner)
+        self.sizes, self.left_out, self.highest = sizes, [], 0.0
+        self.usual = 1e-3 * float(torch.cat([tensor.flatten() for tensor in w.values()]).double().norm())
+
+    def update(self, params, batches, agents, stop):
+        updates, losses = self.inner.update(params, batches, agents, stop)
+        squares = [(updates[name] - w).double().square().flatten(1).sum(1) for name, w in params.items()]
+        lengths, samples = torch.stack(squares).sum(0).sqrt().numpy(), self.sizes[agents].tolist()
+        reasons = judge(lengths, losses.mean(1).tolist(), samples, usual_length=self.usual, guessing=np.log(10))
+        self.left_out += filter(None, reasons)
+        median = float(np.median(lengths))
+        self.usual = max(self.usual, median)
+        self.highest = max(self.highest, (lengths.max() - median) / self.usual)
+        return updates, losses
+
+
+HETEROGENEOUS = {
+    "two classes an agent": {"partition": "shards", "classes_per_agent": 2},
+    "renamed classes": {"partition": "iid", "permuted_classes": 10},
+    "sizes that differ tenfold": {"partition": "dirichlet", "size_spread": 1.0},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("nu", [0, 1, 3])
+@pytest.mark.parametrize("how", HETEROGENEOUS)
+def test_no_honest_agent_is_left_out_in_200_rounds(how, nu, record_property):
+    left_out, highest = [], 0.0
+    for seed in range(3):
+        experiment = gl.Experiment(
+            n_agents=10, n_new_agents=0, agents_per_round=10, rounds=200, nu=nu, seed=seed, device="cpu",
+            **HETEROGENEOUS[how],
+        )  # fmt: skip
+        federation = gl.build_federation(experiment)
+        loss_fn, w = objective_of(gl.build_model(experiment.model, federation, seed=seed), federation)
+        sizes = federation.train_sizes
+        assert "tenfold" not in how or sizes.max() > 7 * sizes.min()
+        engine = Judged(gl.build_engine(experiment, federation, loss_fn, w), sizes, w)
+        assert sum(1 for _ in gl.train(experiment, federation, loss_fn, w, engine=engine)) == 200
+        left_out, highest = left_out + engine.left_out, max(highest, engine.highest)
+    record_property(f"{how}, ν = {nu}: the longest update, in spreads above the median", f"{highest:.1f}")
+    assert left_out == []
+    assert highest < OUTLIER / 2
+
+
+def test_what_is_an_outlier():
+    assert outliers([1.0, 1.0, 1.0, 1.0 + 1e-9], floor=0.1).tolist() == [False] * 4, "nearly equal values"
+    assert outliers([0.0, 1.0, 2.0, 3.0, 4.0, 1e6], floor=0.0).tolist() == [False] * 5 + [True]
+    assert outliers([-1e9, 1.0, 1.1], floor=1.0).tolist() == [False] * 3, "small values do no harm"
+    assert outliers([1.0, 1e30], floor=0.0).tolist() == [False, False], "nothing is known and nobody is outvoted"
+    assert outliers([1.0, 1e30], floor=1.0).tolist() == [False, True]
+
+
+def test_the_judge_says_why_and_never_leaves_out_everybody():
+    how = {"usual_length": 0.1, "guessing": 2.3}
+    assert judge([0.1] * 4, [1.0, 1.0, 2.0, 1e3], **how) == ["", "", "", "its loss is 1e+03"]
+    found = judge([0.1] * 4, [1.0] * 4, [10, 20, 30, 10**6], **how)
+    assert found == ["", "", "", "it says it has 1000000 samples, 25 are usual"]
+    assert judge([1e9, 1e9], [1.0, 1.0], **how) == ["", ""]
+    assert judge([1e-5, 2e-5, 1.0], [1.0] * 3, **how) == [""] * 3, (
+        "long beside a round that rests, not beside earlier ones"
+    )
+    assert judge([], [], **how) == []

@@ -34,7 +34,8 @@ from ..models import Predict, as_functions, build_model, cross_entropy, loss_of,
 from ..objective import Params
 from ..privacy import clip_and_add_noise
 from ..trainer import batches_of, local_update
-from .strategy import MetaFedAvg, log, pack, unpack
+from .answers import pack, unpack
+from .strategy import MetaFedAvg, log
 
 CLASSROOM = {
     "round_seconds": 60.0,  # how long a round waits for answers
@@ -281,7 +282,8 @@ def serve(grid: Grid, context: Context) -> None:
     seconds = float(config["round_seconds"])
     dataset, problem = load_dataset(experiment.dataset), None
     _, start = _model(experiment, dataset)
-    strategy = MetaFedAvg(experiment, seconds, start, outputs(dataset), config["save"])
+    bound = {name: config[name] for name in ("clip_norm", "noise")}
+    strategy = MetaFedAvg(experiment, seconds, start, outputs(dataset), config["save"], **bound)
     everybody = experiment.n_agents + experiment.n_new_agents
     try:
         strategy.wait_for(config["agents_to_wait_for"] or everybody, grid)
