@@ -26,6 +26,9 @@ log = getLogger("flwr").info
 
 _OF_AGENTS, _OF_HISTORY = (those_of(columns, ["accuracy"]) for columns in (AGENT_COLUMNS, HISTORY_COLUMNS))
 
+PATIENCE = 5
+"""How many times a round's seconds to wait before the first round where all are connected, but cannot score."""
+
 
 class MetaFedAvg(Strategy):
     """Flower's name for what a server does: pick agents as gl.run does, average as gl.run does, log who took part.
@@ -57,7 +60,7 @@ class MetaFedAvg(Strategy):
         self.longest = clip_norm * (1 + noise * (math.sqrt(size) + 4)) if clip_norm else math.inf
         self.usual_length = 1e-3 * float(vector(self.arrays).double().norm())  # shorter ones are all alike
         self.declared: dict[int, int] = {}
-        self.few = 0
+        self.few, self.refused = 0, ""
         self.memory: Memory = {}
         self.agents: dict[int, int] = {}
         self.met: dict[int, Message] = {}
@@ -79,8 +82,16 @@ class MetaFedAvg(Strategy):
 
     def wait_for(self, agents: int, grid: Grid) -> None:
         """Wait until so many agents are connected; their scores of the initial w are the curve of round 0."""
+        longest, since, known = PATIENCE * self.seconds, time.monotonic(), 0
         while len(here := self.present(grid)) < agents:
             log("%d of %d agents are here: %s", len(here), agents, _list(sorted(here)))
+            if len(signs_of_life(grid)) < agents or len(here) > known:  # somebody is still to come, or has come
+                since, known = time.monotonic(), max(known, len(here))
+            if time.monotonic() - since > longest:
+                why = (
+                    f"{len(signs_of_life(grid))} nodes are connected, but only {len(here)} of {agents} agents can score"
+                )
+                raise TimeoutError(f"{why}; the last of the others says: {self.refused or 'nothing'}")
             time.sleep(2)
         self.aggregate_evaluate(0, [self.met[node] for node in here.values()])
         at_start = self.scores.loc[self.scores["fine_tune_steps"] == 0, "loss"]
@@ -96,6 +107,7 @@ class MetaFedAvg(Strategy):
             except (ValueError, FloatingPointError) as error:
                 if reply.has_error() or isinstance(error, ValueError):
                     log("a newcomer cannot take part: %.500s", error)
+                    self.refused = f"{error!s:.500}"
                     continue
                 number = reply.content["metrics"]["agent"]  # it is here, though w is of no use to it
             if number in self.agents.values():

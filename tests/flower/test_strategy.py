@@ -389,3 +389,61 @@ def test_no_files_name_leaves_with_an_error(post, tmp_path, caplog):
         flower_app.train(message, context)
     assert "private" not in str(caught.value)
     assert "diary must be among the classes" in caplog.messages[-1]
+
+
+@pytest.mark.parametrize(
+    ("node", "problem"),
+    [
+        ({"clip_nrom": 0.01}, "clip_nrom is no entry of --node-config (did you mean 'clip_norm'?)"),
+        ({"clip-norm": 0.01}, "clip-norm is no entry of --node-config (did you mean 'clip_norm'?)"),
+        ({"imges": "/mine"}, "imges is no entry of --node-config (did you mean 'images'?)"),
+        ({"round_seconds": 5.0}, "round_seconds is no entry of --node-config"),
+        ({"clip_norm": "0.01"}, "clip_norm = '0.01': must be a finite number"),
+        ({"clip_norm": True}, "clip_norm = True: must be a finite number"),
+        ({"clip_norm": 1e-46}, "clip_norm = 1e-46: must be 0, which clips nothing, or at least 1e-06"),
+        ({"clip_norm": 1e38, "noise": 1.0}, "clip_norm = 1e+38: must be a finite number of at least 0 and at most"),
+        ({"clip_norm": 1.0, "noise": 1e9}, "noise = 1000000000.0: must be"),
+        ({"images": 3}, "images = 3: must be a folder's path"),
+        ({"images": "here", "invert": "yes"}, "invert = 'yes': must be true or false"),
+        ({"agent": "0"}, "agent (in --node-config) = '0': must be an integer"),
+        ({"agent": True}, "agent (in --node-config) = True: must be an integer"),
+    ],
+)
+def test_a_wrong_node_config_is_refused_and_the_student_told(node, problem, caplog):
+    with pytest.raises(ValueError, match=re.escape(problem)):
+        flower_app.one_answer(EXPERIMENT, {"agent": 0, **node})
+    assert problem in caplog.messages[-1], "in the student's terminal"
+
+
+@pytest.mark.parametrize(
+    ("own", "problem"),
+    [
+        ({"clip_norm": 100.0}, "clip_norm = 100.0: must be above 0 and at most 0.01, which the teacher asks for"),
+        ({"clip_norm": 0.0, "noise": 0.0}, "clip_norm = 0.0: must be above 0"),
+        ({"noise": 0.1}, "noise = 0.1: must be at least 0.5, which the teacher asks for"),
+    ],
+)
+def test_an_agent_may_only_be_stricter_than_the_teacher(own, problem):
+    with pytest.raises(ValueError, match=re.escape(problem)):
+        flower_app.one_answer(EXPERIMENT, {"agent": 0, **own}, clip_norm=0.01, noise=0.5)
+
+
+def test_a_run_config_with_unknown_or_unreadable_settings_is_refused():
+    config = flower_app.to_config(EXPERIMENT)
+    with pytest.raises(
+        ValueError, match=r"round_second is no setting of the run config \(did you mean 'round_seconds'"
+    ):
+        flower_app.check_classroom({**config, "round_second": 3.0}, EXPERIMENT)
+    with pytest.raises(ValueError, match=r"eval_steps = '0, 1': must be JSON in quotes, such as .*\[0, 1\]"):
+        flower_app.from_config({**config, "eval_steps": "0, 1"})
+
+
+def test_where_all_are_connected_but_cannot_score_the_wait_ends(post, monkeypatch):
+    office = post(EXPERIMENT.replace(n_agents=2, n_new_agents=0), nodes={100: 0, 101: 1}, scores={(1, 0): "error"})
+    now = [0.0]
+    monkeypatch.setattr(flower_strategy.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(flower_strategy.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    said = "2 nodes are connected, but only 1 of 2 agents can score; the last of the others says: no such file"
+    with pytest.raises(TimeoutError, match=said):
+        federate(office)
+    assert 5 < now[0] < 10, "five times a round's second"
