@@ -253,7 +253,7 @@ def judge(
     reasons = [""] * len(lengths)
 
     def refuse(which: np.ndarray, reason: Callable[[int], str]) -> None:
-        for agent in np.flatnonzero(which):
+        for agent in np.flatnonzero(which).tolist():
             reasons[agent] = reasons[agent] or reason(agent)
 
     refuse(outliers(lengths, usual), lambda agent: f"its update is {lengths[agent] / usual:.3g} times as long as usual")

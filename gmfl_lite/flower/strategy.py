@@ -15,6 +15,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from ..aggregation import aggregate, judge, outliers
+from ..basics import checks
 from ..evaluation import AGENT_COLUMNS, summarise, those_of
 from ..experiment import Experiment
 from ..objective import Params
@@ -81,7 +82,14 @@ class MetaFedAvg(Strategy):
         log("\t└──> %s", self.experiment)
 
     def wait_for(self, agents: int, grid: Grid) -> None:
-        """Wait until so many agents are connected; their scores of the initial w are the curve of round 0."""
+        """Wait until so many agents can score; their scores of the initial w are the curve of round 0.
+
+        Who is connected, but cannot score, is waited for no longer than five rounds.
+
+        Raises
+        ------
+        TimeoutError : nobody can.
+        """
         longest, since, known = PATIENCE * self.seconds, time.monotonic(), 0
         while len(here := self.present(grid)) < agents:
             log("%d of %d agents are here: %s", len(here), agents, _list(sorted(here)))
@@ -91,7 +99,11 @@ class MetaFedAvg(Strategy):
                 why = (
                     f"{len(signs_of_life(grid))} nodes are connected, but only {len(here)} of {agents} agents can score"
                 )
-                raise TimeoutError(f"{why}; the last of the others says: {self.refused or 'nothing'}")
+                why += f"; the last of the others says: {self.refused or 'nothing'}"
+                if not here:
+                    raise TimeoutError(why)
+                log("%s; it begins without them", why)
+                break
             time.sleep(2)
         self.aggregate_evaluate(0, [self.met[node] for node in here.values()])
         at_start = self.scores.loc[self.scores["fine_tune_steps"] == 0, "loss"]
@@ -113,7 +125,7 @@ class MetaFedAvg(Strategy):
             if number in self.agents.values():
                 log("another computer says that it is agent %d: the later one is asked as long as it is here", number)
             self.agents[node], self.met[node] = number, reply
-            self.declared[node] = int(reply.content["metrics"]["samples"])
+            self.declared[node] = checks.integer("samples", reply.content["metrics"]["samples"], 1)
         self.silence(set(nodes) - set(self.agents), grid)  # a refused answer is asked for again as rarely as none
 
     def present(self, grid: Grid) -> dict[int, int]:
@@ -227,7 +239,7 @@ class MetaFedAvg(Strategy):
         self.history = pd.concat([self.history, curve], ignore_index=True)[list(_OF_HISTORY)]
         at_start = self.scores.loc[self.scores["fine_tune_steps"] == 0, "loss"]
         if server_round and at_start.mean() > self.limit:
-            self.arrays = self.before  # the last sound w
+            self.arrays, self.answered = self.before, self.answered - 1  # the last sound w
             raise Diverged(f"the agents' loss grew to {at_start.mean():.3g}")
         self.save()
         means = curve.pivot(index="group", columns="fine_tune_steps", values="accuracy").round(3)
