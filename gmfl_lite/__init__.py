@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from . import theory
+from .aggregation import aggregate
 from .basics import __version__ as __version__
 from .by_hand import by_hand
 from .data import Dataset, load_dataset
@@ -29,7 +30,7 @@ from .objective import fine_tune, meta_loss
 from .partition import IID, Dirichlet, PerFedAvgSplit, Shards, partition
 from .result import Result, load_result
 from .runner import run
-from .server import aggregate, server_step
+from .server import server_step
 from .sweep import Tuned, sweep, tune
 from .theory.heterogeneity import label_heterogeneity, model_heterogeneity
 from .trainer import local_update, train

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 from torch.func import grad
 
+from .aggregation import aggregate
 from .experiment import Experiment, build_federation
 from .federation import Batch, Federation
 from .meta_gradients import meta_gradient
@@ -68,8 +69,8 @@ def by_hand(experiment: Experiment, federation: Federation | None = None, model:
                 pull = {name: mu * (w_i[name] - w[name]) for name in w}
                 w_i = step(step(w_i, g(w_i, support, query), beta), pull, beta)
             sent.append(w_i)
-        sizes = federation.train_sizes[picked] if experiment.weighting == "samples" else torch.ones_like(picked)
-        p = sizes.to(federation.x.device, federation.dtype) / sizes.sum()
-        average = {name: torch.tensordot(p, torch.stack([w_i[name] for w_i in sent]), 1) for name in w}
+        sizes = federation.train_sizes[picked] if experiment.weighting == "samples" else None
+        updates = {name: torch.stack([w_i[name] for w_i in sent]) for name in w}
+        average = aggregate(updates, sizes, aggregation=experiment.aggregation)  # Σ_i p_i w_i
         w, memory = server_step(w, average, memory, server=experiment.server, server_lr=experiment.server_lr)
     return w

@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 
 from . import engine
+from .aggregation import AGGREGATIONS
 from .basics import checks
 from .basics.storage import expanded
 from .engine.among_processes import Shared, agree
@@ -42,7 +43,8 @@ def build_engine(
 
     Raises
     ------
-    ValueError : no process group, fewer agents in a round than processes, or another experiment in another process.
+    ValueError : no process group, fewer agents in a round than processes, an aggregation that is no sum, or another
+        experiment in another process.
     """
     if not (dist.is_available() and dist.is_initialized()):
         raise ValueError("no process group: start by torchrun, and call torch.distributed.init_process_group")
@@ -50,6 +52,10 @@ def build_engine(
     if experiment.agents_per_round < n:
         allowed = f"at least {n}, the number of processes, so that each has an agent to compute"
         raise checks.refusal("agents_per_round", experiment.agents_per_round, allowed)
+    if not AGGREGATIONS[experiment.aggregation].adds_up:
+        sums = [name for name, aggregation in AGGREGATIONS.items() if aggregation.adds_up]
+        allowed = f"{' or '.join(map(repr, sums))}: processes exchange sums, not every agent's update"
+        raise checks.refusal("aggregation", experiment.aggregation, allowed)
     agree("experiments", json.dumps(experiment.to_dict()).encode())
     return Shared(engine.build_engine(experiment, federation, loss_fn, params, **options))
 

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import torch
 
+from .aggregation import AGGREGATIONS
 from .basics import checks
 from .basics.devices import PRECISIONS, choose_device
 from .basics.setting_records import (
@@ -164,12 +165,8 @@ class Experiment:
     eval_steps: tuple[int, ...] = setting(
         (0, 1, 3, 5, 10), increasing_steps, "Numbers of fine-tuning steps after which agents are scored.", "looks"
     )
-    weighting: str = setting(
-        "uniform", one_of(("uniform", "samples")), "How the server averages the agents.", "training"
-    )
-    server: str = setting(
-        "average", one_of(SERVER_STEPS), "How the server steps, given the agents' average.", "training"
-    )
+    weighting: str = setting("uniform", one_of(("uniform", "samples")), "How agents count in the average.", "training")
+    server: str = setting("average", one_of(SERVER_STEPS), "How the server steps, given the average.", "training")
     server_lr: float = setting(
         1.0,
         number(0, above=True),
@@ -200,6 +197,7 @@ class Experiment:
         "Seeds the partition, the agents picked, their batches and, unless set apart, the initial weights.",
         "draws",
     )
+    aggregation: str = setting("average", one_of(AGGREGATIONS), "What the server makes of the agents' w.", "training")
 
     __signature__ = OfTheClass(signature)
 
@@ -264,6 +262,8 @@ def _contradictions(records: Mapping[str, Setting], s: Mapping[str, Any]) -> lis
         factors_kept(s["gradient"], s["backprop_steps"], s["nu"])
     except ValueError as error:
         problems.append(str(error))
+    if s["weighting"] == "samples" and AGGREGATIONS[s["aggregation"]].weighted == "none":
+        problems.append(f"weighting = 'samples': must be 'uniform' with aggregation={s['aggregation']!r}")
     if s["personal"] != "all":
         try:
             check_moves_parts("personal", s["personal"], "'all'", s["gradient"])

@@ -1,4 +1,4 @@
-"""The server's side of a round: whom it picks, how it averages, the step it takes, what counts as divergence.
+"""The server's side of a round: whom it picks, the step it takes, what counts as divergence.
 
 gl.train, the torchrun engine, Flower's strategy and theory's observations all go through these functions.
 """
@@ -39,77 +39,6 @@ def pick_agents(
     everybody = torch.full((), n_agents, device=device)
     key = randomness.keys(seed, "picks", round, torch.zeros_like(everybody))
     return randomness.choose(key, everybody, how_many, n_agents)
-
-
-def aggregate(updates: Params, weights: torch.Tensor | None = None, *, check_weights: bool = True) -> Params:
-    """Average what the agents sent back: Σ_i p_i w_i.
-
-    Parameters
-    ----------
-    updates : dict of tensors [agents, …].
-    weights : non-negative [agents], scaled here to sum to one; None is the uniform average, which is what the
-        objective (1/n) Σ_i F_i asks for.
-    check_weights : whether to look at the weights' values, for which a GPU has to be waited for.
-
-    Raises
-    ------
-    ValueError : no tensors or agents, different numbers of agents, weights of another length, negative, or all zero.
-
-    Examples
-    --------
-    >>> aggregate({"w": torch.tensor([[0.0], [1.0]])}, torch.tensor([1.0, 3.0]))
-    {'w': tensor([0.7500])}
-    """
-    if not isinstance(updates, dict) or not updates:
-        raise checks.refusal("updates", updates, "a non-empty dict of tensors [agents, …]")
-    counts = {name: tensor.shape[:1] for name, tensor in updates.items()}
-    n_agents = next(iter(counts.values()))
-    if set(counts.values()) != {n_agents} or not n_agents or not n_agents[0]:
-        found = checks.shown({name: list(tensor.shape) for name, tensor in updates.items()})
-        raise ValueError(f"updates: must have one leading axis of at least one agent in common, got shapes {found}")
-    if weights is None:
-        return {name: tensor.mean(0) for name, tensor in updates.items()}
-    weights = torch.as_tensor(weights)
-    if weights.shape != n_agents:
-        raise ValueError(f"weights: must be one for each of the {n_agents[0]} agents, got shape {tuple(weights.shape)}")
-    if check_weights and not (bool((weights >= 0).all()) and 0 < float(weights.sum()) < float("inf")):
-        found = checks.shown(weights.tolist())
-        raise ValueError(f"weights: must be non-negative with a finite sum above 0, got {found}")
-    averages = {}
-    for name, tensor in updates.items():
-        share = weights.to(tensor)
-        averages[name] = torch.tensordot(share / share.sum(), tensor, dims=1)
-    return averages
-
-
-class Average:
-    """The weighted average of updates that come in chunks, so that no more than a chunk of agents is in memory.
-
-    Attributes
-    ----------
-    value : the average so far, a dict of tensors, empty before the first chunk.
-    weight : of all agents so far.
-
-    >>> average = Average()
-    >>> average.add({"w": torch.tensor([[0.0], [3.0]])}, torch.tensor([1, 2]))
-    >>> average.add({"w": torch.tensor([[6.0]])}, torch.tensor([1]))
-    >>> average.value, average.weight
-    ({'w': tensor([3.])}, tensor(4))
-    """
-
-    def __init__(self) -> None:
-        self.value: Params = {}
-        self.weight: torch.Tensor = torch.zeros(())
-
-    def add(self, updates: Params, weights: torch.Tensor) -> None:
-        """Take in more agents: their w [agents, …] and their weights [agents]."""
-        mean, weight = aggregate(updates, weights, check_weights=False), weights.sum()
-        if not self.value:
-            self.value, self.weight = mean, weight
-            return
-        self.weight = self.weight + weight
-        share = {name: weight.to(tensor) / self.weight.to(tensor) for name, tensor in mean.items()}
-        self.value = {name: torch.lerp(self.value[name], mean[name], share[name]) for name in mean}
 
 
 @dataclass(frozen=True, kw_only=True)

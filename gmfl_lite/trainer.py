@@ -12,12 +12,24 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils._pytree import tree_map
 
+from .aggregation import AGGREGATIONS, Gathered
 from .basics import checks
 from .data import loss_of_guessing
-from .engine import Engine, LocalStep, build_engine, computing_with, in_order, look_at, one_step, parts, take_steps
+from .engine import (
+    Engine,
+    LocalStep,
+    build_engine,
+    computing_with,
+    in_order,
+    look_at,
+    most_kept,
+    one_step,
+    parts,
+    take_steps,
+)
 from .federation import Batch, Federation
 from .objective import LossFn, Params
-from .server import Average, check_round, loss_limit, pick_agents
+from .server import check_round, loss_limit, pick_agents
 
 if TYPE_CHECKING:
     from .experiment import Experiment
@@ -90,7 +102,8 @@ def train(
 
     Parameters
     ----------
-    experiment : step sizes, ν, gradient, rounds, agents_per_round, local_steps, batch_size, weighting, server and seed.
+    experiment : step sizes, ν, gradient, rounds, agents_per_round, local_steps, batch_size, weighting, aggregation,
+        server and seed.
     federation, loss_fn, params : the agents, f_i as a function of (params, batch), and w at round `start`.
     engine : computes the picked agents' local updates; by default what `build_engine` gives.
     limit : the mean meta-loss beyond which a round has diverged; by default `limit_of` w, so give that of the first w
@@ -101,6 +114,7 @@ def train(
     ------
     Stopped : `stop` was set; the round that was under way is dropped.
     Diverged (a FloatingPointError) : the meta-loss exploded, or the parameters are not finite.
+    ValueError : an aggregation that needs all updates of a round at once, and more agents than fit into memory.
 
     Examples
     --------
@@ -116,18 +130,22 @@ def train(
     """
     engine = build_engine(experiment, federation, loss_fn, params) if engine is None else engine
     limit = limit_of(experiment, federation, loss_fn, params, stop) if limit is None else limit
+    most, how = most_kept(params), experiment.aggregation
+    if experiment.agents_per_round > most and not AGGREGATIONS[how].adds_up:
+        allowed = f"at most {most} with aggregation={how!r}, for which a round's updates are all kept in memory"
+        raise checks.refusal("agents_per_round", experiment.agents_per_round, allowed)
     for round in range(start, experiment.rounds):
         with computing_with(engine.threads):
             picked = picked_in(round, experiment, federation)
-            mine, average, losses = engine.share(picked), Average(), []
+            mine, gathered, losses = engine.share(picked), Gathered(how), []
             for some in parts(federation.alike(mine, experiment.batch_size, experiment.query), engine.at_once):
                 agents = mine[some]
                 batches = batches_of(agents, experiment, federation, round)
                 updates, loss = engine.update(params, batches, agents, stop)
                 sizes = federation.train_sizes[agents]
-                average.add(updates, sizes if experiment.weighting == "samples" else torch.ones_like(sizes))
+                gathered.add(updates, sizes if experiment.weighting == "samples" else torch.ones_like(sizes))
                 losses.append((some, loss))
-            params = engine.server_step(params, engine.combine(average))
+            params = engine.server_step(params, engine.combine(gathered))
             everyone = engine.gather(in_order(losses))
             if not everyone.is_meta:  # there are no values to look at on that device
                 check_round(everyone.mean().item(), params, limit)

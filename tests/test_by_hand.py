@@ -16,6 +16,8 @@ EXPERIMENT = gl.Experiment(n_agents=12, agents_per_round=4, rounds=3, model="sof
         {"gradient": "first_order", "weighting": "samples"},
         {"gradient": "truncated", "backprop_steps": 1, "batch_size": None},
         {"server_lr": 0.5, "weighting": "samples", "batch_size": 7},
+        {"aggregation": "median"},
+        {"aggregation": "trimmed", "server_lr": 0.5, "batch_size": 7},
         {"server": "adam", "server_lr": 0.02, "proximal": 0.1, "batch_size": 7},
     ],
     ids=str,

@@ -1,4 +1,4 @@
-"""The server's side of a round: averages in chunks, its step, and what is refused."""
+"""The server's side of a round: its step, and what is refused."""
 
 import numpy as np
 import pytest
@@ -6,18 +6,6 @@ import torch
 
 import gmfl_lite as gl
 from gmfl_lite import server, theory
-
-
-def test_an_average_in_chunks_is_the_average(rng):
-    updates = {"a": torch.from_numpy(rng.normal(size=(9, 3))), "b": torch.from_numpy(rng.normal(size=(9, 2, 2)))}
-    weights = torch.tensor([1, 5, 2, 2, 9, 1, 1, 3, 4])
-    whole = gl.aggregate(updates, weights)
-    average = server.Average()
-    for some in (slice(0, 4), slice(4, 5), slice(5, 9)):
-        average.add({name: tensor[some] for name, tensor in updates.items()}, weights[some])
-    assert average.weight == weights.sum()
-    for name in whole:
-        torch.testing.assert_close(average.value[name], whole[name], rtol=1e-12, atol=1e-12)
 
 
 def test_the_step_of_the_whole_way_is_the_average_to_the_bit():

@@ -26,7 +26,7 @@ PLAN = {
                                            evaluation
                        trainer                        methods
                         engine                            experiment
-                meta_gradients          server
+                meta_gradients          server    aggregation
     """,
     "the problem": """
                                                       models

@@ -98,6 +98,14 @@ def agents_at_once(loss_fn: LossFn, params: Params, example: Any, copies: int) -
     return min(CHUNK_ELEMENTS // (copies * numbers), 1 if alone else max(1, BLOCK_ELEMENTS // (wide * max(sizes))))
 
 
+def most_kept(params: Params) -> int:
+    """Return how many agents' parameters may be kept at once and sorted, one tensor after the other."""
+    sizes, example = [tensor.numel() for tensor in params.values()], next(iter(params.values()))
+    wide = max(1, example.element_size() // 4)
+    most = gpu_elements(example.device) if example.device.type == "cuda" else CHUNK_ELEMENTS
+    return most // (wide * (sum(sizes) + 4 * max(sizes)))
+
+
 def gpu_elements(device: torch.device) -> int:
     """Return how many numbers of four bytes a GPU keeps at once: a quarter of all its memory, whatever is free now.
 

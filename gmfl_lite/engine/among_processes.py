@@ -7,8 +7,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from ..aggregation import Gathered
 from ..objective import Params
-from ..server import Average
 from .base import Around, Engine
 
 
@@ -37,11 +37,11 @@ class Shared(Around):
     def share(self, agents: torch.Tensor) -> torch.Tensor:
         return agents.tensor_split(self.processes)[self.rank]
 
-    def combine(self, average: Average) -> Params:
+    def combine(self, gathered: Gathered) -> Params:
         """Return Σ_r s_r w_r / Σ_r s_r over the processes r, in one message of all parameters and the weight."""
-        params = average.value
-        scaled = [tensor.flatten() * average.weight for tensor in params.values()]
-        message = torch.cat([*scaled, average.weight.to(scaled[0]).reshape(1)])
+        params, weight = gathered.value, gathered.weight
+        scaled = [tensor.flatten() * weight for tensor in params.values()]
+        message = torch.cat([*scaled, weight.to(scaled[0]).reshape(1)])
         dist.all_reduce(message)
         sizes = [tensor.numel() for tensor in params.values()]
         parts = (message[:-1] / message[-1]).split(sizes)

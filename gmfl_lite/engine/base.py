@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .. import server
+from ..aggregation import Gathered
 from ..basics import checks
 from ..objective import Params
-from ..server import Average, Memory, Step
+from ..server import Memory, Step
 from .cuda_graphs import Graphs
 from .threads_and_memory import choose_threads
 
@@ -148,9 +149,9 @@ class Engine(ABC):
         """Return those of the agents that this process computes, at least one."""
         return agents
 
-    def combine(self, average: Average) -> Params:
-        """Return the average over all processes of this one's."""
-        return average.value
+    def combine(self, gathered: Gathered) -> Params:
+        """Return what is made of the agents of all processes, of which this one has gathered its share."""
+        return gathered.value
 
     def gather(self, rows: torch.Tensor) -> torch.Tensor:
         """Return the rows of all agents, of which this process has those of its share."""
@@ -198,8 +199,8 @@ class Around(Engine):
     def share(self, agents: torch.Tensor) -> torch.Tensor:
         return self.inner.share(agents)
 
-    def combine(self, average: Average) -> Params:
-        return self.inner.combine(average)
+    def combine(self, gathered: Gathered) -> Params:
+        return self.inner.combine(gathered)
 
     def gather(self, rows: torch.Tensor) -> torch.Tensor:
         return self.inner.gather(rows)

@@ -57,6 +57,7 @@ WITHOUT_PARAMETER = (
     "test_fraction",
     "weighting",
     "execution",
+    "aggregation",
 )
 """The settings that the playground notebook has no parameter for."""
 PARAMETERS = (*(name for name in settings(Experiment) if name not in WITHOUT_PARAMETER), "weights_seed")

@@ -4,19 +4,16 @@ Needs Flower: `pip install gmfl_lite[flower]`. notebooks/10-real-federation.ipyn
 """
 
 from .app import (
-    CLASSROOM,
     agent,
-    check_classroom,
     contents,
-    from_config,
     main,
     one_answer,
     own_data,
     serve,
     server,
-    to_config,
     write_app,
 )
+from .classroom import CLASSROOM, check_classroom, check_node, from_config, to_config
 from .strategy import MetaFedAvg
 
 __all__ = [
@@ -24,6 +21,7 @@ __all__ = [
     "MetaFedAvg",
     "agent",
     "check_classroom",
+    "check_node",
     "contents",
     "from_config",
     "main",

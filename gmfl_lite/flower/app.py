@@ -23,9 +23,8 @@ from torch.utils._pytree import tree_map
 
 from ..basics import checks
 from ..basics.devices import PRECISIONS, choose_device
-from ..basics.setting_records import settings
 from ..basics.storage import expanded
-from ..data import DATASETS, Dataset, load_dataset, load_images, outputs
+from ..data import Dataset, load_dataset, load_images, outputs
 from ..engine import estimate_settings, modestly, prepare_process
 from ..evaluation import adaptation_curve
 from ..experiment import Experiment, build_federation
@@ -34,44 +33,9 @@ from ..models import Predict, as_functions, build_model, cross_entropy, loss_of,
 from ..objective import Params
 from ..privacy import clip_and_add_noise
 from ..trainer import batches_of, local_update
-from .strategy import MetaFedAvg, log, pack, unpack
-
-CLASSROOM = {
-    "round_seconds": 60.0,  # how long a round waits for answers
-    "agents_to_wait_for": 0,  # before the first round; 0: for all of the experiment's
-    "save": "federation.result",  # on the teacher's computer
-    "clip_norm": 0.0,  # C, the largest length of an update that leaves an agent; 0: any
-    "noise": 0.0,  # z, added to a clipped update, in units of C
-}
-"""What a federation needs to know beside its experiment."""
-
-
-def check_classroom(config: Mapping[str, Any], experiment: Experiment) -> dict[str, Any]:
-    """Return the classroom's settings in a run config, those of CLASSROOM where it has none.
-
-    Raises
-    ------
-    ValueError : a wrong value, noise without a clip_norm in whose units it is, or a dataset without classes.
-
-    >>> check_classroom({"noise": 0.03}, Experiment())
-    Traceback (most recent call last):
-    ValueError: noise = 0.03: must be 0 where clip_norm is 0: noise is in units of clip_norm, which bounds an update
-    """
-    if experiment.dataset not in DATASETS or DATASETS[experiment.dataset].classes is None:
-        raise checks.refusal(
-            "dataset", experiment.dataset, "one of the library's, with classes, by which agents are scored"
-        )
-    found = {name: config.get(name, value) for name, value in CLASSROOM.items()}
-    everybody = experiment.n_agents + experiment.n_new_agents
-    checks.number("round_seconds", found["round_seconds"], 0, above=True)
-    checks.integer("agents_to_wait_for", found["agents_to_wait_for"], 0, everybody)
-    if not isinstance(found["save"], str) or not found["save"]:
-        raise checks.refusal("save", found["save"], "a file's path")
-    clip_norm = checks.number("clip_norm", found["clip_norm"], 0)
-    if checks.number("noise", found["noise"], 0) and not clip_norm:
-        allowed = "0 where clip_norm is 0: noise is in units of clip_norm, which bounds an update"
-        raise checks.refusal("noise", found["noise"], allowed)
-    return found
+from .answers import pack, unpack
+from .classroom import CLASSROOM, check_classroom, check_node, from_config, to_config
+from .strategy import MetaFedAvg, log
 
 
 def write_app(folder: str | Path, experiment: Experiment, **classroom: Any) -> Path:
@@ -87,8 +51,6 @@ def write_app(folder: str | Path, experiment: Experiment, **classroom: Any) -> P
     ------
     ValueError : an unknown name or a wrong value in `classroom`, or an experiment of a subclass.
     """
-    for name in classroom:
-        checks.choice("classroom setting", name, tuple(CLASSROOM))
     if type(experiment) is not Experiment:
         raise checks.refusal("experiment", type(experiment).__name__, "an Experiment itself: nodes know no subclass")
     config = "\n".join(f"{name} = {json.dumps(value)}" for name, value in to_config(experiment, **classroom).items())
@@ -117,35 +79,6 @@ clientapp = "gmfl_lite.flower_app:agent"
 """
 
 
-def to_config(experiment: Experiment, **classroom: Any) -> dict[str, Any]:
-    """Return an experiment as Flower's run config, which knows no lists and no None: those are written as JSON.
-
-    >>> to_config(Experiment(batch_size=None))["batch_size"], to_config(Experiment())["eval_steps"]
-    ('null', '[0, 1, 3, 5, 10]')
-    """
-    words = {name for name, record in settings(type(experiment)).items() if isinstance(record.default, str)}
-    plain = {
-        name: value if isinstance(value, (int, float)) or name in words else json.dumps(value)
-        for name, value in experiment.to_dict().items()
-    }
-    return {**plain, **check_classroom(classroom, experiment)}
-
-
-def from_config(config: Mapping[str, Any], kind: type[Experiment] = Experiment) -> Experiment:
-    """Return the experiment in a run config; `kind` is its class.
-
-    >>> from_config(to_config(Experiment(nu=5, batch_size=None))) == Experiment(nu=5, batch_size=None)
-    True
-    """
-    found = {}
-    for name, record in settings(kind).items():
-        if name in config:
-            value = config[name]
-            as_json = isinstance(value, str) and not isinstance(record.default, str)
-            found[name] = json.loads(value) if as_json else value
-    return kind.from_dict(found)
-
-
 agent = ClientApp()
 """The agent's side."""
 
@@ -164,12 +97,13 @@ def own_data(experiment: Experiment, node_config: Mapping[str, Any]) -> tuple[in
     ------
     ValueError : no number or a wrong one, or unsuitable images.
     """
+    check_node(node_config)
     everybody = experiment.n_agents + experiment.n_new_agents
     number = node_config.get("agent", node_config.get("partition-id"))
     number = checks.integer("agent (in --node-config)", number, 0, everybody - 1)
     if "images" in node_config:
         dataset = load_images(
-            node_config["images"], like=load_dataset(experiment.dataset), invert=bool(node_config.get("invert", False))
+            node_config["images"], like=load_dataset(experiment.dataset), invert=node_config.get("invert", False)
         )
         whole = Federation.from_partition(
             dataset,
@@ -185,23 +119,19 @@ def own_data(experiment: Experiment, node_config: Mapping[str, Any]) -> tuple[in
     return number, build_federation(experiment).only(number)
 
 
-def _protection(experiment: Experiment, context: Context) -> tuple[float, float]:
-    """Return clip_norm and noise: a node's own count in place of the teacher's."""
-    found = check_classroom({**context.run_config, **context.node_config}, experiment)
-    return found["clip_norm"], found["noise"]
-
-
 def _received(message: Message, context: Context) -> tuple[Experiment, int, Federation, Any, Params]:
     prepare_process()
-    experiment = from_config(context.run_config)
-    _protection(experiment, context)
+    secret = False
     try:
+        experiment = from_config(context.run_config)
+        check_node(context.node_config, check_classroom(context.run_config, experiment))
+        secret = "images" in context.node_config
         number, federation = own_data(experiment, context.node_config)
     except (ValueError, OSError) as error:
-        if "images" not in context.node_config:
-            raise
-        log("%s", error)  # here, as Flower sends an error's text, and this one may name files
-        raise ValueError("the agent's own images cannot be used: its terminal says why") from None
+        log("this agent cannot take part: %s", error)  # in the student's terminal
+        if secret:  # Flower sends an error's text, and this one may name files
+            raise ValueError("the agent's own images cannot be used: its terminal says why") from None
+        raise
     predict, params = _model(experiment, federation, federation.x.device)
     return experiment, number, federation, predict, unpack(message.content["arrays"], params)
 
@@ -222,7 +152,7 @@ def train(message: Message, context: Context) -> Message:
     mine = batches_of(number, experiment, federation, round)
     w = params
     params, losses = local_update(cross_entropy(predict), w, mine, **estimate_settings(experiment, w))
-    clip_norm, noise = _protection(experiment, context)
+    clip_norm, noise = check_node(context.node_config, check_classroom(context.run_config, experiment))
     if clip_norm:
         # Noise that others can draw, too, protects nobody; torch's generator keeps 32 bits of its seed.
         secret = np.random.default_rng(secrets.randbits(128))
@@ -281,7 +211,8 @@ def serve(grid: Grid, context: Context) -> None:
     seconds = float(config["round_seconds"])
     dataset, problem = load_dataset(experiment.dataset), None
     _, start = _model(experiment, dataset)
-    strategy = MetaFedAvg(experiment, seconds, start, outputs(dataset), config["save"])
+    bound = {name: config[name] for name in ("clip_norm", "noise")}
+    strategy = MetaFedAvg(experiment, seconds, start, outputs(dataset), config["save"], **bound)
     everybody = experiment.n_agents + experiment.n_new_agents
     try:
         strategy.wait_for(config["agents_to_wait_for"] or everybody, grid)

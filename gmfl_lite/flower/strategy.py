@@ -10,21 +10,25 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from ..aggregation import aggregate, judge, outliers
 from ..basics import checks
-from ..basics.devices import PRECISIONS
 from ..evaluation import AGENT_COLUMNS, summarise, those_of
 from ..experiment import Experiment
-from ..objective import NonFiniteLoss, Params
+from ..objective import Params
 from ..result import HISTORY_COLUMNS, Result
-from ..server import Memory, aggregate, check_round, loss_limit, pick_agents, server_step
+from ..server import Diverged, Memory, check_round, loss_limit, pick_agents, server_step
+from .answers import named, pack, read_answer, unpack, vector
 
 log = getLogger("flwr").info
 
 _OF_AGENTS, _OF_HISTORY = (those_of(columns, ["accuracy"]) for columns in (AGENT_COLUMNS, HISTORY_COLUMNS))
+
+PATIENCE = 5
+"""How many times a round's seconds to wait before the first round where all are connected, but cannot score."""
 
 
 class MetaFedAvg(Strategy):
@@ -34,11 +38,30 @@ class MetaFedAvg(Strategy):
     asked again only after a new sign of life (Flower's heartbeat, every half minute), so that one dead computer does
     not hold up every round. Newcomers are asked from the next round on. Where an agent is away, the next in the round's
     drawn order takes its place. What there is so far is saved after every round.
+
+    What comes from a node is judged before it counts (`gmfl_lite.aggregation.judge`): a refused answer and an outlier
+    are left out by name, and the others go on. No update moves w further than clip_norm and its noise account for.
     """
 
-    def __init__(self, experiment: Experiment, seconds: float, start: Params, classes: int, save: str | Path) -> None:
+    def __init__(
+        self,
+        experiment: Experiment,
+        seconds: float,
+        start: Params,
+        classes: int,
+        save: str | Path,
+        *,
+        clip_norm: float = 0.0,
+        noise: float = 0.0,
+    ) -> None:
         self.experiment, self.seconds, self.like, self.path = experiment, seconds, start, save
         self.arrays, self.classes, self.limit = pack(start), classes, loss_limit(math.log(classes), 0.0)
+        self.guessing, self.before, size = math.log(classes), self.arrays, len(vector(self.arrays))
+        # The length of noise on so many numbers is √size standard deviations, and in practice never four more.
+        self.longest = clip_norm * (1 + noise * (math.sqrt(size) + 4)) if clip_norm else math.inf
+        self.usual_length = 1e-3 * float(vector(self.arrays).double().norm())  # shorter ones are all alike
+        self.declared: dict[int, int] = {}
+        self.few, self.refused = 0, ""
         self.memory: Memory = {}
         self.agents: dict[int, int] = {}
         self.met: dict[int, Message] = {}
@@ -52,16 +75,35 @@ class MetaFedAvg(Strategy):
 
     @property
     def took_part(self) -> pd.DataFrame:
-        """One row a round: which agents were asked, whose updates were averaged, and who is missing."""
-        return pd.DataFrame(self.rounds, columns=["round", "asked", "took_part", "missing"])
+        """One row a round: who was asked, whose updates were averaged, who is missing, who was left out and why."""
+        return pd.DataFrame(self.rounds, columns=["round", "asked", "took_part", "missing", "left_out"])
 
     def summary(self) -> None:
         log("\t└──> %s", self.experiment)
 
     def wait_for(self, agents: int, grid: Grid) -> None:
-        """Wait until so many agents are connected; their scores of the initial w are the curve of round 0."""
+        """Wait until so many agents can score; their scores of the initial w are the curve of round 0.
+
+        Who is connected, but cannot score, is waited for no longer than five rounds.
+
+        Raises
+        ------
+        TimeoutError : nobody can.
+        """
+        longest, since, known = PATIENCE * self.seconds, time.monotonic(), 0
         while len(here := self.present(grid)) < agents:
             log("%d of %d agents are here: %s", len(here), agents, _list(sorted(here)))
+            if len(signs_of_life(grid)) < agents or len(here) > known:  # somebody is still to come, or has come
+                since, known = time.monotonic(), max(known, len(here))
+            if time.monotonic() - since > longest:
+                why = (
+                    f"{len(signs_of_life(grid))} nodes are connected, but only {len(here)} of {agents} agents can score"
+                )
+                why += f"; the last of the others says: {self.refused or 'nothing'}"
+                if not here:
+                    raise TimeoutError(why)
+                log("%s; it begins without them", why)
+                break
             time.sleep(2)
         self.aggregate_evaluate(0, [self.met[node] for node in here.values()])
         at_start = self.scores.loc[self.scores["fine_tune_steps"] == 0, "loss"]
@@ -77,11 +119,13 @@ class MetaFedAvg(Strategy):
             except (ValueError, FloatingPointError) as error:
                 if reply.has_error() or isinstance(error, ValueError):
                     log("a newcomer cannot take part: %.500s", error)
+                    self.refused = f"{error!s:.500}"
                     continue
                 number = reply.content["metrics"]["agent"]  # it is here, though w is of no use to it
             if number in self.agents.values():
                 log("another computer says that it is agent %d: the later one is asked as long as it is here", number)
             self.agents[node], self.met[node] = number, reply
+            self.declared[node] = checks.integer("samples", reply.content["metrics"]["samples"], 1)
         self.silence(set(nodes) - set(self.agents), grid)  # a refused answer is asked for again as rarely as none
 
     def present(self, grid: Grid) -> dict[int, int]:
@@ -118,27 +162,54 @@ class MetaFedAvg(Strategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         replies = list(replies)
         self.silence(set(self.asked) - senders(replies), self.grid)
-        answers, not_finite = self.usable(replies, len(vector(self.arrays)))
+        now = vector(self.arrays)
+        answers, left_out, not_finite = self.usable(replies, len(now))
+        in_order = [node for node in self.asked if node in answers]
+        lengths = {node: float((answers[node][1].double() - now).norm()) for node in in_order}
+        samples = {node: answers[node][0]["samples"] for node in in_order}
+        by_size = self.experiment.weighting == "samples"
+        reasons = judge(
+            [*lengths.values()],
+            [answers[node][0]["loss"] for node in in_order],
+            [*samples.values()] if by_size else None,
+            usual_length=self.usual_length,
+            guessing=self.guessing,
+        )
+        self.leave_out(answers, left_out, dict(zip(in_order, reasons, strict=True)))
         lists = self.asked, answers, set(self.asked) - set(answers)
         everybody, here, missing = (sorted(self.agents[node] for node in nodes) for nodes in lists)
         row = {"round": server_round, "asked": _list(everybody), "took_part": _list(here), "missing": _list(missing)}
-        self.rounds.append(row)
+        why = [f"{self.agents[node]}: {reason}" for node, reason in left_out.items()]
+        self.rounds.append({**row, "left_out": "; ".join(why) or "-"})
         log("round %(round)d: asked %(asked)s; took part: %(took_part)s; missing: %(missing)s", row)
         if not answers:
-            if not_finite:
-                raise FloatingPointError(f"no agent's update can be used: {not_finite}")
+            if 2 * len(not_finite) > len(self.asked):  # one agent alone cannot end it
+                raise FloatingPointError(f"no agent's update can be used: {not_finite[-1]}")
             return None, None
-        in_order = [answers[node] for node in self.asked if node in answers]
-        loss = float(np.mean([metrics["loss"] for metrics, _ in in_order]))
-        samples = torch.tensor([metrics["samples"] for metrics, _ in in_order])
-        updates = {"w": torch.stack([update for _, update in in_order])}
-        average = aggregate(updates, samples if self.experiment.weighting == "samples" else None)
+        self.say_if_few(len(answers))
+        nodes = [node for node in in_order if node in answers]
+        loss = float(np.mean([answers[node][0]["loss"] for node in nodes]))
+        self.usual_length = max(self.usual_length, sorted(lengths[node] for node in nodes)[(len(nodes) - 1) // 2])
+        updates = {"w": torch.stack([self.clipped(answers[node][1], now, lengths[node]) for node in nodes])}
+        sizes = torch.tensor([samples[node] for node in nodes]) if by_size else None
+        average = aggregate(updates, sizes, aggregation=self.experiment.aggregation)
         w, mean = unpack(self.arrays, self.like), named(average["w"], self.like)
         server, server_lr = self.experiment.server, self.experiment.server_lr
         after, memory = server_step(w, mean, self.memory, server=server, server_lr=server_lr)
         check_round(loss, after, self.limit)
-        self.arrays, self.memory, self.answered = pack(after), memory, self.answered + 1
-        return self.arrays, MetricRecord({"loss": loss, "agents": len(in_order)})
+        self.before, self.arrays, self.memory, self.answered = self.arrays, pack(after), memory, self.answered + 1
+        return self.arrays, MetricRecord({"loss": loss, "agents": len(nodes)})
+
+    def clipped(self, update: torch.Tensor, now: torch.Tensor, length: float) -> torch.Tensor:
+        """Return an agent's w_i, no further from w than `longest`: the teacher's clip_norm holds here, too."""
+        return update if length <= self.longest else now + (update - now) * (self.longest / length)
+
+    def say_if_few(self, answers: int) -> None:
+        """Say once how many liars so few agents can outvote."""
+        if answers <= 3 and answers != self.few:
+            what = "nobody can be outvoted" if answers < 3 else "one can be outvoted by the others, two cannot"
+            log("%d agents took part: of so few, %s", answers, what)
+        self.few = answers
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -149,10 +220,16 @@ class MetaFedAvg(Strategy):
         return [self.message({"arrays": arrays}, node, MessageType.EVALUATE) for node in nodes]
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        answers, not_finite = self.usable(replies)
+        replies = list(replies)
+        answers, left_out, not_finite = self.usable(replies)
+        losses = [metrics["loss"] for metrics, _ in answers.values()]
+        columns = zip(*losses, strict=True)
+        far = np.any([outliers(column, self.guessing) for column in columns], axis=0) if len(losses) > 2 else ()
+        worst = list(zip(answers, far, losses, strict=False))
+        self.leave_out(answers, left_out, {node: f"its loss is {max(its):.3g}" for node, out, its in worst if out})
         if not answers:
-            if not_finite:
-                raise FloatingPointError(f"no agent's scores can be used: {not_finite}")
+            if 2 * len(not_finite) > len(replies):
+                raise FloatingPointError(f"no agent's scores can be used: {not_finite[-1]}")
             self.save()
             return None
         rows = [row for metrics, _ in answers.values() for row in self.rows_of(metrics)]
@@ -160,6 +237,10 @@ class MetaFedAvg(Strategy):
         self.scores = scores.sort_values(["agent", "fine_tune_steps"], ignore_index=True)
         curve = summarise(self.scores).assign(round=server_round)
         self.history = pd.concat([self.history, curve], ignore_index=True)[list(_OF_HISTORY)]
+        at_start = self.scores.loc[self.scores["fine_tune_steps"] == 0, "loss"]
+        if server_round and at_start.mean() > self.limit:
+            self.arrays, self.answered = self.before, self.answered - 1  # the last sound w
+            raise Diverged(f"the agents' loss grew to {at_start.mean():.3g}")
         self.save()
         means = curve.pivot(index="group", columns="fine_tune_steps", values="accuracy").round(3)
         log("round %d: accuracy after so many fine-tuning steps\n%s", server_round, means.to_string())
@@ -167,9 +248,11 @@ class MetaFedAvg(Strategy):
 
     def usable(
         self, replies: Iterable[Message], length: int = 0
-    ) -> tuple[dict[int, tuple[dict[str, Any], torch.Tensor]], str]:
-        """Return what can be used of the answers, by node, and the last reason of those that are not finite."""
-        found, not_finite = {}, ""
+    ) -> tuple[dict[int, tuple[dict[str, Any], torch.Tensor]], dict[int, str], list[str]]:
+        """Return what can be used of the answers, by node, why others cannot, and what is not finite."""
+        found: dict[int, tuple[dict[str, Any], torch.Tensor]] = {}
+        left_out: dict[int, str] = {}
+        not_finite = []
         for reply in replies:
             node = reply.metadata.src_node_id
             try:
@@ -177,11 +260,21 @@ class MetaFedAvg(Strategy):
                 if metrics["agent"] != self.agents.get(node):
                     self.renamed.add(node)
                     raise ValueError(f"it says now that it is agent {metrics['agent']}")
+                if metrics["samples"] > self.declared[node]:
+                    raise ValueError(f"samples = {metrics['samples']}: at its start it said {self.declared[node]}")
                 found[node] = metrics, update
             except (ValueError, FloatingPointError) as error:
-                log("agent %s is left out: %.500s", self.agents.get(node, "?"), error)
-                not_finite = str(error) if isinstance(error, FloatingPointError) else not_finite
-        return found, not_finite
+                not_finite += [str(error)] if isinstance(error, FloatingPointError) else []
+                self.leave_out({}, left_out, {node: f"{error!s:.500}"})
+        return found, left_out, not_finite
+
+    def leave_out(self, answers: dict[int, Any], left_out: dict[int, str], reasons: dict[int, str]) -> None:
+        """Move nodes, for the reasons given, from those that can be used to those that are left out, and say so."""
+        for node, reason in reasons.items():
+            if reason:
+                answers.pop(node, None)
+                left_out[node] = reason
+                log("agent %s is left out: %s", self.agents.get(node, "?"), reason)
 
     def rows_of(self, metrics: dict[str, Any]) -> list[tuple[Any, ...]]:
         """Return the scores in an answer, a row for each number of fine-tuning steps."""
@@ -210,63 +303,6 @@ class MetaFedAvg(Strategy):
         result.save(self.path)
         self.took_part.to_csv(f"{self.path}.rounds.csv", index=False)
         return result
-
-
-def pack(params: Params) -> ArrayRecord:
-    """Return parameters as what is sent: one vector, as every array on its own costs Flower several requests."""
-    flat = torch.cat([tensor.detach().cpu().flatten() for tensor in params.values()])
-    return ArrayRecord({"w": Array(flat.numpy())})
-
-
-def vector(arrays: Any) -> torch.Tensor:
-    """Return the vector in what should be an ArrayRecord: whoever sent it may have sent something else."""
-    return torch.from_numpy(arrays["w"].numpy().copy())
-
-
-def unpack(arrays: Any, like: Params) -> Params:
-    """Return the parameters that were sent, with the names, shapes and device of others."""
-    return named(vector(arrays), like)
-
-
-def named(flat: torch.Tensor, like: Params) -> Params:
-    """Return the parameters in one vector, with the names, shapes and device of others."""
-    parts = flat.split([tensor.numel() for tensor in like.values()])
-    return {name: part.reshape(like[name].shape).to(like[name]) for name, part in zip(like, parts, strict=True)}
-
-
-def read_answer(reply: Message, experiment: Experiment, length: int = 0) -> tuple[dict[str, Any], torch.Tensor]:
-    """Return the metrics in an answer, which may come from anybody, and its update [length] if one was asked for.
-
-    Raises
-    ------
-    ValueError : an error, or what is no answer to the question.
-    FloatingPointError : numbers that are not finite.
-    """
-    if reply.has_error():
-        reason = reply.error.reason or "an error without a reason"
-        raise FloatingPointError(f"{reason:.300}") if NonFiniteLoss.__name__ in reason else ValueError(f"{reason:.300}")
-    dtype = PRECISIONS[experiment.precision]
-    names, steps = (("loss",), ()) if length else (("loss", "accuracy"), (len(experiment.eval_steps),))
-    try:
-        metrics = {name: reply.content["metrics"][name] for name in ("agent", "samples", *names)}
-        numbers = {name: np.asarray(metrics[name], np.float64) for name in names}
-        update = vector(reply.content["arrays"]) if length else torch.empty(0, dtype=dtype)
-    except Exception as error:  # whatever the bytes of strangers lead to
-        raise ValueError(f"its answer cannot be read ({checks.shown(error)})") from error
-    checks.integer("agent", metrics["agent"], 0, experiment.n_agents + experiment.n_new_agents - 1)
-    checks.integer("samples", metrics["samples"], 1)
-    for name, values in numbers.items():
-        if values.shape != steps:
-            raise ValueError(f"{name}: must be {list(steps)} numbers, got {list(values.shape)}")
-    if update.shape != (length,) or update.dtype != dtype:
-        raise ValueError(f"it sent {update.dtype} {list(update.shape)}, not {length} {experiment.precision} numbers")
-    if not all(np.isfinite(values).all() for values in numbers.values()):
-        raise FloatingPointError("its loss or accuracy is not finite")
-    if not update.isfinite().all():
-        raise FloatingPointError("its parameters are not finite")
-    if (abs(numbers.get("accuracy", np.zeros(1)) - 0.5) > 0.5).any():
-        raise ValueError("accuracy: must be numbers from 0 to 1")
-    return metrics, update
 
 
 def signs_of_life(grid: Grid) -> dict[int, float]:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..aggregation import AGGREGATIONS
 from ..basics import checks
 from ..experiment import Experiment, build_federation
 from ..federation import Federation
@@ -65,6 +66,7 @@ def experiments() -> Iterator[tuple[str, Experiment]]:
     others: dict[str, Sequence[Any]] = {
         "server": [name for name in SERVER_STEPS if name != BASE.server], "proximal": [0.1], "weighting": ["samples"],
         "personal": PERSONAL[1:], "query": ["disjoint"], "batch_size": [None], "model": ["softmax"],
+        "aggregation": [name for name in AGGREGATIONS if name != BASE.aggregation],
     }  # fmt: skip
     for setting, values in others.items():
         lower = {"server_lr": 0.1} if setting == "server" else {}

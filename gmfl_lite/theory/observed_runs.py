@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.func import vmap
 
+from ..aggregation import AGGREGATIONS
 from ..basics import checks
 from ..engine import estimate_settings, modestly
 from ..experiment import Experiment, build_federation
@@ -64,8 +65,8 @@ def observe(
 
     Raises
     ------
-    ValueError : batch_size is not None, weighting is "samples", a server that does not take the average itself, a
-        method that the bounds do not know, or an unsuitable model.
+    ValueError : batch_size is not None, weighting is "samples", an aggregation that is no mean, a server that does not
+        take the average itself, a method that the bounds do not know, or an unsuitable model.
     Diverged (a FloatingPointError) : as `gmfl_lite.train`.
 
     Examples
@@ -81,6 +82,8 @@ def observe(
         raise checks.refusal("batch_size", experiment.batch_size, "None: the bounds are held against full batches")
     if experiment.weighting != "uniform":
         raise checks.refusal("weighting", experiment.weighting, "'uniform': the bounds speak of the agents' plain mean")
+    if not AGGREGATIONS[experiment.aggregation].adds_up:
+        raise checks.refusal("aggregation", experiment.aggregation, "'average': the bounds speak of the agents' mean")
     if (experiment.server, experiment.server_lr) != ("average", 1.0):
         found = f"{experiment.server!r} with server_lr = {experiment.server_lr:g}"
         raise ValueError(f"server = {found}: must be 'average' with server_lr = 1: the bounds know no other step")

@@ -335,9 +335,9 @@ def test_one_leaves_another_comes_and_training_ends(patience, tmp_path):
         teacher.wait_for("saved as", 10 * seconds)
         assert teacher.popen.wait(60) == 0
     rounds = pd.read_csv(f"{result}.rounds.csv", dtype=str).set_index("round")
-    assert rounds.loc["1"].tolist() == ["0 1 2", "0 1 2", "-"]
-    assert rounds.loc["2"].tolist() == ["0 1 2", "0 2", "1"]
-    assert rounds.loc["3"].tolist() == ["0 2 3", "0 2 3", "-"]
+    assert rounds.loc["1"].tolist() == ["0 1 2", "0 1 2", "-", "-"]
+    assert rounds.loc["2"].tolist() == ["0 1 2", "0 2", "1", "-"]
+    assert rounds.loc["3"].tolist() == ["0 2 3", "0 2 3", "-", "-"]
     scores = gl.load_result(result)
     assert scores.history["round"].unique().tolist() == [0, 3]
     assert {0, 2, 3} == set(scores.agents["agent"])

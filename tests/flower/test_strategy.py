@@ -26,10 +26,12 @@ EXPERIMENT = gl.Experiment(
 )  # fmt: skip
 
 
-def spoil(content: RecordDict, how: str) -> None:
+def spoil(content: RecordDict, how) -> None:
     """Make an answer to either question unusable."""
     metrics = content.get("metrics")
-    if how == "no metrics":
+    if callable(how):
+        how(content)
+    elif how == "no metrics":
         del content["metrics"]
     elif how == "empty":
         content.clear()
@@ -141,6 +143,7 @@ def heavy_ball():
         {"shots": 3, "label_noise": 0.2},
         {"shots": 3, "query": "disjoint", "model": "mlp", "personal": "head"},
         {"server_lr": 0.5},
+        {"aggregation": "median", "agents_per_round": 4},
         {"server": "momentum", "server_lr": 0.5},
         {"server": "adam", "server_lr": 0.02, "proximal": 0.1},
         {"gradient": "reptile", "nu": 2, "server_lr": 0.5},
@@ -158,7 +161,7 @@ def test_it_is_gl_run(post, changes, heavy_ball):
     assert found.history["loss"].tolist() == pytest.approx(expected.history["loss"].tolist(), rel=1e-5)
     assert found.history["group"].tolist() == expected.history["group"].tolist()
     assert found.agents["agent"].tolist() == expected.agents["agent"].tolist()
-    assert all(len(agents) == 2 and 4 not in agents for agents in office.asked)
+    assert all(len(agents) == experiment.agents_per_round and 4 not in agents for agents in office.asked)
 
 
 UNREADABLE = ["error", "empty", "no metrics", "arrays for metrics", "samples = 0", "samples = 2.5", "agent = 9"]
@@ -183,7 +186,8 @@ def test_an_update_that_cannot_be_used_is_left_out(post, how):
     experiment = EXPERIMENT.replace(n_agents=2, n_new_agents=0, rounds=1)
     office = post(experiment, nodes={100: 0, 101: 1}, behave={(1, 1): how})
     found = federate(office)
-    assert office.table.loc[1].tolist() == ["0 1", "0", "1"]
+    assert office.table.loc[1].tolist()[:3] == ["0 1", "0", "1"]
+    assert office.table.loc[1, "left_out"].startswith("1: ")
     context = Context(1, 1, {"agent": 0}, RecordDict(), office.config())
     alone = flower_app.one_answer(experiment, context.node_config).content["arrays"]["w"].numpy()
     assert torch.allclose(torch.cat([p.flatten() for p in found.params.values()]), torch.tensor(alone), atol=1e-6)
@@ -242,7 +246,7 @@ def test_two_computers_with_one_number_are_one_agent(post, monkeypatch, caplog):
     office = post(EXPERIMENT.replace(n_agents=2, n_new_agents=0, rounds=1), nodes={100: 0, 101: 0})
     monkeypatch.setattr(flower_strategy.time, "sleep", lambda seconds: office.nodes.update({102: 1}))
     federate(office)
-    assert office.table.loc[1].tolist() == ["0 1", "0 1", "-"]
+    assert office.table.loc[1].tolist() == ["0 1", "0 1", "-", "-"]
     assert "1 of 2 agents are here: 0" in caplog.messages
     assert any("another computer says that it is agent 0" in line for line in caplog.messages)
 
@@ -316,7 +320,7 @@ def test_a_round_without_answers_keeps_the_model(post):
     office = post(experiment, nodes={100: 0, 101: 1}, behave={(0, 1): "silent", (1, 1): "error"})
     found = federate(office)
     start = gl.build_model("softmax", gl.load_dataset("digits")).state_dict()
-    assert office.table.loc[1].tolist() == ["0 1", "-", "0 1"]
+    assert office.table.loc[1].tolist() == ["0 1", "-", "0 1", "1: no such file"]
     assert (found.status, found.round) == ("stopped", 0)
     assert all(torch.equal(found.params[name], tensor) for name, tensor in start.items())
 
@@ -385,3 +389,69 @@ def test_no_files_name_leaves_with_an_error(post, tmp_path, caplog):
         flower_app.train(message, context)
     assert "private" not in str(caught.value)
     assert "diary must be among the classes" in caplog.messages[-1]
+
+
+@pytest.mark.parametrize(
+    ("node", "problem"),
+    [
+        ({"clip_nrom": 0.01}, "clip_nrom is no entry of --node-config (did you mean 'clip_norm'?)"),
+        ({"clip-norm": 0.01}, "clip-norm is no entry of --node-config (did you mean 'clip_norm'?)"),
+        ({"imges": "/mine"}, "imges is no entry of --node-config (did you mean 'images'?)"),
+        ({"round_seconds": 5.0}, "round_seconds is no entry of --node-config"),
+        ({"clip_norm": "0.01"}, "clip_norm = '0.01': must be a finite number"),
+        ({"clip_norm": True}, "clip_norm = True: must be a finite number"),
+        ({"clip_norm": 1e-46}, "clip_norm = 1e-46: must be 0, which clips nothing, or at least 1e-06"),
+        ({"clip_norm": 1e38, "noise": 1.0}, "clip_norm = 1e+38: must be a finite number of at least 0 and at most"),
+        ({"clip_norm": 1.0, "noise": 1e9}, "noise = 1000000000.0: must be"),
+        ({"images": 3}, "images = 3: must be a folder's path"),
+        ({"images": "here", "invert": "yes"}, "invert = 'yes': must be true or false"),
+        ({"agent": "0"}, "agent (in --node-config) = '0': must be an integer"),
+        ({"agent": True}, "agent (in --node-config) = True: must be an integer"),
+    ],
+)
+def test_a_wrong_node_config_is_refused_and_the_student_told(node, problem, caplog):
+    with pytest.raises(ValueError, match=re.escape(problem)):
+        flower_app.one_answer(EXPERIMENT, {"agent": 0, **node})
+    assert problem in caplog.messages[-1], "in the student's terminal"
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        ({}, (0.01, 0.5)),
+        ({"clip_norm": 100.0}, (0.01, 0.5)),
+        ({"clip_norm": 0.0, "noise": 0.0}, (0.01, 0.5)),
+        ({"clip_norm": 0.001}, (0.001, 0.5)),
+        ({"noise": 0.7}, (0.01, 0.7)),
+    ],
+)
+def test_an_agent_may_only_be_stricter_than_the_teacher(own, expected):
+    assert flower_app.check_node({"agent": 0, **own}, {"clip_norm": 0.01, "noise": 0.5}) == expected
+
+
+def test_a_run_config_with_unknown_or_unreadable_settings_is_refused():
+    config = flower_app.to_config(EXPERIMENT)
+    with pytest.raises(
+        ValueError, match=r"round_second is no setting of the run config \(did you mean 'round_seconds'"
+    ):
+        flower_app.check_classroom({**config, "round_second": 3.0}, EXPERIMENT)
+    with pytest.raises(ValueError, match=r"eval_steps = '0, 1': must be JSON in quotes, such as .*\[0, 1\]"):
+        flower_app.from_config({**config, "eval_steps": "0, 1"})
+
+
+@pytest.mark.parametrize("cannot", [1, 2])
+def test_where_all_are_connected_but_some_cannot_score_the_wait_ends(post, monkeypatch, caplog, cannot):
+    experiment = EXPERIMENT.replace(n_agents=2, n_new_agents=0, rounds=1)
+    scores = {(1 - agent, 0): "error" for agent in range(cannot)}
+    office, now = post(experiment, nodes={100: 0, 101: 1}, scores=scores), [0.0]
+    monkeypatch.setattr(flower_strategy.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(flower_strategy.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    said = f"only {2 - cannot} of 2 agents can score; the last of the others says: no such file"
+    if cannot == 2:
+        with pytest.raises(TimeoutError, match=said):
+            federate(office)
+    else:
+        assert federate(office).status == "completed"
+        assert office.table.loc[1, "took_part"] == "0"
+        assert any(said in line for line in caplog.messages)
+    assert 5 < now[0] < 10, "five times a round's second"

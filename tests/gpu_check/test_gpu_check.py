@@ -9,6 +9,7 @@ from fake_graph import FakeGraphs
 
 import gmfl_lite as gl
 from gmfl_lite import gpu_check
+from gmfl_lite.aggregation import AGGREGATIONS
 from gmfl_lite.engine import cuda_graphs
 from gmfl_lite.gpu_check import equality, report, times
 from gmfl_lite.gpu_check.equality import Found
@@ -48,6 +49,7 @@ def test_every_way_to_compute_is_compared():
 
     assert those("gradient") == set(METHODS)
     assert those("server") == set(SERVER_STEPS)
+    assert those("aggregation") == set(AGGREGATIONS)
     assert those("personal") == set(PERSONAL)
     assert those("model") == set(MODELS)
     assert those("query") == {"independent", "disjoint"}

@@ -1,0 +1,267 @@
+"""How the server makes one w of the many that agents send back, and which of strangers' it leaves out.
+
+gl.train, the torchrun engine, Flower's strategy and gl.by_hand all go through `aggregate`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+
+from .basics import checks
+from .objective import Params
+
+TRIMMED = 0.2
+"""The share of the agents that a trimmed mean leaves out at each end: two of ten."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Aggregation:
+    """All there is to know of one way to make one w of many; `add_aggregation` makes it a choice everywhere.
+
+    Attributes
+    ----------
+    name : what Experiment's `aggregation` calls it.
+    help : what it is, in a few words.
+    plain : a tensor [agents, …] -> […].
+    weighted : (a tensor [agents, …], shares [agents] that sum to one) -> […]; "none" if weights make no sense.
+    adds_up : whether it is the mean, Σ_i p_i w_i: what can be summed up over chunks of agents and over processes, and
+        what theory's bounds speak of.
+    """
+
+    name: str
+    help: str
+    plain: Callable[[torch.Tensor], torch.Tensor]
+    weighted: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | Literal["none"]
+    adds_up: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("plain", "weighted"):
+            value = getattr(self, name)
+            if not callable(value) and (name == "plain" or value != "none"):
+                known = "" if name == "plain" else ", or 'none' where weights make no sense"
+                raise checks.refusal(f"{name} of aggregation {self.name!r}", value, f"a function{known}")
+
+
+AGGREGATIONS: dict[str, Aggregation] = {}
+"""Every way to make one w of many, by name."""
+
+
+def add_aggregation(aggregation: Aggregation) -> Aggregation:
+    """Make a way to make one w of many a choice everywhere: in Experiment, every engine and Flower.
+
+    Raises
+    ------
+    ValueError : not an Aggregation, or its name is taken.
+    """
+    if not isinstance(aggregation, Aggregation):
+        raise checks.refusal("aggregation", aggregation, "an Aggregation")
+    if aggregation.name in AGGREGATIONS:
+        allowed = f"another than {', '.join(AGGREGATIONS)}, which are taken"
+        raise checks.refusal("name of an aggregation", aggregation.name, allowed)
+    AGGREGATIONS[aggregation.name] = aggregation
+    return aggregation
+
+
+def _middle(tensor: torch.Tensor, cut: int) -> torch.Tensor:
+    """Return the mean of what is left when the `cut` smallest and largest along the first axis are away."""
+    in_order, _ = tensor.sort(0)  # NaN last
+    return in_order[cut : len(tensor) - cut].mean(0)
+
+
+def _median(tensor: torch.Tensor) -> torch.Tensor:
+    return _middle(tensor, (len(tensor) - 1) // 2)
+
+
+def _trimmed(tensor: torch.Tensor) -> torch.Tensor:
+    n = len(tensor)
+    return _middle(tensor, max(int(TRIMMED * n), min(1, (n - 1) // 2)))
+
+
+for _aggregation in (
+    Aggregation(
+        name="average",
+        help="the mean",
+        plain=lambda tensor: tensor.mean(0),
+        weighted=lambda tensor, shares: torch.tensordot(shares, tensor, dims=1),
+        adds_up=True,
+    ),
+    Aggregation(name="median", help="the median of every number by itself", plain=_median, weighted="none"),
+    Aggregation(
+        name="trimmed",
+        help=f"the mean without the {TRIMMED:.0%} largest and smallest of every number",
+        plain=_trimmed,
+        weighted="none",
+    ),
+):
+    add_aggregation(_aggregation)
+
+
+def aggregate(
+    updates: Params,
+    weights: torch.Tensor | None = None,
+    *,
+    aggregation: str = "average",
+    check_weights: bool = True,
+) -> Params:
+    """Make one w of those that the agents sent back: their average Σ_i p_i w_i, or what outvotes a few liars.
+
+    Parameters
+    ----------
+    updates : dict of tensors [agents, …].
+    weights : non-negative [agents], scaled here to sum to one; None is the uniform average, which is what the
+        objective (1/n) Σ_i F_i asks for.
+    check_weights : whether to look at the weights' values, for which a GPU has to be waited for.
+
+    Raises
+    ------
+    ValueError : no tensors or agents, different numbers of agents, an unknown aggregation, weights where it takes none,
+        of another length, negative, or all zero.
+
+    References
+    ----------
+    Yin, Chen, Kannan, Ramchandran, Bartlett: Byzantine-robust distributed learning, ICML 2018.
+
+    Examples
+    --------
+    >>> aggregate({"w": torch.tensor([[0.0], [1.0], [-1e9]])}, aggregation="median")
+    {'w': tensor([0.])}
+    >>> aggregate({"w": torch.tensor([[0.0], [1.0]])}, torch.tensor([1.0, 3.0]))
+    {'w': tensor([0.7500])}
+    """
+    if not isinstance(updates, dict) or not updates:
+        raise checks.refusal("updates", updates, "a non-empty dict of tensors [agents, …]")
+    counts = {name: tensor.shape[:1] for name, tensor in updates.items()}
+    n_agents = next(iter(counts.values()))
+    if set(counts.values()) != {n_agents} or not n_agents or not n_agents[0]:
+        found = checks.shown({name: list(tensor.shape) for name, tensor in updates.items()})
+        raise ValueError(f"updates: must have one leading axis of at least one agent in common, got shapes {found}")
+    how = AGGREGATIONS[checks.choice("aggregation", aggregation, AGGREGATIONS)]
+    if weights is None:
+        return {name: how.plain(tensor) for name, tensor in updates.items()}
+    if how.weighted == "none":
+        raise checks.refusal("weights", weights, f"None with aggregation={aggregation!r}: {how.help} knows none")
+    weights = torch.as_tensor(weights)
+    if weights.shape != n_agents:
+        raise ValueError(f"weights: must be one for each of the {n_agents[0]} agents, got shape {tuple(weights.shape)}")
+    if check_weights and not (bool((weights >= 0).all()) and 0 < float(weights.sum()) < float("inf")):
+        found = checks.shown(weights.tolist())
+        raise ValueError(f"weights: must be non-negative with a finite sum above 0, got {found}")
+    together = {}
+    for name, tensor in updates.items():
+        share = weights.to(tensor)
+        together[name] = how.weighted(tensor, share / share.sum())
+    return together
+
+
+class Gathered:
+    """What agents sent back, in chunks, made one: where that adds up, no more than a chunk of agents is in memory.
+
+    Attributes
+    ----------
+    aggregation : as in `aggregate`.
+    value : what is made of the agents so far, a dict of tensors, empty before the first chunk.
+    weight : of all agents so far, where it counts.
+
+    >>> average = Gathered()
+    >>> average.add({"w": torch.tensor([[0.0], [3.0]])}, torch.tensor([1, 2]))
+    >>> average.add({"w": torch.tensor([[6.0]])}, torch.tensor([1]))
+    >>> average.value, average.weight
+    ({'w': tensor([3.])}, tensor(4))
+    """
+
+    def __init__(self, aggregation: str = "average") -> None:
+        self.aggregation, self.adds_up = aggregation, AGGREGATIONS[aggregation].adds_up
+        self.weight: torch.Tensor = torch.zeros(())
+        self._sum: Params = {}
+        self._kept: list[Params] = []
+
+    def add(self, updates: Params, weights: torch.Tensor) -> None:
+        """Take in more agents: their w [agents, …] and their weights [agents]."""
+        if not self.adds_up:
+            self._kept.append(updates)
+            return
+        mean, weight = aggregate(updates, weights, check_weights=False), weights.sum()
+        if not self._sum:
+            self._sum, self.weight = mean, weight
+            return
+        self.weight = self.weight + weight
+        share = {name: weight.to(tensor) / self.weight.to(tensor) for name, tensor in mean.items()}
+        self._sum = {name: torch.lerp(self._sum[name], mean[name], share[name]) for name in mean}
+
+    @property
+    def value(self) -> Params:
+        found = dict(self._sum)
+        for name in self._kept[0] if self._kept else ():  # one tensor after the other, as each is copied and sorted
+            whole = {name: torch.cat([some[name] for some in self._kept])}
+            found |= aggregate(whole, aggregation=self.aggregation)
+        return found
+
+
+OUTLIER = 25.0
+"""How many spreads above a round's median a value must lie to be an outlier.
+
+Measured over 200 rounds of ten agents (tests/test_aggregation.py), an honest agent's update is up to 8.5 above with the
+default step sizes, and up to 21 on the edge of divergence, with β = 0.3 and α = 0.1.
+"""
+
+
+def outliers(values: Sequence[float], floor: float) -> np.ndarray:
+    """Return which of a round's values [agents] lie far above the others: above median + 25 max(1.48 MAD, floor).
+
+    Of fewer than three values none can be outvoted: they are held against what is known without them, 25 floor.
+
+    >>> outliers([1.0, 1.1, 0.9, 300.0], floor=1.0).tolist()
+    [False, False, False, True]
+    """
+    found = np.asarray(values, np.float64)
+    if len(found) < 3:
+        return found > OUTLIER * floor if floor else np.zeros(len(found), bool)
+    median = np.median(found)
+    spread = 1.4826 * np.median(np.abs(found - median))
+    return found > median + OUTLIER * max(spread, floor)
+
+
+def judge(
+    lengths: Sequence[float],
+    losses: Sequence[float],
+    samples: Sequence[int] | None = None,
+    *,
+    usual_length: float,
+    guessing: float,
+) -> list[str]:
+    """Return, for every agent of a round, why it is left out: "" for those that are not.
+
+    Only what is too large is left out. Agents differ by nature, and late in training a few move while most have almost
+    come to rest; so an update is an outlier only if it is long beside what was usual in earlier rounds, too.
+
+    Parameters
+    ----------
+    lengths, losses : ‖w_i − w‖ and the mean meta-loss of every agent, finite.
+    samples : their numbers of samples, where they weigh.
+    usual_length : the largest median of the lengths in earlier rounds; 0 in the first.
+    guessing : the loss of guessing, ln(classes): losses that differ by less are alike.
+
+    Examples
+    --------
+    >>> judge([0.1, 0.2, 30.0], [2.0, 2.1, 2.2], usual_length=0.1, guessing=2.3)
+    ['', '', 'its update is 150 times as long as usual']
+    """
+    usual = max(usual_length, float(np.median(lengths)) if len(lengths) > 2 else 0.0)
+    reasons = [""] * len(lengths)
+
+    def refuse(which: np.ndarray, reason: Callable[[int], str]) -> None:
+        for agent in np.flatnonzero(which).tolist():
+            reasons[agent] = reasons[agent] or reason(agent)
+
+    refuse(outliers(lengths, usual), lambda agent: f"its update is {lengths[agent] / usual:.3g} times as long as usual")
+    refuse(outliers(losses, guessing), lambda agent: f"its loss is {losses[agent]:.3g}")
+    if samples is not None and len(samples) > 2:
+        typical = float(np.median(samples))
+        refuse(
+            outliers(samples, typical),
+            lambda agent: f"it says it has {samples[agent]} samples, {typical:.0f} are usual",
+        )
+    return reasons if not all(reasons) else [""] * len(reasons)  # all at once is divergence, not a liar

@@ -1,0 +1,196 @@
+"""One student cannot end the class's federation, nor take it along; who is left out is named."""
+
+import io
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+import gmfl_lite as gl
+
+pytest.importorskip("flwr", reason="needs the extra: pip install 'gmfl_lite[flower]'")
+
+from flwr.app import Array, ArrayRecord, MetricRecord
+from test_strategy import EXPERIMENT, federate, post  # noqa: F401
+
+from gmfl_lite.flower import answers
+from gmfl_lite.flower import app as flower_app
+
+CLASS = EXPERIMENT.replace(n_agents=5, n_new_agents=0, agents_per_round=5, rounds=4, eval_every=1)
+NODES = {100 + agent: agent for agent in range(5)}
+
+
+def says(**values):
+    def lie(content):
+        content["metrics"] = MetricRecord({**content["metrics"], **values})
+
+    return lie
+
+
+def sends(change):
+    def lie(content):
+        w = content["arrays"]["w"].numpy()
+        content["arrays"] = ArrayRecord({"w": Array(change(w).astype(np.float32))})
+
+    return lie
+
+
+def both(*lies):
+    return lambda content: [lie(content) for lie in lies]
+
+
+def raw(data, dtype="float32", shape=(650,)):
+    def lie(content):
+        content["arrays"] = ArrayRecord({"w": Array(dtype, shape, "numpy.ndarray", data)})
+
+    return lie
+
+
+def noisy(w):
+    return w + 1e3 * np.random.default_rng(0).standard_normal(w.shape)
+
+
+def npz():
+    file = io.BytesIO()
+    np.savez(file, w=np.zeros(650, np.float32))
+    return file.getvalue()
+
+
+def header(text):
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+
+GIANT = header(b"{'descr': '<f4', 'fortran_order': False, 'shape': (100000000000000,), }\n")
+NUMBERS = np.zeros(650, np.float32).tobytes()
+CALLS = header(b"{'descr': print('run'), 'fortran_order': False, 'shape': (650,), }\n")
+
+LIES = {
+    "100 w": (sends(lambda w: 100 * w), "times as long as usual"),
+    "-10 w": (sends(lambda w: -10 * w), "times as long as usual"),
+    "noise": (sends(noisy), "times as long as usual"),
+    "3e38": (sends(lambda w: np.full_like(w, 3e38)), "times as long as usual"),
+    "NaN": (sends(lambda w: w * np.nan), "its parameters are not finite"),
+    "loss 1e6": (says(loss=1e6), "its loss is 1e+06"),
+    "loss 1e308": (says(loss=1e308), "its loss is 1e+308"),
+    "loss -1e300": (says(loss=-1e300), "loss: must be numbers of at least 0"),
+    "samples 10**12": (says(samples=10**12), "samples = 1000000000000: must be"),
+    "samples 2**63": (says(samples=2**63 - 1), "must be an integer of at least 1"),
+    "samples + 10**6": (says(samples=10**6), "samples = 1000000: at its start it said"),
+    "more metrics": (says(evil=3), "metrics must hold agent, samples, loss, not agent, evil, loss, samples"),
+    "many losses": (says(loss=[1.0] * 10**5), "must be of shape [], got [100000]"),
+    "zip": (raw(npz()), "magic string"),
+    "400 TB": (raw(GIANT + b"x" * 2600), "its header says"),
+    "a header that calls": (raw(CALLS + NUMBERS), "malformed node"),
+    "400 TB announced": (raw(NUMBERS, shape=(10**14,)), "must be 650 float32 numbers, got 2600 bytes"),
+    "objects": (raw(pickle.dumps([0.0] * 650), "object"), "must be 650 float32 numbers, got"),
+    "long": (raw(b"x" * 10**6), "got 1000000 bytes"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """What the others give together, by the rounds in which agent 1 does not take part."""
+    return {}
+
+
+@pytest.mark.parametrize(("which", "lying"), [*((which, {2}) for which in LIES), ("100 w", {1, 2, 3}), ("noise", {3})])
+def test_the_others_go_on_without_one_who_lies(post, which, lying, alone):  # noqa: F811
+    lie, why = LIES[which]
+    experiment = CLASS.replace(weighting="samples", rounds=3, eval_every=3)
+    office = post(experiment, nodes=NODES, behave={(1, round): lie for round in lying})
+    found = federate(office)
+    assert (found.status, found.round) == ("completed", 3)
+    for round, row in office.table.iterrows():
+        assert row["took_part"] == ("0 2 3 4" if round in lying else "0 1 2 3 4")
+        assert row["left_out"].startswith("1: ") == (round in lying)
+        assert round not in lying or why in row["left_out"]
+    if str(lying) not in alone:
+        errors = post(experiment, nodes=NODES, behave={(1, round): "error" for round in lying})
+        alone[str(lying)] = federate(errors).params
+    for name, tensor in alone[str(lying)].items():
+        assert torch.equal(found.params[name], tensor)
+
+
+@pytest.mark.parametrize("scores", [{"loss": [1e300, 1e300]}, {"loss": [-5.0, -5.0]}, {"loss": [2.0, 1e9]}])
+@pytest.mark.parametrize("round", [0, 2])
+def test_scores_that_lie_are_left_out(post, scores, round, caplog):  # noqa: F811
+    office = post(CLASS.replace(rounds=2), nodes=NODES, scores={(1, round): says(**scores)})
+    office.settings["agents_to_wait_for"] = 4
+    found = federate(office)
+    assert found.status == "completed"
+    assert found.history["loss"].max() < 5
+    assert any("is left out" in line or "cannot take part" in line for line in caplog.messages)
+
+
+def test_a_lie_at_the_start_does_not_lift_the_limit(post):  # noqa: F811
+    """With a loss of 1e9 said before the first round, no loss would count as divergence."""
+    wild = {(agent, 2): sends(lambda w: w * 1e4) for agent in range(5)}
+    office = post(CLASS, nodes=NODES, behave=wild, scores={(1, 0): says(loss=[1e9, 1e9])})
+    found = federate(office)
+    assert found.status == "diverged"
+    assert "the agents' loss grew to" in found.message
+
+
+def test_what_is_saved_is_the_last_sound_w_when_the_last_round_is_bad(post):  # noqa: F811
+    wild = {(agent, 4): sends(lambda w: -1e4 * w) for agent in range(5)}
+    found = federate(post(CLASS, nodes=NODES, behave=wild))
+    assert found.status == "diverged"
+    sound = gl.run(CLASS.replace(rounds=3), progress=False).params
+    for name, tensor in sound.items():
+        assert torch.allclose(found.params[name], tensor, atol=1e-6)
+
+
+@pytest.mark.parametrize(("n", "words"), [(2, "nobody can be outvoted"), (3, "two cannot"), (4, "")])
+def test_the_log_says_how_many_can_be_outvoted(post, n, words, caplog):  # noqa: F811
+    experiment = CLASS.replace(n_agents=n, agents_per_round=n)
+    federate(post(experiment, nodes={100 + agent: agent for agent in range(n)}))
+    said = [line for line in caplog.messages if "of so few" in line]
+    assert len(said) == bool(words)
+    assert all(words in line for line in said)
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_few_are_held_against_earlier_rounds(post, n):  # noqa: F811
+    experiment = CLASS.replace(n_agents=n, agents_per_round=n)
+    office = post(
+        experiment,
+        nodes={100 + agent: agent for agent in range(n)},
+        behave={(1, 3): sends(noisy), (0, 4): says(loss=1e9)},
+    )
+    assert federate(office).status == "completed"
+    assert [row.split(":")[0] for row in office.table["left_out"]] == ["-", "-", "1", "0"]
+
+
+def test_one_agent_without_finite_numbers_does_not_end_it(post):  # noqa: F811
+    """It is the only one to answer in round 2, and in the evaluation after it."""
+    others = {(agent, 2): "error" for agent in range(4)}
+    bad = {(4, 2): sends(lambda w: w * np.nan)}
+    office = post(CLASS, nodes=NODES, behave={**others, **bad}, scores={**others, (4, 2): says(loss=[np.nan, 1.0])})
+    found = federate(office)
+    assert (found.status, found.round) == ("stopped", 3)
+    assert "4: its parameters are not finite" in office.table.loc[2, "left_out"]
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.01])
+def test_the_teachers_clip_norm_holds_on_the_server(post, noise):  # noqa: F811
+    """All agents send updates ten times as long as the teacher allows."""
+    settings = {"clip_norm": 0.01, "noise": noise}
+    longer = {(agent, 1): sends(lambda w: w + 0.1 / 650**0.5) for agent in range(5)}
+    office = post(CLASS.replace(rounds=1, server_lr=1.0), nodes=NODES, behave=longer, settings=settings)
+    found = federate(office)
+    start = gl.build_model("softmax", gl.load_dataset("digits")).state_dict()
+    way = torch.cat([(found.params[name] - start[name]).flatten() for name in start]).norm()
+    assert way <= 0.01 * (1 + noise * (650**0.5 + 4)) * 1.001
+    assert way > 0.005
+
+
+def test_honest_clipped_and_noisy_updates_are_not_shortened():
+    strategy = flower_app.MetaFedAvg(CLASS, 1.0, {"w": torch.zeros(650)}, 10, "unused", clip_norm=0.5, noise=0.3)
+    lengths = []
+    for _ in range(50):
+        answer = flower_app.one_answer(CLASS, {"agent": 0}, clip_norm=0.5, noise=0.3)
+        _, update = answers.read_answer(answer, CLASS, 650)
+        model = gl.build_model("softmax", gl.load_dataset("digits"))
+        lengths.append((update - torch.cat([p.detach().flatten() for p in model.parameters()])).norm().item())
+    assert 0.5 < max(lengths) < strategy.longest
