@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from ..aggregation import aggregate
 from ..basics import checks
 from ..engine import build_engine, estimate_settings, one_step
 from ..experiment import Experiment, build_federation
@@ -14,7 +15,7 @@ from ..meta_gradients import factors_kept, meta_gradient
 from ..models import build_model, moving
 from ..modules import Objective, objective_of
 from ..objective import Params, fine_tune, norm
-from ..server import aggregate, check_round
+from ..server import check_round
 from ..trainer import batches_of, limit_of, picked_in, train
 
 if TYPE_CHECKING:
