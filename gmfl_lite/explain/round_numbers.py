@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from ..aggregation import aggregate
+from ..aggregation import AGGREGATIONS, aggregate
 from ..basics import checks
 from ..engine import build_engine, estimate_settings, one_step
 from ..experiment import Experiment, build_federation
@@ -101,6 +101,8 @@ def measure_round(experiment: Experiment, federation: Federation | None, model: 
     for name, most in LIMITS.items():
         if getattr(experiment, name) > most:
             raise checks.refusal(name, getattr(experiment, name), f"at most {most} in a picture of one round")
+    if not AGGREGATIONS[experiment.aggregation].adds_up:
+        raise checks.refusal("aggregation", experiment.aggregation, "'average' in a picture of one round")
     federation = (build_federation(experiment) if federation is None else federation).in_precision(experiment.precision)
     if federation.n_agents < experiment.agents_per_round:
         allowed = f"at most the federation's n_agents = {federation.n_agents}"

@@ -165,6 +165,7 @@ def test_one_agent_and_no_movement_are_no_trouble():
         ({"round": True}, "round = True: must be an integer"),
         ({"experiment": gl.Experiment(agents_per_round=13)}, "agents_per_round = 13: must be at most 12 in a picture"),
         ({"experiment": SMALL.replace(nu=11)}, "nu = 11: must be at most 10 in a picture"),
+        ({"experiment": SMALL.replace(aggregation="median")}, "aggregation = 'median': must be 'average' in a picture"),
         ({"experiment": SMALL.replace(local_steps=11)}, "local_steps = 11: must be at most 10 in a picture"),
         (
             {"federation": gl.build_federation(SMALL.replace(n_agents=3, agents_per_round=2))},
