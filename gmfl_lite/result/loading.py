@@ -71,9 +71,9 @@ def load(path: str | Path, kind: type[Experiment] = Experiment) -> Checkpoint:
             engine=_text(record, "engine"),
             round=round,
             params=params,
-            history=_scores(record["history"], HISTORY_COLUMNS, round),
+            history=_scores(record["history"], HISTORY_COLUMNS, experiment.rounds),
             loss=_text(record, "loss"),
-            agents=_scores(record["agents"], AGENT_COLUMNS, round),
+            agents=_scores(record["agents"], AGENT_COLUMNS, experiment.rounds),
         )
         limit = None if record["limit"] is None else checks.number("limit", record["limit"], 0)
         return Checkpoint(result, _text(record, "fingerprint"), _text(record, "recipe"), state, limit)
@@ -98,13 +98,13 @@ def _check_params(params: Params) -> None:
             raise checks.refusal(f"parameter {name}", tensor.dtype, "of floating-point numbers")
 
 
-def _scores(columns: Any, kinds: dict[str, str], round: int) -> pd.DataFrame:
+def _scores(columns: Any, kinds: dict[str, str], rounds: int) -> pd.DataFrame:
     """Return a table of scores, each of them possible."""
     if not isinstance(columns, dict) or not all(isinstance(column, list) for column in columns.values()):
         raise checks.refusal("scores", columns, "lists by name")
     table = frame(columns, those_of(kinds, columns))
     for name, low, high in (
-        ("round", 0, round), ("agent", 0, math.inf), ("samples", 0, math.inf), ("fine_tune_steps", 0, math.inf),
+        ("round", 0, rounds), ("agent", 0, math.inf), ("samples", 0, math.inf), ("fine_tune_steps", 0, math.inf),
         ("loss", -math.inf, math.inf), ("accuracy", 0, 1), ("worst_decile_accuracy", 0, 1),
         ("metric", -math.inf, math.inf),
     ):  # fmt: skip

@@ -1,5 +1,6 @@
 """Files from strangers: one ValueError that names the file, and no memory but a few times its size."""
 
+import dataclasses
 import io
 import json
 import os
@@ -196,6 +197,13 @@ def test_scores_that_cannot_be_are_refused(column, value, members, record, tmp_p
     if value in ("NaN", "Infinity"):
         text = text.replace('"here"', value)
     refused(tmp_path / "stranger", archive({**members, "record.npy": npy(np.frombuffer(text.encode(), np.uint8))}))
+
+
+def test_a_federation_that_lost_a_round_is_read(honest, tmp_path):
+    """There w has seen fewer rounds than were scored: of one, no answer could be used."""
+    result = dataclasses.replace(gl.load_result(honest), round=1, status="stopped")
+    result.save(tmp_path / "result")
+    assert_same(gl.load_result(tmp_path / "result"), result)
 
 
 def test_columns_of_different_lengths_are_refused(members, record, tmp_path):
