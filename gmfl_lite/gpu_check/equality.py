@@ -190,7 +190,7 @@ def with_torchrun(device: str) -> Found:
             "gmfl_lite.distributed",
         ]
         arguments = ["--experiment", json.dumps(settings), "--save", str(saved)]
-        done = subprocess.run([sys.executable, *command, *arguments], capture_output=True, text=True, check=False)
+        done = subprocess.run([sys.executable, *command, *arguments], capture_output=True, text=True, timeout=120)
         if done.returncode:
             return Found(name, "", f"ended with {done.returncode}: {done.stderr[-500:]}")
         found = distance(load_result(saved).params, run(BASE.replace(device=device), progress=False).params)
