@@ -60,7 +60,7 @@ def write(path: str | Path, record: dict[str, Any], arrays: dict[str, np.ndarray
     path = Path(os.path.realpath(expanded(path)))
     there = path.stat() if path.exists() else None
     if there is not None and not stat.S_ISREG(there.st_mode):
-        raise checks.refusal("path", str(path), "a file's, which this is not")
+        raise checks.refusal("path", str(path), "a file's, not that of a directory, a pipe or a device")
     named: dict[str, Any] = {f"array/{name}": array for name, array in arrays.items()}
     for name, array in arrays.items():
         if array.dtype.hasobject:  # NumPy before 2.1 cannot be told not to pickle

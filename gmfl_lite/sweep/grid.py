@@ -125,7 +125,7 @@ def run_point(point: Point, given: Given = Given(), cache: Path | None = None, h
             try:
                 if path is not None:
                     result.save(path)
-            except OSError as error:
+            except (OSError, ValueError) as error:
                 not_kept = str(error)
     except Exception as error:  # a failing point must not end the others
         return _failed(error)
