@@ -179,7 +179,7 @@ class MetaFedAvg(Strategy):
         lists = self.asked, answers, set(self.asked) - set(answers)
         everybody, here, missing = (sorted(self.agents[node] for node in nodes) for nodes in lists)
         row = {"round": server_round, "asked": _list(everybody), "took_part": _list(here), "missing": _list(missing)}
-        why = [f"{self.agents[node]}: {reason}" for node, reason in left_out.items()]
+        why = [f"{self.agents[node]}: {reason}" for node, reason in left_out.items() if node in self.agents]
         self.rounds.append({**row, "left_out": "; ".join(why) or "-"})
         log("round %(round)d: asked %(asked)s; took part: %(took_part)s; missing: %(missing)s", row)
         if not answers:

@@ -92,6 +92,9 @@ class Post:
                 reply = Message(Error(0, f"{type(error)}:<'{error}'>"), reply_to=message)
             if how == "error":
                 reply = Message(Error(0, "no such file"), reply_to=message)
+            elif how == "gone":  # then Flower's SuperLink answers for it, under a number of its own
+                reply = Message(Error(0, "Node Unavailable"), reply_to=message)
+                reply.metadata.__dict__["_src_node_id"] = 1
             elif how:
                 spoil(reply.content, how)
             replies.append(reply)
@@ -305,6 +308,16 @@ def test_the_silent_are_asked_again_only_after_a_sign_of_life(post):
     federate(office)
     assert office.asked == [[0, 1], [0], [0], [0, 1], [0, 1]]
     assert office.table["missing"].tolist() == ["1", "-", "-", "-", "-"]
+
+
+def test_whom_the_superlink_answers_for_is_missing(post):
+    """The rounds go on, and it is asked no more, as it has given no sign of life."""
+    experiment = EXPERIMENT.replace(n_agents=3, n_new_agents=0, rounds=3, agents_per_round=3)
+    office = post(experiment, nodes={100: 0, 101: 1, 102: 2}, behave={(1, 2): "gone"})
+    found = federate(office)
+    assert office.asked == [[0, 1, 2], [0, 1, 2], [0, 2]]
+    assert office.table.loc[2].tolist() == ["0 1 2", "0 2", "1", "-"]
+    assert found.status == "completed"
 
 
 def test_newcomers_take_part_from_the_next_round_on_and_the_absent_are_replaced(post):
