@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.func import grad, grad_and_value
 
-from .basics import checks
+from .basics import checks, ways
 from .objective import (
     LossFn,
     NonFiniteLoss,
@@ -70,11 +70,7 @@ class GradientMethod:
     def __post_init__(self) -> None:
         checks.choice("keeps", self.keeps, ("all", "none"))
         checks.choice("backprop_steps", self.backprop_steps, ("refused", "optional", "needed"))
-        for name in ("estimate", "cost", "on_quadratics"):
-            value = getattr(self, name)
-            if not callable(value) and (name == "estimate" or value != "none"):
-                known = "" if name == "estimate" else ", or 'none' where no formula is known"
-                raise checks.refusal(f"{name} of gradient {self.name!r}", value, f"a function{known}")
+        ways.check_functions(self, "gradient", "estimate", "cost", "on_quadratics")
 
 
 def meta_gradient(
@@ -173,12 +169,7 @@ def add_gradient(method: GradientMethod) -> GradientMethod:
     ------
     ValueError : not a GradientMethod, or its name is taken.
     """
-    if not isinstance(method, GradientMethod):
-        raise checks.refusal("method", method, "a GradientMethod")
-    if method.name in METHODS:
-        raise checks.refusal("name of a gradient", method.name, f"another than {', '.join(METHODS)}, which are taken")
-    METHODS[method.name] = method
-    return method
+    return ways.added(method, METHODS, GradientMethod, "method", "a gradient")
 
 
 def factors_kept(method: str, backprop_steps: int | None, nu: int) -> int:

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from .basics import checks, randomness
+from .basics import checks, randomness, ways
 from .objective import Params, step
 
 EXPLOSION = 20.0
@@ -62,11 +62,7 @@ class ServerStep:
     usual_lr: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("step", "on_quadratics"):
-            value = getattr(self, name)
-            if not callable(value) and (name == "step" or value != "none"):
-                known = "" if name == "step" else ", or 'none' where no formula is known"
-                raise checks.refusal(f"{name} of server step {self.name!r}", value, f"a function{known}")
+        ways.check_functions(self, "server step", "step", "on_quadratics")
 
 
 SERVER_STEPS: dict[str, ServerStep] = {}
@@ -80,13 +76,7 @@ def add_server_step(step: ServerStep) -> ServerStep:
     ------
     ValueError : not a ServerStep, or its name is taken.
     """
-    if not isinstance(step, ServerStep):
-        raise checks.refusal("step", step, "a ServerStep")
-    if step.name in SERVER_STEPS:
-        allowed = f"another than {', '.join(SERVER_STEPS)}, which are taken"
-        raise checks.refusal("name of a server step", step.name, allowed)
-    SERVER_STEPS[step.name] = step
-    return step
+    return ways.added(step, SERVER_STEPS, ServerStep, "step", "a server step")
 
 
 def server_step(
