@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .basics import checks
+from .basics.dealing import lists
 from .basics.randomness import generator
 from .basics.whole_numbers import apportion, equal_sizes, fit_to_totals, raise_poorest, unequal_sizes
 
@@ -132,9 +133,9 @@ class Shards:
         holders = apportion(available, n_agents * k, most=n_agents)
         holds = np.zeros((n_agents, n_classes), bool)
         left = holders.copy()
-        for agent in rng.permutation(n_agents):
+        for done, agent in enumerate(rng.permutation(n_agents)):
             # A class with as many places left as there are agents must be taken now; the rest by chance.
-            must = left == n_agents - holds.any(axis=1).sum()
+            must = left == n_agents - done
             order = np.lexsort((-left * rng.random(n_classes), ~must))
             holds[agent, order[:k]] = True
             left -= holds[agent]
@@ -232,10 +233,12 @@ def partition(
     rng = generator(seed, "partition")
     _, class_of, available = np.unique(y, return_inverse=True, return_counts=True)
     counts = scheme.counts(available, n_agents, min_samples, rng)
-    pieces = []
+    dealt, holders = [], []
     for c, column in enumerate(counts.T):
-        pieces.append(np.split(rng.permutation(np.flatnonzero(class_of == c)), column.cumsum())[:-1])
-    return [np.sort(np.concatenate(agent)) for agent in zip(*pieces, strict=True)]
+        dealt.append(rng.permutation(np.flatnonzero(class_of == c))[: column.sum()])
+        holders.append(np.repeat(np.arange(n_agents), column))
+    rows, agents = np.concatenate(dealt), np.concatenate(holders)
+    return lists(rows[np.lexsort((rows, agents))], counts.sum(axis=1))
 
 
 def _need_classes(scheme: str, found: int, needed: int) -> None:

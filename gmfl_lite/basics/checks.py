@@ -238,12 +238,14 @@ def disjoint(parts: Any, n_samples: int, *, least: int = 2, name: str = "parts")
     if not isinstance(parts, (list, tuple, np.ndarray)) or not len(parts):
         raise refusal(name, parts, "a list that holds at least one agent's indices")
     found = [labels(f"{name}[{agent}]", part) for agent, part in enumerate(parts)]
-    for agent, part in enumerate(found):
-        if len(part) < least:
-            raise ValueError(f"{name}[{agent}]: must hold at least 2 samples, one to train on and one to score")
-        if part.max() >= n_samples:
-            raise ValueError(f"{name}[{agent}]: index {part.max()} is beyond the dataset's {n_samples} samples")
-    times = np.bincount(np.concatenate(found))
+    everything = np.concatenate(found)
+    sizes = np.array([len(part) for part in found])
+    if sizes.min() < least:
+        raise ValueError(f"{name}[{sizes.argmin()}]: must hold at least 2 samples, one to train on and one to score")
+    if everything.max() >= n_samples:
+        agent = np.repeat(np.arange(len(found)), sizes)[everything.argmax()]
+        raise ValueError(f"{name}[{agent}]: index {everything.max()} is beyond the dataset's {n_samples} samples")
+    times = np.bincount(everything)
     if times.max() > 1:
         raise ValueError(f"{name}: must be disjoint, but sample {times.argmax()} is held {times.max()} times")
     return found

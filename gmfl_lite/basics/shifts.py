@@ -12,31 +12,27 @@ from . import randomness
 
 def rename_classes(y: np.ndarray, parts: list[np.ndarray], k: int, n_classes: int, seed: int) -> np.ndarray:
     """Return labels in which each agent renames k of the classes by its own permutation, a cycle."""
+    drawn = [
+        randomness.generator(seed, "permuted classes", agent).permutation(n_classes)[:k] for agent in range(len(parts))
+    ]
+    chosen, names = np.stack(drawn), np.tile(np.arange(n_classes), (len(parts), 1))
+    np.put_along_axis(names, chosen, np.roll(chosen, 1, axis=1), axis=1)  # so each of the k gets another name
+    rows, agent = np.concatenate(parts), np.repeat(np.arange(len(parts)), [len(part) for part in parts])
     y = y.copy()
-    for agent, part in enumerate(parts):
-        rng = randomness.generator(seed, "permuted classes", agent)
-        chosen, names = rng.permutation(n_classes)[:k], np.arange(n_classes)
-        names[chosen] = np.roll(chosen, 1)  # a cycle, so that each of the k gets another name
-        y[part] = names[y[part]]
+    y[rows] = names[agent, y[rows]]
     return y
-
-
-def first_of_each_class(rows: np.ndarray, labels: np.ndarray, shots: int, rng: np.random.Generator) -> np.ndarray:
-    """Return at most `shots` of the rows of each class, at random; fewer shots are among more of them."""
-    order = rng.permutation(len(rows))
-    sorted_by_class = order[np.argsort(labels[order], kind="stable")]
-    classes = labels[sorted_by_class]
-    rank = np.arange(len(rows)) - np.searchsorted(classes, classes)
-    return rows[np.sort(sorted_by_class[rank < shots])]
 
 
 def mislabel(y: np.ndarray, parts: Sequence[np.ndarray], share: float, n_classes: int, seed: int) -> np.ndarray:
     """Return labels in which each of an agent's rows has, with probability `share`, another class, any alike."""
-    y = y.copy()
+    chance, further = [], []
     for agent, part in enumerate(parts):
         rng = randomness.generator(seed, "label noise", agent)
-        wrong, further = rng.random(len(part)) < share, rng.integers(1, n_classes, len(part))
-        y[part[wrong]] = (y[part] + further)[wrong] % n_classes
+        chance.append(rng.random(len(part)))
+        further.append(rng.integers(1, n_classes, len(part)))
+    wrong, rows = np.concatenate(chance) < share, np.concatenate(parts)
+    y = y.copy()
+    y[rows] = (y[rows] + wrong * np.concatenate(further)) % n_classes
     return y
 
 

@@ -1,8 +1,12 @@
-"""Samples dealt out in whole numbers: shares that add up, counts that fit totals, halves that show the same mix."""
+"""Samples dealt out in whole numbers: shares that add up, counts that fit totals."""
 
 import numpy as np
 
 from . import checks
+
+
+CLOSE = 1e-13
+"""Relative error of the classes' totals at which scaling ends: what follows is rounding."""
 
 
 def equal_sizes(total: int, n: int) -> np.ndarray:
@@ -30,12 +34,17 @@ def apportion(weights: np.ndarray, seats: int, most: int) -> np.ndarray:
 def fit_to_totals(log_mix: np.ndarray, sizes: np.ndarray, available: np.ndarray, scalings: int = 100) -> np.ndarray:
     """Return integer counts close to the mixes, with rows summing to `sizes` and columns to `available`, exactly."""
 
-    def normalise(logs: np.ndarray, totals: np.ndarray, axis: int) -> np.ndarray:
-        return logs - np.logaddexp.reduce(logs, axis=axis, keepdims=True) + np.log(np.expand_dims(totals, axis))
+    def normalise(logs: np.ndarray, totals: np.ndarray, axis: int) -> tuple[np.ndarray, float]:
+        top = logs.max(axis, keepdims=True)
+        shift = np.log(np.expand_dims(totals, axis)) - np.log(np.exp(logs - top).sum(axis, keepdims=True)) - top
+        return logs + shift, abs(shift).max()
 
-    log_counts = normalise(log_mix, sizes, 1)
+    log_counts, _ = normalise(log_mix, sizes, 1)
     for _ in range(scalings):
-        log_counts = normalise(normalise(log_counts, available, 0), sizes, 1)
+        log_counts, change = normalise(log_counts, available, 0)
+        if change < CLOSE:
+            break
+        log_counts, _ = normalise(log_counts, sizes, 1)
     exact = np.exp(log_counts)
     counts = np.floor(exact).astype(np.int64)
     by_remainder = np.argsort(counts - exact, axis=1)
@@ -96,22 +105,3 @@ def _chain_of_gifts(
                         chain.append(gift_of[chain[-1][1]])
                     return chain
     return None
-
-
-def stratified_split(
-    part: np.ndarray, labels: np.ndarray, test_fraction: float, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    _, class_of, held = np.unique(labels, return_inverse=True, return_counts=True)
-    n_test = min(max(round(test_fraction * len(part)), 1), len(part) - 1)
-    share = held * n_test / len(part)
-    to_test = np.floor(share).astype(int)
-    takes_last = to_test + 1 >= held
-    order = np.lexsort((rng.random(len(held)), to_test - share, takes_last))
-    to_test[order[: n_test - to_test.sum()]] += 1
-    shuffled = rng.permutation(len(part))
-    rank = np.empty(len(part), int)  # of every sample among its agent's samples of its class
-    for c in range(len(held)):
-        members = shuffled[class_of[shuffled] == c]
-        rank[members] = np.arange(len(members))
-    scored = rank < to_test[class_of]
-    return part[~scored], part[scored]
