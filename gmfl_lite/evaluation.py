@@ -4,9 +4,13 @@ import threading
 from collections.abc import Collection, Sequence
 from functools import cache, partial
 
+import numpy as np
 import pandas as pd
 import torch
+from tqdm.auto import tqdm
 
+from .basics import randomness
+from .basics.progress import progress_hidden
 from .engine import Graphs, agents_at_once, in_order, look_at, map_agents, naming, parts
 from .federation import Batch, Federation
 from .models import Predict, loss_of, moving
@@ -17,6 +21,9 @@ AGENT_COLUMNS = {
     "agent": "int64", "name": "str", "group": "str", "samples": "int64", "fine_tune_steps": "int64",
     "loss": "float64", "accuracy": "float64", "metric": "float64",
 }  # fmt: skip
+
+PATIENCE = 3
+"""Seconds after which scoring shows how far it is."""
 
 
 def those_of(columns: dict[str, str], present: Collection[str]) -> dict[str, str]:
@@ -72,6 +79,18 @@ def adaptation_curve(
     return {name: torch.stack([each[name] for each in scores]) for name in scores[0]}
 
 
+def some_of(group: str, members: torch.Tensor, most: int | None, seed: int) -> torch.Tensor:
+    """Return at most so many of a group's agents, in their order: the same ones for the same seed.
+
+    >>> some_of("trained", torch.arange(1000), 4, seed=0)
+    tensor([338, 446, 598, 712])
+    """
+    if most is None or most >= len(members):
+        return members
+    chosen = randomness.generator(seed, f"scored {group} agents").choice(len(members), most, replace=False)
+    return members[torch.from_numpy(np.sort(chosen)).to(members.device)]
+
+
 def evaluate(
     federation: Federation,
     predict: Predict | Objective,
@@ -81,15 +100,19 @@ def evaluate(
     fine_tune_lr: float,
     execution: str,
     personal: str = "all",
+    most: int | None = None,
+    seed: int = 0,
     stop: threading.Event | None = None,
     graphs: Graphs | None = None,
+    progress: bool = False,
 ) -> pd.DataFrame:
-    """Score all agents, trained-on and new: one row per agent and number of fine-tuning steps.
+    """Score agents, trained-on and new: one row per agent and number of fine-tuning steps.
 
     Every agent fine-tunes on all of its training samples, or its shots, and is scored on its own test samples, which it
     has never fine-tuned on. Columns: agent, name where agents have one, group, samples, fine_tune_steps, loss, accuracy
     (0 to 1) of classes, and metric where there is one. predict is the model, whose loss is what y asks for, or f_i.
-    An engine's `graphs` repeat the same scoring of other params faster on a GPU.
+    All agents are scored, or of each group `most`, drawn by `seed`: see `some_of`. An engine's `graphs` repeat the same
+    scoring of other params faster on a GPU. What takes more than some seconds shows a bar, with `progress`.
 
     Raises
     ------
@@ -104,31 +127,36 @@ def evaluate(
     )
     fit, frames = partial(agents_at_once, objective, params, copies=4), []
     at_once = cache(lambda width: max(1, fit(federation.example(width))) if execution == "vectorized" else 1)
-    for group, members in federation.groups.items():
-        scores = []
-        for some in parts(federation.scored_alike(members), at_once):
-            agents = members[some]
-            data = federation.fine_tune_sets(agents), federation.test_sets(agents)
-            with naming(agents):
-                scores.append((some, map_agents(curve, params, data, execution=execution, graphs=graphs)))
-        values = {name: tensor.cpu() for name, tensor in in_order(scores).items()}
-        losses = values["loss"]
-        if not losses.isfinite().all():
-            first = min(step for step, column in zip(steps, losses.T, strict=True) if not column.isfinite().all())
-            raise FloatingPointError(f"the loss of {group} agents is not finite after {first} fine-tuning steps")
-        numbers = members.tolist()
-        frames.append(
-            pd.DataFrame(
-                {
-                    "agent": [agent for agent in numbers for _ in steps],
-                    "name": [federation.name_of(agent) for agent in numbers for _ in steps],
-                    "group": group,
-                    "samples": federation.sizes[numbers].repeat(len(steps)),
-                    "fine_tune_steps": list(steps) * len(numbers),
-                    **{name: tensor.flatten().tolist() for name, tensor in values.items()},
-                }
-            )
-        )
+    chosen = {group: some_of(group, members, most, seed) for group, members in federation.groups.items()}
+    agents, hidden = sum(map(len, chosen.values())), progress_hidden(progress)
+    with tqdm(total=agents, unit="agent", leave=False, delay=PATIENCE, disable=hidden) as bar:
+
+        def scored(members: torch.Tensor) -> dict[str, torch.Tensor]:
+            scores = []
+            for some in parts(federation.scored_alike(members), at_once):
+                agents = members[some]
+                data = federation.fine_tune_sets(agents), federation.test_sets(agents)
+                with naming(agents):
+                    scores.append((some, map_agents(curve, params, data, execution=execution, graphs=graphs)))
+                bar.update(len(some))
+            return {name: tensor.cpu() for name, tensor in in_order(scores).items()}
+
+        for group, members in chosen.items():
+            values = scored(members)
+            finite = values["loss"].isfinite().all(0)
+            if not finite.all():
+                first = steps[int(finite.int().argmin())]
+                raise FloatingPointError(f"the loss of {group} agents is not finite after {first} fine-tuning steps")
+            numbers = members.numpy(force=True).repeat(len(steps))
+            columns_of = {
+                "agent": numbers,
+                "name": [federation.name_of(agent) for agent in numbers] if "name" in columns else "",
+                "group": group,
+                "samples": federation.sizes[numbers],
+                "fine_tune_steps": np.tile(steps, len(members)),
+                **{name: tensor.flatten().numpy() for name, tensor in values.items()},
+            }
+            frames.append(pd.DataFrame(columns_of))
     kinds = those_of(AGENT_COLUMNS, columns)
     return pd.concat(frames, ignore_index=True)[list(kinds)].astype(kinds)
 

@@ -165,6 +165,7 @@ class Experiment:
     eval_steps: tuple[int, ...] = setting(
         (0, 1, 3, 5, 10), increasing_steps, "Numbers of fine-tuning steps after which agents are scored.", "looks"
     )
+    eval_agents: int | None = setting(None, or_none(integer(1)), "Most agents of a group to score; None: all.", "looks")
     weighting: str = setting("uniform", one_of(("uniform", "samples")), "How agents count in the average.", "training")
     server: str = setting("average", one_of(SERVER_STEPS), "How the server steps, given the average.", "training")
     server_lr: float = setting(

@@ -1,7 +1,6 @@
 """A what-if from its description to its result: train, score on the way, stop, resume, store."""
 
 import dataclasses
-import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from tqdm.auto import tqdm
 from .basics import checks
 from .basics.growing_file import GrowingFile
 from .basics.identity import identity
+from .basics.progress import progress_hidden
 from .basics.storage import expanded
 from .engine import Engine, Stopped, build_engine, made_with, try_gradients
 from .evaluation import AGENT_COLUMNS, evaluate, measured, summarise, those_of
@@ -114,7 +114,7 @@ def run(
     )
     found = _resume(checkpoint, experiment, fingerprint, w, computes)
     result, limit = (begun, None) if found is None else (found.result, found.limit)
-    training = _Training(experiment, federation, objective, w, computes, columns, limit, stop)
+    training = _Training(experiment, federation, objective, w, computes, columns, limit, stop, progress)
     history = list(result.history.itertuples(index=False, name=None))  # a new row costs the same however many there are
     growing = GrowingFile(checkpoint if computes.writes else None, "history", columns, history)
     hidden = progress_hidden(progress)
@@ -134,11 +134,6 @@ def run(
             pass
     params = {name: tensor.cpu() for name, tensor in result.params.items()}
     return dataclasses.replace(result, params=params, history=frame(history, columns), objective=objective)
-
-
-def progress_hidden(progress: bool) -> bool:
-    """Say whether a bar is to be hidden; tqdm's notebook bar does not look at TQDM_DISABLE by itself."""
-    return not progress or bool(os.environ.get("TQDM_DISABLE"))
 
 
 def _check_arguments(
@@ -207,6 +202,7 @@ class _Training:
     columns: dict[str, str]
     limit: float | None
     stop: threading.Event | None
+    progress: bool
 
     def results(self, result: Result) -> Iterator[Result]:
         """Yield the result so far after the first evaluation and every round; its history is the new rows alone."""
@@ -254,8 +250,11 @@ class _Training:
             fine_tune_lr=experiment.fine_tune_lr,
             execution=self.engine.execution,
             personal=experiment.personal,
+            most=experiment.eval_agents,
+            seed=experiment.seed,
             stop=self.stop,
             graphs=self.engine.graphs,
+            progress=self.progress,
         )
         rows = frame(summarise(agents).assign(round=round), self.columns)
         later = dataclasses.replace(later, agents=agents, history=rows)

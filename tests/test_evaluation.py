@@ -13,7 +13,7 @@ from gmfl_lite.basics import ragged
 from gmfl_lite.basics.ragged import IndexTable
 from gmfl_lite.engine import Stopped
 from gmfl_lite.engine.agents_axis import agents_at_once
-from gmfl_lite.evaluation import evaluate, summarise
+from gmfl_lite.evaluation import evaluate, some_of, summarise
 from gmfl_lite.models import as_functions
 
 
@@ -147,3 +147,55 @@ def test_everything_that_a_loss_keeps_is_counted():
     numbers = 22_000  # w, the batch that the product keeps, and twenty results
     found = agents_at_once(loss_fn, {"w": torch.zeros(1000)}, (torch.zeros(1, 1000),), copies=100)
     assert found == 10**8 // (100 * numbers)
+
+
+QUICK = gl.Experiment(
+    n_agents=12, n_new_agents=3, agents_per_round=4, rounds=4, eval_every=2, model="softmax", eval_steps=(0, 2),
+    device="cpu",
+)  # fmt: skip
+
+
+def test_some_agents_are_scored_as_they_are_among_all(federation):
+    """The same model, the same rows; twelve and three agents of which five are asked for: five and all three."""
+    every, some = (gl.run(QUICK.replace(eval_agents=most), progress=False) for most in (None, 5))
+    assert all(torch.equal(every.params[name], tensor) for name, tensor in some.params.items())
+    chosen = some.agents["agent"].unique()
+    assert [(chosen < 12).sum(), (chosen >= 12).sum()] == [5, 3]
+    assert list(chosen) == sorted(chosen)
+    rows = every.agents[every.agents["agent"].isin(chosen)].reset_index(drop=True)
+    pd.testing.assert_frame_equal(some.agents, rows, atol=1e-6)
+    last = some.history[some.history["round"] == 4].set_index(["group", "fine_tune_steps"])["loss"]
+    for (group, steps), loss in rows.groupby(["group", "fine_tune_steps"])["loss"].mean().items():
+        assert last[group, steps] == pytest.approx(loss, rel=1e-6)
+
+
+def test_the_same_agents_are_scored_in_every_round_and_others_with_another_seed():
+    seen = []
+    for seed in (0, 0, 1):
+        experiment = QUICK.replace(eval_agents=5, seed=seed)
+        run = gl.run(experiment, progress=False)
+        first = gl.run(experiment.replace(rounds=2), progress=False)
+        assert run.agents["agent"].tolist() == first.agents["agent"].tolist()
+        seen.append(run.agents["agent"].unique().tolist())
+    assert seen[0] == seen[1] != seen[2]
+
+
+def test_every_agent_of_a_group_is_chosen_as_often():
+    members = torch.arange(20, 30)
+    times = torch.bincount(torch.cat([some_of("new", members, 3, seed) for seed in range(2000)]), minlength=30)
+    assert times[:20].sum() == 0
+    assert abs(times[20:] - 600).max() < 5 * (2000 * 0.3 * 0.7) ** 0.5
+    assert some_of("new", members, 10, 0) is members
+    assert some_of("new", members, None, 0) is members
+
+
+def test_what_takes_long_shows_how_far_it_is(federation, model, monkeypatch, capsys):
+    result = gl.run(QUICK, federation=federation, model=model, progress=False)
+    for patience, shown in ((100, False), (0, True)):
+        monkeypatch.setattr("gmfl_lite.evaluation.PATIENCE", patience)
+        monkeypatch.delenv("TQDM_DISABLE", raising=False)
+        result.evaluate(federation, model=model)
+        assert ("agent/s" in capsys.readouterr().err) is shown
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    result.evaluate(federation, model=model)
+    assert "agent" not in capsys.readouterr().err

@@ -112,7 +112,7 @@ def settings_that_change(*what: str, of: type) -> tuple[str, ...]:
 
     >>> import gmfl_lite as gl
     >>> settings_that_change("draws", "looks", of=gl.Experiment)
-    ('eval_every', 'eval_steps', 'seed')
+    ('eval_every', 'eval_steps', 'eval_agents', 'seed')
     """
     for word in what:
         checks.choice("what", word, CHANGES)

@@ -4,7 +4,6 @@ import numpy as np
 
 from . import checks
 
-
 CLOSE = 1e-13
 """Relative error of the classes' totals at which scaling ends: what follows is rounding."""
 

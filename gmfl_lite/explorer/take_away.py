@@ -58,6 +58,7 @@ WITHOUT_PARAMETER = (
     "weighting",
     "execution",
     "aggregation",
+    "eval_agents",
 )
 """The settings that the playground notebook has no parameter for."""
 PARAMETERS = (*(name for name in settings(Experiment) if name not in WITHOUT_PARAMETER), "weights_seed")

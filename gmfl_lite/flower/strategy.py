@@ -16,7 +16,7 @@ from flwr.serverapp.strategy import Strategy
 
 from ..aggregation import aggregate, judge, outliers
 from ..basics import checks
-from ..evaluation import AGENT_COLUMNS, summarise, those_of
+from ..evaluation import AGENT_COLUMNS, some_of, summarise, those_of
 from ..experiment import Experiment
 from ..objective import Params
 from ..result import HISTORY_COLUMNS, Result
@@ -60,6 +60,10 @@ class MetaFedAvg(Strategy):
         # The length of noise on so many numbers is √size standard deviations, and in practice never four more.
         self.longest = clip_norm * (1 + noise * (math.sqrt(size) + 4)) if clip_norm else math.inf
         self.usual_length = 1e-3 * float(vector(self.arrays).double().norm())  # shorter ones are all alike
+        agents = torch.arange(experiment.n_agents + experiment.n_new_agents)
+        groups = {"trained": agents[: experiment.n_agents], "new": agents[experiment.n_agents :]}
+        chosen = [some_of(group, some, experiment.eval_agents, experiment.seed) for group, some in groups.items()]
+        self.scored = set(torch.cat(chosen).tolist())
         self.declared: dict[int, int] = {}
         self.few, self.refused = 0, ""
         self.memory: Memory = {}
@@ -105,7 +109,7 @@ class MetaFedAvg(Strategy):
                 log("%s; it begins without them", why)
                 break
             time.sleep(2)
-        self.aggregate_evaluate(0, [self.met[node] for node in here.values()])
+        self.aggregate_evaluate(0, [self.met[node] for agent, node in here.items() if agent in self.scored])
         at_start = self.scores.loc[self.scores["fine_tune_steps"] == 0, "loss"]
         self.limit = loss_limit(math.log(self.classes), at_start.mean() if len(at_start) else 0.0)
 
@@ -216,7 +220,7 @@ class MetaFedAvg(Strategy):
     ) -> Iterable[Message]:
         if server_round % self.experiment.eval_every and server_round < self.experiment.rounds:
             return []
-        nodes = self.present(grid).values()
+        nodes = [node for agent, node in self.present(grid).items() if agent in self.scored]
         return [self.message({"arrays": arrays}, node, MessageType.EVALUATE) for node in nodes]
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:

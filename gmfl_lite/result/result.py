@@ -117,6 +117,7 @@ class Result:
             fine_tune_lr=self.experiment.fine_tune_lr,
             execution="loop" if self.engine.startswith("loop") else "vectorized",
             personal=self.experiment.personal,
+            progress=True,
         )
 
     def state_dict(self, model: nn.Module | None = None) -> Params:

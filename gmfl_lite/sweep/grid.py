@@ -14,6 +14,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from ..basics import checks
+from ..basics.progress import progress_hidden
 from ..basics.setting_records import settings
 from ..basics.storage import expanded, tidy
 from ..engine import prepare_process
@@ -21,7 +22,7 @@ from ..experiment import Experiment, ExperimentError
 from ..federation import Federation
 from ..modules import PerSample
 from ..result import HISTORY_COLUMNS, Result, load_result
-from ..runner import progress_hidden, run
+from ..runner import run
 from .given import Given, library
 
 

@@ -11,11 +11,11 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from ..basics import checks
+from ..basics.progress import progress_hidden
 from ..basics.setting_records import settings as records
 from ..experiment import Experiment
 from ..federation import Federation
 from ..modules import PerSample
-from ..runner import progress_hidden
 from .grid import sweep
 
 STRIDES = (8, 4, 2, 1)

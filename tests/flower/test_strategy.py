@@ -146,6 +146,7 @@ def heavy_ball():
         {"shots": 3, "label_noise": 0.2},
         {"shots": 3, "query": "disjoint", "model": "mlp", "personal": "head"},
         {"server_lr": 0.5},
+        {"eval_agents": 2},
         {"aggregation": "median", "agents_per_round": 4},
         {"server": "momentum", "server_lr": 0.5},
         {"server": "adam", "server_lr": 0.02, "proximal": 0.1},
