@@ -20,8 +20,11 @@ from .what_if import WhatIf, in_words
 
 RESULTS_KEPT = 64
 
-_NOTHING: dict[str, Any] = {"curves": (), "fedavg": None, "federation": None}
+_NOTHING: dict[str, Any] = {"curves": (), "family": None, "fedavg": None, "federation": None}
 """What is to be seen where none of the what-ifs could be run."""
+READY = "Press Run, or move a knob."
+_STOPPED = "Stopped: press Run to start again."
+_STOPPED_EARLY = "Stopped before the first point, so this is the picture from before: press Run to start again."
 
 
 class Runs:
@@ -31,11 +34,15 @@ class Runs:
     ----------
     base : the what-if that the others are changes of.
     show : called, in the worker's thread, with fields of a State and what they are now.
+
+    Attributes
+    ----------
+    results : what is kept, the oldest first.
     """
 
     def __init__(self, base: WhatIf, show: Callable[..., None]) -> None:
         self._base, self._show = base, show
-        self._results: OrderedDict[WhatIf, Result] = OrderedDict()
+        self.results: OrderedDict[WhatIf, Result] = OrderedDict()
         self._lock = threading.Lock()
         self._worker = LatestWins("gmfl_lite training", self._tell)
         self.stop, self.wait, self.close = self._worker.stop, self._worker.wait, self._worker.close
@@ -50,56 +57,55 @@ class Runs:
 
     def known(self, what_if: WhatIf) -> Result | None:
         """Return the result that is kept, if one is."""
-        return self._results.get(what_if)
+        return self.results.get(what_if)
 
     def result(self, what_if: WhatIf, **how: Any) -> Result:
         """Run a what-if, or take the result that is kept."""
         with self._lock:
-            if what_if in self._results:
-                self._results.move_to_end(what_if)
-                return self._results[what_if]
+            if what_if in self.results:
+                self.results.move_to_end(what_if)
+                return self.results[what_if]
         result = what_if.run(**how)
         if result.status != "stopped":
             with self._lock:
-                self._results[what_if] = result
-                if len(self._results) > RESULTS_KEPT:
-                    self._results.popitem(last=False)
+                self.results[what_if] = result
+                if len(self.results) > RESULTS_KEPT:
+                    self.results.popitem(last=False)
         return result
 
     def _first_look(self, stop: threading.Event) -> None:
         """Score the initial weights: there is something to see, and what is slow only once is over."""
 
         def scored(round: int, rows: pd.DataFrame) -> None:
-            self._show(curves=(Curve(what_if, rows, "untrained"),))
+            self._show(curves=(Curve(what_if, rows, "untrained"),), message=READY)
             stop.set()
 
         what_if = WhatIf.from_values(self._base, {})  # what Run runs if no knob is moved
-        self._show(message="Press Run, or move a knob.")
         self._show(federation=what_if.federation)
         result = what_if.run(stop=stop, on_round=scored)
-        if result.status == "diverged":
-            self._show(problem=result.message)
+        if not self._worker.superseded:
+            self._show(message=READY, problem=result.message if result.status == "diverged" else "")
 
     def _explore(self, values: Mapping[str, Any], swept: Sweep | None, stop: threading.Event) -> None:
         what_ifs, problems = self._what_ifs(values, swept)
         if not what_ifs:
             self._show(**_NOTHING)
         self._show(
-            family=swept and swept[0],
             message="",
             problem="\n".join(problems),
             progress="preparing the agents" if what_ifs else "",
             part_done=0.0,
         )
-        clock = Clock([what_if for what_if in what_ifs if what_if not in self._results])
+        clock = Clock([what_if for what_if in what_ifs if what_if not in self.results])
         done = _NOTHING
 
         def among(curve: Curve, federation: Federation) -> dict[str, Any]:
-            return {"curves": (*done["curves"], curve), "fedavg": None, "federation": federation}
+            shown = (*done["curves"], curve)
+            return {"curves": shown, "family": swept and swept[0], "fedavg": None, "federation": federation}
 
         for what_if in what_ifs:
             try:
-                result, done = self._follow(what_if, stop, clock, among)
+                result, done = self._follow(what_if, stop, clock, among, done)
                 problem = result.message if result.status == "diverged" else ""
             except Exception as error:  # one point of a sweep must not end the others
                 problem = of_an_error(error)
@@ -111,10 +117,10 @@ class Runs:
                 break
         if swept is None and what_ifs and not problems and not stop.is_set() and what_ifs[0] != what_ifs[0].fedavg:
             fedavg = what_ifs[0].fedavg
-            self._follow(fedavg, stop, Clock([fedavg], "FedAvg, to compare: "), lambda curve, _: {"fedavg": curve})
+            clock = Clock([fedavg], "FedAvg, to compare: ")
+            self._follow(fedavg, stop, clock, lambda curve, _: {"fedavg": curve}, {})
         if not self._worker.superseded:
-            stopped = any(curve.status == "stopped" for curve in done["curves"])
-            message = "Stopped: press Run to start again." if stopped else ""
+            message = (_STOPPED if done["curves"] else _STOPPED_EARLY) if stop.is_set() and what_ifs else ""
             self._show(message=message, progress="", part_done=0.0)
 
     def _what_ifs(self, values: Mapping[str, Any], swept: Sweep | None) -> tuple[list[WhatIf], list[str]]:
@@ -136,10 +142,11 @@ class Runs:
         stop: threading.Event,
         clock: "Clock",
         among: Callable[[Curve, Federation], dict[str, Any]],
+        before: dict[str, Any],
     ) -> tuple[Result, dict[str, Any]]:
         """Run a what-if, or take the result that is kept; show its curve `among` the others as it grows.
 
-        Return the result, and what is shown at the end.
+        Return the result, and what is shown at the end: what was `before`, if it was stopped before its first point.
         """
         federation, frames = what_if.federation, []
 
@@ -149,10 +156,12 @@ class Runs:
             progress, part_done = clock.at(round, what_if.experiment.rounds)
             self._show(progress=progress, part_done=part_done, **among(curve, federation))
 
-        known = what_if in self._results
+        known = what_if in self.results
         result = self.result(what_if, stop=stop, on_round=scored)
         if not known:
             clock.finished(what_if.experiment.rounds)
+        if result.history.empty and result.status == "stopped":  # what is drawn stays, with its words
+            return result, before
         shown = among(Curve(what_if, result.history, result.status), federation)
         self._show(**shown)
         return result, shown

@@ -6,14 +6,13 @@ them. One worker trains, another draws; only that one writes to what is shown.
 
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 from typing import Any
 
 import ipywidgets as widgets
-from IPython import get_ipython
 from torch import nn
 
 from ..basics import checks
@@ -21,49 +20,31 @@ from ..data import DATASETS
 from ..experiment import Experiment
 from ..federation import Federation
 from ..modules import PerSample
-from ..plots.picture import Picture
 from ..result import Result
 from ..sweep import Given
 from . import sentences
 from .background_runs import Runs
+from .cells import Cell, Left
 from .curves import Curve, brought_up_to_date, together
+from .exploration import Exploration
 from .knobs import KNOBS, PRESETS, Knob
 from .latest_wins import LatestWins
 from .panel import Panel
-from .state import State, Sweep, steps_to_show
+from .state import State, Sweep, as_left, steps_to_show
 from .what_if import WhatIf
 from .widget_parts import drawn
 
+GETTING_READY = "Dealing the samples out to the agents."
 FRAME = 0.1
 """Seconds between two drawings at least: a browser gets no more than ten a second."""
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Exploration(Result):
-    """A Result that shows itself as the explorer's picture, with FedAvg's curve beside its own.
-
-    Attributes
-    ----------
-    fedavg : the Result of ν = 0 on the same data from the same weights; None if that, or nothing, was completed.
-    words : what is to be seen, in one sentence.
-    picture : a Picture.
-    """
-
-    fedavg: Result | None
-    words: str
-    picture: Picture
-
-    def _repr_mimebundle_(
-        self, include: object = None, exclude: object = None
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
-        return self.picture._repr_mimebundle_()
 
 
 class Explorer:
     """A panel of knobs next to a live picture: what do ν, heterogeneity and step sizes do?
 
     Letting a knob go starts a run and ends the one at work. Display the explorer to see it; its methods do what its
-    buttons do, `run` does for a script what the panel does, and running the cell that made an explorer again closes it.
+    buttons do, and `run` does for a script what the panel does. Run the cell that made an explorer again, with the same
+    base, and the new one goes on where the old one stood, with its knobs, pins and results.
 
     Parameters
     ----------
@@ -116,7 +97,11 @@ class Explorer:
         self._knobs = {name: knob.with_value(stand[name]) for name, knob in offered.items()}
         self._initial = {name: offered[name].start if value is None else value for name, value in stand.items()}
         presets = {name: values for name, values in PRESETS.items() if values.keys() <= offered.keys()}
-        self._state = State(steps_to_show(base), MappingProxyType(self._initial))
+        self._first, self._cell = first, Cell(self._leave, self._wait_for_another)
+        self._state = State(steps_to_show(base), MappingProxyType(self._initial), message=GETTING_READY)
+        left = self._cell.taken_over(first)
+        if left is not None and left.state.knobs.keys() == offered.keys():
+            self._state = as_left(left.state)
         self._lock = threading.RLock()  # several threads may call back, and scripts call besides
         self._panel = Panel(
             self._state,
@@ -139,8 +124,13 @@ class Explorer:
         )
         self._painter = LatestWins("gmfl_lite drawing", lambda error: self._panel.tell(sentences.of_an_error(error)))
         self._given, self._runs = given, Runs(first, self._show)
-        self._runs.look()
-        self._forget_cell = _when_this_cell_runs_again(self.close)
+        if left is not None:
+            self._runs.results = left.runs.results
+        if self._state.curves:
+            self._show()
+        else:
+            self._runs.look()
+        self._cell.watch()
 
     @property
     def state(self) -> State:
@@ -232,8 +222,10 @@ class Explorer:
             self.set(**{name: values[(values.index(self._state.knobs[name]) + 1) % len(values)]})
 
     def reset(self) -> None:
-        """Put every knob where it was at first, and start to run; a sweep ends."""
-        self._start(self._initial, None)
+        """Start afresh: every knob where it was at first, no pins, no sweep; and run."""
+        with self._lock:
+            self._state = replace(self._state, pins=())
+            self._start(self._initial, None)
 
     def start(self) -> None:
         """Run what the knobs say, in place of what runs now; return at once."""
@@ -269,13 +261,24 @@ class Explorer:
 
     def close(self) -> None:
         """Stop what runs and take the panel away; return at once."""
-        self._forget_cell()
+        self._cell.forget()
         self._runs.close()
         self._painter.close()
         self._panel.close()
 
     def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
         return {**drawn(self.panel), "text/plain": "The explorer's knobs: run this cell to see and to move them."}
+
+    # What the notebook's cells tell.
+
+    def _leave(self) -> Left:
+        """Close, and leave to the panel that the same cell makes next what there is to see."""
+        self.close()
+        return Left(self._first, self._state, self._runs)
+
+    def _wait_for_another(self, elsewhere: bool) -> None:
+        if elsewhere != self._state.elsewhere:
+            self._show(elsewhere=elsewhere)
 
     # What the controls tell, in whichever thread the kernel calls back; also what `Panel.show` has just put there.
 
@@ -328,23 +331,3 @@ def _what_if(name: str, experiment: Experiment, weights_seed: int | None, given:
         picked = min(experiment.agents_per_round, given.federation.n_agents)
         experiment = given.as_run(experiment.replace(agents_per_round=picked))
     return WhatIf(experiment, seed, given)
-
-
-def _when_this_cell_runs_again(act: Callable[[], None]) -> Callable[[], None]:
-    """Call `act` before the notebook cell that runs now is run again; return a function that calls this off."""
-    shell = get_ipython()
-    parent = shell.get_parent() if hasattr(shell, "get_parent") else {}
-    cell = parent.get("metadata", {}).get("cellId")
-    if cell is None:
-        return lambda: None
-
-    def about_to_run(info: Any) -> None:
-        if info.cell_id == cell:
-            act()
-
-    def forget() -> None:
-        if about_to_run in shell.events.callbacks["pre_run_cell"]:
-            shell.events.unregister("pre_run_cell", about_to_run)
-
-    shell.events.register("pre_run_cell", about_to_run)
-    return forget
