@@ -6,6 +6,7 @@ import io
 from collections.abc import Mapping
 from urllib.parse import quote
 
+import numpy as np
 import pandas as pd
 from matplotlib.colors import to_hex
 from matplotlib.markers import MarkerStyle
@@ -62,7 +63,7 @@ def legend(curves: Mapping[str, tuple[Look, str]]) -> str:
 def _sample(look: Look) -> str:
     """Draw a piece of a curve, 36 × 12."""
     style = MarkerStyle(look.marker)
-    outline = style.get_path().transformed(style.get_transform()).to_polygons()
+    outline = [np.asarray(corners) for corners in style.get_path().transformed(style.get_transform()).to_polygons()]
     marker = "".join(
         f'<polygon points="{" ".join(f"{18 + 9 * x:.1f},{6 - 9 * y:.1f}" for x, y in corners)}"/>'
         for corners in outline

@@ -12,6 +12,7 @@ import pandas as pd
 from ..experiment import ExperimentError
 from ..federation import Federation
 from ..result import Result
+from .best_step_sizes import BestStepSizes, StoppedSearching, method_in_words
 from .curves import Curve
 from .latest_wins import LatestWins
 from .sentences import of_an_error
@@ -20,9 +21,10 @@ from .what_if import WhatIf, in_words
 
 RESULTS_KEPT = 64
 
-_NOTHING: dict[str, Any] = {"curves": (), "family": None, "fedavg": None, "federation": None}
+_NOTHING: dict[str, Any] = {"curves": (), "family": None, "fedavg": None, "federation": None, "fair": False}
 """What is to be seen where none of the what-ifs could be run."""
 READY = "Press Run, or move a knob."
+_STOPPED_SEARCHING = "Stopped: what was tried is kept, and Fair goes on from there."
 _STOPPED = "Stopped: press Run to start again."
 _STOPPED_EARLY = "Stopped before the first point, so this is the picture from before: press Run to start again."
 
@@ -34,15 +36,14 @@ class Runs:
     ----------
     base : the what-if that the others are changes of.
     show : called, in the worker's thread, with fields of a State and what they are now.
-
-    Attributes
-    ----------
-    results : what is kept, the oldest first.
+    before : whose results to keep.
     """
 
-    def __init__(self, base: WhatIf, show: Callable[..., None]) -> None:
+    def __init__(self, base: WhatIf, show: Callable[..., None], before: "Runs | None" = None) -> None:
         self._base, self._show = base, show
-        self.results: OrderedDict[WhatIf, Result] = OrderedDict()
+        self._results: OrderedDict[WhatIf, Result] = OrderedDict() if before is None else before._results
+        self._best: BestStepSizes = BestStepSizes() if before is None else before._best
+        self._pace: float | None = None
         self._lock = threading.Lock()
         self._worker = LatestWins("gmfl_lite training", self._tell)
         self.stop, self.wait, self.close = self._worker.stop, self._worker.wait, self._worker.close
@@ -55,22 +56,37 @@ class Runs:
         """Run the knobs' values in place of what runs now, or once for each value of a swept knob; return at once."""
         self._worker.submit(partial(self._explore, values, swept))
 
+    def start_fair(self, values: Mapping[str, Any], steps: int) -> None:
+        """Compare the knobs' values with FedAvg, each at its best step sizes for so many steps; return at once."""
+        self._worker.submit(partial(self._compare_fairly, values, steps))
+
+    def cost_of_fair(self, values: Mapping[str, Any], steps: int) -> str:
+        """Say what has to be searched for before that; "" if nothing has to be.
+
+        Raises
+        ------
+        ExperimentError : values that contradict each other.
+        """
+        return self._best.cost(_with_fedavg(WhatIf.from_values(self._base, values)), steps, self._pace)
+
     def known(self, what_if: WhatIf) -> Result | None:
         """Return the result that is kept, if one is."""
-        return self.results.get(what_if)
+        return self._results.get(what_if)
 
     def result(self, what_if: WhatIf, **how: Any) -> Result:
         """Run a what-if, or take the result that is kept."""
         with self._lock:
-            if what_if in self.results:
-                self.results.move_to_end(what_if)
-                return self.results[what_if]
+            if what_if in self._results:
+                self._results.move_to_end(what_if)
+                return self._results[what_if]
+        started = time.monotonic()
         result = what_if.run(**how)
         if result.status != "stopped":
+            self._pace = (time.monotonic() - started) / max(1, result.round)
             with self._lock:
-                self.results[what_if] = result
-                if len(self.results) > RESULTS_KEPT:
-                    self.results.popitem(last=False)
+                self._results[what_if] = result
+                if len(self._results) > RESULTS_KEPT:
+                    self._results.popitem(last=False)
         return result
 
     def _first_look(self, stop: threading.Event) -> None:
@@ -96,12 +112,12 @@ class Runs:
             progress="preparing the agents" if what_ifs else "",
             part_done=0.0,
         )
-        clock = Clock([what_if for what_if in what_ifs if what_if not in self.results])
+        clock = Clock([what_if for what_if in what_ifs if what_if not in self._results])
         done = _NOTHING
 
         def among(curve: Curve, federation: Federation) -> dict[str, Any]:
             shown = (*done["curves"], curve)
-            return {"curves": shown, "family": swept and swept[0], "fedavg": None, "federation": federation}
+            return {**_NOTHING, "curves": shown, "family": swept and swept[0], "federation": federation}
 
         for what_if in what_ifs:
             try:
@@ -121,6 +137,32 @@ class Runs:
             self._follow(fedavg, stop, clock, lambda curve, _: {"fedavg": curve}, {})
         if not self._worker.superseded:
             message = (_STOPPED if done["curves"] else _STOPPED_EARLY) if stop.is_set() and what_ifs else ""
+            self._show(message=message, progress="", part_done=0.0)
+
+    def _compare_fairly(self, values: Mapping[str, Any], steps: int, stop: threading.Event) -> None:
+        self._show(message="", problem="", progress="preparing the agents", part_done=0.0)
+        best, message = [], ""
+        try:
+            for what_if in _with_fedavg(WhatIf.from_values(self._base, values)):
+
+                def tell(words: str, part: float, name: str = method_in_words(what_if)) -> None:
+                    self._show(progress=f"best step sizes of {name}, {words}", part_done=part)
+
+                best.append(self._best.of(what_if, steps, stop, tell))
+        except StoppedSearching:
+            message = _STOPPED_SEARCHING
+        else:
+            clock, done = Clock(best), _NOTHING
+            for what_if in best:
+
+                def among(curve: Curve, federation: Federation, done: dict[str, Any] = done) -> dict[str, Any]:
+                    if done["curves"]:
+                        return {**done, "fedavg": curve}
+                    return {**_NOTHING, "curves": (curve,), "federation": federation, "fair": True}
+
+                _, done = self._follow(what_if, stop, clock, among, done)
+            message = _STOPPED if stop.is_set() else ""
+        if not self._worker.superseded:
             self._show(message=message, progress="", part_done=0.0)
 
     def _what_ifs(self, values: Mapping[str, Any], swept: Sweep | None) -> tuple[list[WhatIf], list[str]]:
@@ -156,7 +198,7 @@ class Runs:
             progress, part_done = clock.at(round, what_if.experiment.rounds)
             self._show(progress=progress, part_done=part_done, **among(curve, federation))
 
-        known = what_if in self.results
+        known = what_if in self._results
         result = self.result(what_if, stop=stop, on_round=scored)
         if not known:
             clock.finished(what_if.experiment.rounds)
@@ -194,6 +236,10 @@ class Clock:
     def finished(self, rounds: int) -> None:
         self._done += rounds
         self._finished += 1
+
+
+def _with_fedavg(what_if: WhatIf) -> list[WhatIf]:
+    return list(dict.fromkeys((what_if, what_if.fedavg)))
 
 
 def _about(swept: Sweep | None, value: Any, problem: object) -> str:

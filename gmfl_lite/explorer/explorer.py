@@ -17,7 +17,7 @@ from torch import nn
 
 from ..basics import checks
 from ..data import DATASETS
-from ..experiment import Experiment
+from ..experiment import Experiment, ExperimentError
 from ..federation import Federation
 from ..modules import PerSample
 from ..result import Result
@@ -31,7 +31,7 @@ from .knobs import KNOBS, PRESETS, Knob
 from .latest_wins import LatestWins
 from .panel import Panel
 from .state import State, Sweep, as_left, steps_to_show
-from .what_if import WhatIf
+from .what_if import what_if_of
 from .widget_parts import drawn
 
 GETTING_READY = "Dealing the samples out to the agents."
@@ -83,7 +83,7 @@ class Explorer:
         weights_seed: int | None = None,
     ) -> None:
         given = Given(federation, model, loss)
-        first = _what_if("base", base, weights_seed, given)
+        first = what_if_of("base", base, weights_seed, given)
         base = first.experiment
         shown = DATASETS.get(base.dataset) if federation is None else federation
         if shown is None or shown.classes is None:
@@ -110,6 +110,7 @@ class Explorer:
             base.eval_steps,
             {
                 "Run": self.start,
+                "Fair": self._fair_pressed,
                 "Stop": self.stop,
                 "Pin this curve": self.pin,
                 "Clear pins": self.clear_pins,
@@ -123,9 +124,8 @@ class Explorer:
             looked=self._show,
         )
         self._painter = LatestWins("gmfl_lite drawing", lambda error: self._panel.tell(sentences.of_an_error(error)))
-        self._given, self._runs = given, Runs(first, self._show)
-        if left is not None:
-            self._runs.results = left.runs.results
+        self._given, self._runs = given, Runs(first, self._show, left.runs if left else None)
+        self._cost_said: object = None
         if self._state.curves:
             self._show()
         else:
@@ -161,7 +161,7 @@ class Explorer:
         ('completed', 0)
         >>> explorer.close()
         """
-        what_if, fedavg, beside = _what_if("experiment", experiment, weights_seed, self._given), None, None
+        what_if, fedavg, beside = what_if_of("experiment", experiment, weights_seed, self._given), None, None
         result = self._runs.result(what_if, progress=progress)
         if result.status == "completed" and what_if != what_if.fedavg:
             fedavg = self._runs.result(what_if.fedavg, progress=progress)
@@ -232,6 +232,15 @@ class Explorer:
         with self._lock:
             self._start(self._state.knobs, self._state.swept)
 
+    def fair(self) -> None:
+        """Compare what the knobs say with FedAvg, each at the step sizes that serve it best; return at once.
+
+        The step sizes are searched for first, with `gmfl_lite.tune`, for as many fine-tuning steps as are shown; what
+        was found, or tried until `stop`, is kept.
+        """
+        with self._lock:
+            self._runs.start_fair(self._state.knobs, self._state.steps)
+
     def stop(self) -> None:
         """Stop what runs; return at once."""
         self._runs.stop()
@@ -293,6 +302,21 @@ class Explorer:
             if values != (swept[1] if swept and swept[0] == name else None):
                 self._start(self._state.knobs, None if values is None else (name, values))
 
+    def _fair_pressed(self) -> None:
+        """Do it at the second time: at the first one say what it takes."""
+        with self._lock:
+            about = self._state.knobs, self._state.steps
+            try:
+                cost = "" if about == self._cost_said else self._runs.cost_of_fair(*about)
+            except ExperimentError as error:
+                self._show(problem=str(error))
+                return
+            self._cost_said = about
+            if cost:
+                self._show(message=f"{cost} Press Fair again to begin.")
+            else:
+                self.fair()
+
     # From there to what is to be seen.
 
     def _start(self, knobs: Mapping[str, Any], swept: Sweep | None) -> None:
@@ -321,13 +345,3 @@ class Explorer:
         if name not in self._knobs:
             raise ValueError(f"{name} is not a knob{checks.nearest(name, self._knobs)}")
         return self._knobs[name]
-
-
-def _what_if(name: str, experiment: Experiment, weights_seed: int | None, given: Given) -> WhatIf:
-    if not isinstance(experiment, Experiment):
-        raise checks.refusal(name, experiment, "an Experiment")
-    seed = experiment.seed if weights_seed is None else checks.integer("weights_seed", weights_seed, 0)
-    if given.federation is not None:
-        picked = min(experiment.agents_per_round, given.federation.n_agents)
-        experiment = given.as_run(experiment.replace(agents_per_round=picked))
-    return WhatIf(experiment, seed, given)

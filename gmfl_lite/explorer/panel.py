@@ -14,6 +14,7 @@ from .widget_parts import STYLE, button, close, fold, line
 
 BUTTONS: dict[str, dict[str, str]] = {
     "Run": {"tooltip": "Run what the knobs say.", "icon": "play", "button_style": "primary"},
+    "Fair": {"tooltip": "Compare with FedAvg, each at its best step sizes, which are searched for first."},
     "Stop": {"tooltip": "Stop what runs.", "icon": "stop"},
     "Pin this curve": {"tooltip": "Keep what is drawn, to compare with what comes.", "icon": "thumb-tack"},
     "Clear pins": {"tooltip": "Take the pinned curves away."},

@@ -8,7 +8,8 @@ from .curves import Curve
 from .what_if import in_words
 
 SAME = "at the same step sizes"
-"""How methods are compared, unless each has been given its own."""
+BEST = "each at its best step sizes"
+"""How methods are compared: in the first way, unless the best have been searched for."""
 
 
 def of_a_curve(curve: Curve, fedavg: Curve | None, steps: int, how: str = SAME) -> str:

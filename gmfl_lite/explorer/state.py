@@ -14,9 +14,10 @@ from ..plots.looks import Look, looks_of
 from ..plots.picture import Picture
 from ..plots.training import exploration
 from . import sentences
+from .best_step_sizes import SETTINGS
 from .curves import FEDAVG, Curve, at_rest, by_name
 from .take_away import as_papermill, as_python, as_yaml
-from .what_if import WhatIf, labels
+from .what_if import WhatIf, in_words, labels
 
 Sweep = tuple[str, tuple[Any, ...]]
 """A knob's name, and the values that it goes through."""
@@ -41,6 +42,7 @@ class State:
     problem : what went wrong, a line each.
     progress : how far the run at work is, in words; empty if none is.
     part_done : the same as a number from 0 to 1.
+    fair : whether each of the curves is of its method's best step sizes.
     elsewhere : whether another cell of the notebook is at work, for which whatever is pressed has to wait.
     """
 
@@ -57,6 +59,7 @@ class State:
     problem: str = ""
     progress: str = ""
     part_done: float = 0.0
+    fair: bool = False
     elsewhere: bool = False
 
     @property
@@ -74,7 +77,8 @@ class State:
         if self.family is not None:
             seen = sentences.of_a_sweep(self.family, self.curves, self.steps)
         elif self.curves and not self.problem:
-            seen = sentences.of_a_curve(self.curves[-1], self.fedavg, self.steps)
+            how = sentences.BEST if self.fair else sentences.SAME
+            seen = sentences.of_a_curve(self.curves[-1], self.fedavg, self.steps, how)
         else:
             seen = ""
         return " ".join(filter(None, (_ELSEWHERE if self.elsewhere else "", self.message, seen)))
@@ -89,7 +93,9 @@ class State:
         for name, curve in runs.items():
             reached = curve.reached(self.steps)
             score = "" if math.isnan(reached) else f"{reached:.0f} %"
-            said[name] = (looks[name], ", ".join(filter(None, (score, "pinned" if curve.what_if in pinned else ""))))
+            sizes = [in_words(name, curve.what_if.value(name)) for name in SETTINGS] if self.fair else []
+            last = "pinned" if curve.what_if in pinned else ""
+            said[name] = (looks[name], ", ".join(filter(None, (score, *sizes, last))))
         return said
 
     def picture(self, *, legend: bool = True) -> Picture:
@@ -145,8 +151,17 @@ def as_left(state: State) -> State:
     """Return what the panel of a cell that is run again begins with: nothing is at work, all else is as it was."""
     message = "All is as you left it; Reset starts afresh." if state.curves else ""
     curves, pins, fedavg = map(at_rest, (state.curves, state.pins, [state.fedavg] if state.fedavg else []))
-    kept = {"curves": curves, "pins": pins, "fedavg": next(iter(fedavg), None)}
-    return replace(state, **kept, message=message, problem="", progress="", part_done=0.0, elsewhere=False)
+    return replace(
+        state,
+        curves=curves,
+        pins=pins,
+        fedavg=next(iter(fedavg), None),
+        message=message,
+        problem="",
+        progress="",
+        part_done=0.0,
+        elsewhere=False,
+    )
 
 
 def _experiments(runs: Mapping[str, Curve]) -> dict[str, Experiment]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from ..basics import checks
 from ..basics.setting_records import settings, settings_that_change
 from ..data import check_here
 from ..experiment import Experiment, build_federation
@@ -100,6 +101,22 @@ class WhatIf:
         """Return those of some settings that change anything beside the others, with their values."""
         records, values = settings(type(self.experiment)), vars(self.experiment)
         return {name: self.value(name) for name in names if name not in records or records[name].counts(values)}
+
+
+def what_if_of(name: str, experiment: Experiment, weights_seed: int | None, given: Given) -> WhatIf:
+    """Return the what-if of an experiment, called `name`, with what was handed over.
+
+    Raises
+    ------
+    ValueError : no Experiment, or a seed that is none.
+    """
+    if not isinstance(experiment, Experiment):
+        raise checks.refusal(name, experiment, "an Experiment")
+    seed = experiment.seed if weights_seed is None else checks.integer("weights_seed", weights_seed, 0)
+    if given.federation is not None:
+        picked = min(experiment.agents_per_round, given.federation.n_agents)
+        experiment = given.as_run(experiment.replace(agents_per_round=picked))
+    return WhatIf(experiment, seed, given)
 
 
 def labels(what_ifs: Sequence[WhatIf]) -> list[str]:

@@ -1,6 +1,7 @@
 """Figures of how training goes and what fine-tuning gains: accuracy, or loss, against rounds and against steps."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import matplotlib.ticker
 import pandas as pd
@@ -144,7 +145,11 @@ def exploration(
     ends, names, looks = [], words(drawn), looks_of(histories, experiments)
     for label, history in drawn.items():
         behind = label == reference
-        style = {"linewidth": 1.2 if behind else 1.8, "markersize": 4 if behind else 5, "zorder": 1.9 if behind else 2}
+        style: dict[str, Any] = {
+            "linewidth": 1.2 if behind else 1.8,
+            "markersize": 4 if behind else 5,
+            "zorder": 1.9 if behind else 2,
+        }
         style |= {"clip_on": False, **looks[label].line}
         after = history[history["fine_tune_steps"] == fine_tune_steps]
         last = history[history["round"] == history["round"].iloc[-1]]
@@ -226,8 +231,10 @@ def _score_lines(
     with sns.axes_style("white", AXES):
         figure = Picture(figsize=(1.6 + 4.2 * len(groups), 3.6), layout="constrained")
         for axes, group in zip(figure.subplots(1, len(groups), sharey=True, squeeze=False)[0], groups, strict=True):
-            shown, legend = data[data["group"] == group], "auto" if group == groups[-1] else False
-            sns.lineplot(shown, ax=axes, x=x, y=score, legend=legend, errorbar=None, **style)
+            sns.lineplot(
+                data[data["group"] == group], ax=axes, x=x, y=score, errorbar=None,
+                legend="auto" if group == groups[-1] else False, **style,
+            )  # fmt: skip
             axes.set(title=GROUPS[group], xlabel=xlabel, ylabel=ylabel)
     sns.move_legend(figure.axes[-1], "center left", bbox_to_anchor=(1.02, 0.5), title=legend_title)
     last = data[data["group"] == groups[-1]].groupby("method", sort=False).last()

@@ -126,7 +126,7 @@ def test_stop_before_the_first_point_keeps_the_picture_and_its_words(panel, monk
     monkeypatch.setattr(WhatIf, "run", slow)
     for act in (partial(explorer.set, nu=5), partial(explorer.sweep, "nu")):
         begun.clear()
-        monkeypatch.setattr(explorer._runs, "results", OrderedDict())
+        monkeypatch.setattr(explorer._runs, "_results", OrderedDict())
         act()
         assert begun.wait(30)
         press(explorer, "Stop")

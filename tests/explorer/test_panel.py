@@ -102,6 +102,7 @@ def notebook(monkeypatch):
 
 def test_running_its_cell_again_closes_it(panel, notebook):
     explorer = panel(LONG)
+    explorer.wait(60)  # what takes long only once is over
     explorer.set(nu=1)
     notebook.run("b")
     assert threads("training")
