@@ -102,6 +102,18 @@ def test_who_holds_what_names_its_run_where_there_are_several(panel):
     assert "Below, who holds what with partition = iid, seed = 9: 16" in alt(explorer)
 
 
+def test_words_change_with_the_picture_that_they_are_about(panel, monkeypatch):
+    explorer = panel()
+    explorer.set(nu=1)
+    explorer.wait(60)
+    before, seen, draw = words(explorer), [], State.picture
+    monkeypatch.setattr(State, "picture", lambda *a, **k: seen.append(words(explorer)) or draw(*a, **k))
+    control(explorer, "fine-tuning steps before scoring").value = 10
+    explorer.wait(60)
+    assert seen[0] == before
+    assert words(explorer) != before
+
+
 def test_an_exception_in_the_drawing_is_shown_and_does_not_repeat(panel, monkeypatch):
     explorer = panel()
     explorer.wait(60)

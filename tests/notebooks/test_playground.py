@@ -51,8 +51,8 @@ def test_how_far_ahead_is_far_enough():
     assert max(nu[one][0] for one in nu) <= 10
     assert KEY[0].startswith(
         f"After three steps ν = 10 and 5 lead ({nu[10][3]} and {nu[5][3]} %), after ten the same two ({nu[10][10]} and "
-        f"{nu[5][10]} %), after one step ν = 3 ({nu[3][1]} %). ν = 1 is far behind ({nu[1][3]} % after three). Before any "
-        "step all guess."
+        f"{nu[5][10]} %), after one step ν = 3 ({nu[3][1]} %). ν = 1 is far behind ({nu[1][3]} % after three). "
+        "Before any step all guess."
     )
 
 
