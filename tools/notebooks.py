@@ -94,7 +94,7 @@ def refresh(path: Path) -> None:
         "language_info": {"name": "python"},
     }
     for cell in notebook.cells:
-        cell.metadata = {"tags": cell.metadata["tags"]} if cell.metadata.get("tags") else {}
+        cell.metadata = {key: cell.metadata[key] for key in ("jupyter", "tags") if cell.metadata.get(key)}
         for output in cell.get("outputs", []):  # a widget is gone with its kernel: what stays is its text
             output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
     restate(notebook, measured)

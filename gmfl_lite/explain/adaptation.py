@@ -12,7 +12,8 @@ from ..basics import checks
 from ..federation import Federation
 from ..modules import PerSample
 from ..plots import accuracy_against_steps
-from ..plots.picture import GROUPS, colours_of
+from ..plots.looks import looks_of
+from ..plots.picture import GROUPS
 from ..result import Result
 from .picture import Picture, png, shipped
 from .samples import Shown, kind_of_samples
@@ -95,7 +96,7 @@ def adaptation(
         "most": most,
         "score": score,
         "label": label,
-        "colour": to_hex(colours_of([label])[label]),
+        "colour": to_hex(looks_of([label])[label].colour),
         "round": result.round,
         "fine_tune_lr": experiment.fine_tune_lr,
         "moves": experiment.personal,

@@ -10,7 +10,8 @@ from matplotlib.colors import to_hex
 from .. import plots
 from ..basics import checks
 from ..meta_gradients import factors_kept
-from ..plots.picture import colours_of, steps_in_words
+from ..plots.looks import looks_of
+from ..plots.picture import steps_in_words
 from ..theory import Quadratics
 from .picture import Picture, png, shipped
 from .plane import PlaneAgent, Samples, mean_loss, one_round, plane_agents
@@ -22,6 +23,7 @@ MOST_STEPS = 20
 """Of ν and of τ: what the sliders reach."""
 
 METHODS = ("FedAvg", "Per-FedAvg", "your ν")
+COLOURED_AS = ("FedAvg", "Per-FedAvg", "ν = 3")
 DEFAULT = ([[[1.2, 0], [0, 1.0]], [[0.08, 0], [0, 0.12]], [[0.5, 0.3], [0.3, 0.4]]], [[1, 0.7], [-1, -0.5], [0.4, -1]])
 """A and c of a steep agent, a flat one, and one with a valley across."""
 START = (-0.8, 0.8)
@@ -85,7 +87,7 @@ def landscape(
     window = _window(x, y, np.array([w, *(agent.optimum for agent in found)]))
     if not all(low < at < high for at, (low, high) in zip(w, window.values(), strict=True)):
         raise checks.refusal("start", start, f"inside the window, x = {window['x']} and y = {window['y']}")
-    colours = {name: to_hex(colour) for name, colour in colours_of(METHODS).items()}
+    colours = dict(zip(METHODS, (to_hex(look.colour) for look in looks_of(COLOURED_AS).values()), strict=True))
     rounds = {name: one_round(found, w, steps, settings) for name, steps in zip(METHODS, (0, 1, nu), strict=True)}
     data = {
         "agents": [{"name": agent.name, "optimum": agent.optimum, **agent.numbers} for agent in found],

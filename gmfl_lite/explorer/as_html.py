@@ -3,10 +3,15 @@
 import base64
 import html
 import io
+from collections.abc import Mapping
 from urllib.parse import quote
 
+import numpy as np
 import pandas as pd
+from matplotlib.colors import to_hex
+from matplotlib.markers import MarkerStyle
 
+from ..plots.looks import Look
 from ..plots.picture import Picture
 from .state import State
 
@@ -28,12 +33,45 @@ _TELL_SCREEN_READERS = (
 )
 
 
-def picture(figure: Picture) -> str:
+DOTS = 130
+"""Of a figure, per inch."""
+
+
+def as_png(figure: Picture) -> str:
     png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=130, pil_kwargs={"compress_level": 1})
-    data = base64.b64encode(png.getvalue()).decode()
+    figure.savefig(png, format="png", dpi=DOTS, pil_kwargs={"compress_level": 1})
+    return f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
+
+
+def picture(figure: Picture) -> str:
+    """Return a figure that takes its room before it is there, so that nothing jumps."""
+    size = " ".join(
+        f'{side}="{DOTS * n:.0f}"' for side, n in zip(("width", "height"), figure.get_size_inches(), strict=True)
+    )
     alt = html.escape(figure.alt)
-    return f'<img style="width:100%" alt="{alt}" onload="{_TELL_SCREEN_READERS}" src="data:image/png;base64,{data}">'
+    return f'<img class="gmfl-ink" {size} alt="{alt}" onload="{_TELL_SCREEN_READERS}" src="{as_png(figure)}">'
+
+
+def legend(curves: Mapping[str, tuple[Look, str]]) -> str:
+    """Return each curve's line and marker, its name, and what is to be said of it; on as many lines as it takes."""
+    return "".join(
+        f"<span>{_sample(look)}{html.escape(name)}&ensp;<b>{sentence(said)}</b></span>"
+        for name, (look, said) in curves.items()
+    )
+
+
+def _sample(look: Look) -> str:
+    """Draw a piece of a curve, 36 × 12."""
+    style = MarkerStyle(look.marker)
+    outline = [np.asarray(corners) for corners in style.get_path().transformed(style.get_transform()).to_polygons()]
+    marker = "".join(
+        f'<polygon points="{" ".join(f"{18 + 9 * x:.1f},{6 - 9 * y:.1f}" for x, y in corners)}"/>'
+        for corners in outline
+    )
+    dashes = f' stroke-dasharray="{" ".join(f"{2 * length:g}" for length in look.dashes)}"' if look.dashes else ""
+    line = f'<line x1="0" x2="36" y1="6" y2="6" stroke-width="2" stroke="currentColor"{dashes}/>'
+    colour = f'color="{to_hex(look.colour)}" fill="{to_hex(look.colour)}"'
+    return f'<svg class="gmfl-ink" aria-hidden="true" width="36" height="12" {colour}>{line}{marker}</svg>'
 
 
 def problem(words: str) -> str:
@@ -68,7 +106,6 @@ _COPY = (
     "if(navigator.clipboard)navigator.clipboard.writeText(code.textContent).then(()=>say('Copied'),select);"
     "else select()"
 )
-_FIGURE = "this.href=this.closest('.gmfl-explorer').querySelector('img').src"
 
 
 def take_away(state: State, frame: pd.DataFrame) -> str:
@@ -84,7 +121,7 @@ def take_away(state: State, frame: pd.DataFrame) -> str:
         "Copy as YAML": state.yaml(),
     }
     blocks = [
-        f'<p><a href="#" download="explored.png" onclick="{_FIGURE}">Save the figure</a> · '
+        f'<p><a href="{as_png(state.picture())}" download="explored.png">Save the figure</a> · '
         f'<a href="data:text/csv;charset=utf-8,{csv}" download="explored.csv">Save the table</a></p>'
     ]
     for title, code in codes.items():

@@ -12,6 +12,7 @@ import pandas as pd
 from ..experiment import ExperimentError
 from ..federation import Federation
 from ..result import Result
+from .best_step_sizes import BestStepSizes, StoppedSearching, method_in_words
 from .curves import Curve
 from .latest_wins import LatestWins
 from .sentences import of_an_error
@@ -20,8 +21,12 @@ from .what_if import WhatIf, in_words
 
 RESULTS_KEPT = 64
 
-_NOTHING: dict[str, Any] = {"curves": (), "fedavg": None, "federation": None}
+_NOTHING: dict[str, Any] = {"curves": (), "family": None, "fedavg": None, "federation": None, "fair": False}
 """What is to be seen where none of the what-ifs could be run."""
+READY = "Press Run, or move a knob."
+_STOPPED_SEARCHING = "Stopped: what was tried is kept, and Fair goes on from there."
+_STOPPED = "Stopped: press Run to start again."
+_STOPPED_EARLY = "Stopped before the first point, so this is the picture from before: press Run to start again."
 
 
 class Runs:
@@ -31,11 +36,14 @@ class Runs:
     ----------
     base : the what-if that the others are changes of.
     show : called, in the worker's thread, with fields of a State and what they are now.
+    before : whose results to keep.
     """
 
-    def __init__(self, base: WhatIf, show: Callable[..., None]) -> None:
+    def __init__(self, base: WhatIf, show: Callable[..., None], before: "Runs | None" = None) -> None:
         self._base, self._show = base, show
-        self._results: OrderedDict[WhatIf, Result] = OrderedDict()
+        self._results: OrderedDict[WhatIf, Result] = OrderedDict() if before is None else before._results
+        self._best: BestStepSizes = BestStepSizes() if before is None else before._best
+        self._pace: float | None = None
         self._lock = threading.Lock()
         self._worker = LatestWins("gmfl_lite training", self._tell)
         self.stop, self.wait, self.close = self._worker.stop, self._worker.wait, self._worker.close
@@ -48,6 +56,19 @@ class Runs:
         """Run the knobs' values in place of what runs now, or once for each value of a swept knob; return at once."""
         self._worker.submit(partial(self._explore, values, swept))
 
+    def start_fair(self, values: Mapping[str, Any], steps: int) -> None:
+        """Compare the knobs' values with FedAvg, each at its best step sizes for so many steps; return at once."""
+        self._worker.submit(partial(self._compare_fairly, values, steps))
+
+    def cost_of_fair(self, values: Mapping[str, Any], steps: int) -> str:
+        """Say what has to be searched for before that; "" if nothing has to be.
+
+        Raises
+        ------
+        ExperimentError : values that contradict each other.
+        """
+        return self._best.cost(_with_fedavg(WhatIf.from_values(self._base, values)), steps, self._pace)
+
     def known(self, what_if: WhatIf) -> Result | None:
         """Return the result that is kept, if one is."""
         return self._results.get(what_if)
@@ -58,8 +79,10 @@ class Runs:
             if what_if in self._results:
                 self._results.move_to_end(what_if)
                 return self._results[what_if]
+        started = time.monotonic()
         result = what_if.run(**how)
         if result.status != "stopped":
+            self._pace = (time.monotonic() - started) / max(1, result.round)
             with self._lock:
                 self._results[what_if] = result
                 if len(self._results) > RESULTS_KEPT:
@@ -70,22 +93,20 @@ class Runs:
         """Score the initial weights: there is something to see, and what is slow only once is over."""
 
         def scored(round: int, rows: pd.DataFrame) -> None:
-            self._show(curves=(Curve(what_if, rows, "untrained"),))
+            self._show(curves=(Curve(what_if, rows, "untrained"),), message=READY)
             stop.set()
 
         what_if = WhatIf.from_values(self._base, {})  # what Run runs if no knob is moved
-        self._show(message="Press Run, or move a knob.")
         self._show(federation=what_if.federation)
         result = what_if.run(stop=stop, on_round=scored)
-        if result.status == "diverged":
-            self._show(problem=result.message)
+        if not self._worker.superseded:
+            self._show(message=READY, problem=result.message if result.status == "diverged" else "")
 
     def _explore(self, values: Mapping[str, Any], swept: Sweep | None, stop: threading.Event) -> None:
         what_ifs, problems = self._what_ifs(values, swept)
         if not what_ifs:
             self._show(**_NOTHING)
         self._show(
-            family=swept and swept[0],
             message="",
             problem="\n".join(problems),
             progress="preparing the agents" if what_ifs else "",
@@ -95,11 +116,12 @@ class Runs:
         done = _NOTHING
 
         def among(curve: Curve, federation: Federation) -> dict[str, Any]:
-            return {"curves": (*done["curves"], curve), "fedavg": None, "federation": federation}
+            shown = (*done["curves"], curve)
+            return {**_NOTHING, "curves": shown, "family": swept and swept[0], "federation": federation}
 
         for what_if in what_ifs:
             try:
-                result, done = self._follow(what_if, stop, clock, among)
+                result, done = self._follow(what_if, stop, clock, among, done)
                 problem = result.message if result.status == "diverged" else ""
             except Exception as error:  # one point of a sweep must not end the others
                 problem = of_an_error(error)
@@ -111,10 +133,36 @@ class Runs:
                 break
         if swept is None and what_ifs and not problems and not stop.is_set() and what_ifs[0] != what_ifs[0].fedavg:
             fedavg = what_ifs[0].fedavg
-            self._follow(fedavg, stop, Clock([fedavg], "FedAvg, to compare: "), lambda curve, _: {"fedavg": curve})
+            clock = Clock([fedavg], "FedAvg, to compare: ")
+            self._follow(fedavg, stop, clock, lambda curve, _: {"fedavg": curve}, {})
         if not self._worker.superseded:
-            stopped = any(curve.status == "stopped" for curve in done["curves"])
-            message = "Stopped: press Run to start again." if stopped else ""
+            message = (_STOPPED if done["curves"] else _STOPPED_EARLY) if stop.is_set() and what_ifs else ""
+            self._show(message=message, progress="", part_done=0.0)
+
+    def _compare_fairly(self, values: Mapping[str, Any], steps: int, stop: threading.Event) -> None:
+        self._show(message="", problem="", progress="preparing the agents", part_done=0.0)
+        best, message = [], ""
+        try:
+            for what_if in _with_fedavg(WhatIf.from_values(self._base, values)):
+
+                def tell(words: str, part: float, name: str = method_in_words(what_if)) -> None:
+                    self._show(progress=f"best step sizes of {name}, {words}", part_done=part)
+
+                best.append(self._best.of(what_if, steps, stop, tell))
+        except StoppedSearching:
+            message = _STOPPED_SEARCHING
+        else:
+            clock, done = Clock(best), _NOTHING
+            for what_if in best:
+
+                def among(curve: Curve, federation: Federation, done: dict[str, Any] = done) -> dict[str, Any]:
+                    if done["curves"]:
+                        return {**done, "fedavg": curve}
+                    return {**_NOTHING, "curves": (curve,), "federation": federation, "fair": True}
+
+                _, done = self._follow(what_if, stop, clock, among, done)
+            message = _STOPPED if stop.is_set() else ""
+        if not self._worker.superseded:
             self._show(message=message, progress="", part_done=0.0)
 
     def _what_ifs(self, values: Mapping[str, Any], swept: Sweep | None) -> tuple[list[WhatIf], list[str]]:
@@ -136,10 +184,11 @@ class Runs:
         stop: threading.Event,
         clock: "Clock",
         among: Callable[[Curve, Federation], dict[str, Any]],
+        before: dict[str, Any],
     ) -> tuple[Result, dict[str, Any]]:
         """Run a what-if, or take the result that is kept; show its curve `among` the others as it grows.
 
-        Return the result, and what is shown at the end.
+        Return the result, and what is shown at the end: what was `before`, if it was stopped before its first point.
         """
         federation, frames = what_if.federation, []
 
@@ -153,6 +202,8 @@ class Runs:
         result = self.result(what_if, stop=stop, on_round=scored)
         if not known:
             clock.finished(what_if.experiment.rounds)
+        if result.history.empty and result.status == "stopped":  # what is drawn stays, with its words
+            return result, before
         shown = among(Curve(what_if, result.history, result.status), federation)
         self._show(**shown)
         return result, shown
@@ -185,6 +236,10 @@ class Clock:
     def finished(self, rounds: int) -> None:
         self._done += rounds
         self._finished += 1
+
+
+def _with_fedavg(what_if: WhatIf) -> list[WhatIf]:
+    return list(dict.fromkeys((what_if, what_if.fedavg)))
 
 
 def _about(swept: Sweep | None, value: Any, problem: object) -> str:

@@ -62,3 +62,8 @@ def brought_up_to_date(pins: Sequence[Curve], curves: Sequence[Curve]) -> tuple[
             pin = dataclasses.replace(pin, status="stopped")
         newer.append(pin)
     return tuple(newer)
+
+
+def at_rest(curves: Sequence[Curve]) -> tuple[Curve, ...]:
+    """Return curves of which none runs any longer."""
+    return tuple(dataclasses.replace(c, status="stopped") if c.status == "running" else c for c in curves)

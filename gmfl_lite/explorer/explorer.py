@@ -6,64 +6,45 @@ them. One worker trains, another draws; only that one writes to what is shown.
 
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 from typing import Any
 
 import ipywidgets as widgets
-from IPython import get_ipython
 from torch import nn
 
 from ..basics import checks
 from ..data import DATASETS
-from ..experiment import Experiment
+from ..experiment import Experiment, ExperimentError
 from ..federation import Federation
 from ..modules import PerSample
-from ..plots.picture import Picture
 from ..result import Result
 from ..sweep import Given
 from . import sentences
 from .background_runs import Runs
+from .cells import Cell, Left
 from .curves import Curve, brought_up_to_date, together
+from .exploration import Exploration
 from .knobs import KNOBS, PRESETS, Knob
 from .latest_wins import LatestWins
 from .panel import Panel
-from .state import State, Sweep, steps_to_show
-from .what_if import WhatIf
+from .state import State, Sweep, as_left, steps_to_show
+from .what_if import what_if_of
 from .widget_parts import drawn
 
+GETTING_READY = "Dealing the samples out to the agents."
 FRAME = 0.1
 """Seconds between two drawings at least: a browser gets no more than ten a second."""
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Exploration(Result):
-    """A Result that shows itself as the explorer's picture, with FedAvg's curve beside its own.
-
-    Attributes
-    ----------
-    fedavg : the Result of ν = 0 on the same data from the same weights; None if that, or nothing, was completed.
-    words : what is to be seen, in one sentence.
-    picture : a Picture.
-    """
-
-    fedavg: Result | None
-    words: str
-    picture: Picture
-
-    def _repr_mimebundle_(
-        self, include: object = None, exclude: object = None
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
-        return self.picture._repr_mimebundle_()
 
 
 class Explorer:
     """A panel of knobs next to a live picture: what do ν, heterogeneity and step sizes do?
 
     Letting a knob go starts a run and ends the one at work. Display the explorer to see it; its methods do what its
-    buttons do, `run` does for a script what the panel does, and running the cell that made an explorer again closes it.
+    buttons do, and `run` does for a script what the panel does. Run the cell that made an explorer again, with the same
+    base, and the new one goes on where the old one stood, with its knobs, pins and results.
 
     Parameters
     ----------
@@ -102,7 +83,7 @@ class Explorer:
         weights_seed: int | None = None,
     ) -> None:
         given = Given(federation, model, loss)
-        first = _what_if("base", base, weights_seed, given)
+        first = what_if_of("base", base, weights_seed, given)
         base = first.experiment
         shown = DATASETS.get(base.dataset) if federation is None else federation
         if shown is None or shown.classes is None:
@@ -116,7 +97,11 @@ class Explorer:
         self._knobs = {name: knob.with_value(stand[name]) for name, knob in offered.items()}
         self._initial = {name: offered[name].start if value is None else value for name, value in stand.items()}
         presets = {name: values for name, values in PRESETS.items() if values.keys() <= offered.keys()}
-        self._state = State(steps_to_show(base), MappingProxyType(self._initial))
+        self._first, self._cell = first, Cell(self._leave, self._wait_for_another)
+        self._state = State(steps_to_show(base), MappingProxyType(self._initial), message=GETTING_READY)
+        left = self._cell.taken_over(first)
+        if left is not None and left.state.knobs.keys() == offered.keys():
+            self._state = as_left(left.state)
         self._lock = threading.RLock()  # several threads may call back, and scripts call besides
         self._panel = Panel(
             self._state,
@@ -125,6 +110,7 @@ class Explorer:
             base.eval_steps,
             {
                 "Run": self.start,
+                "Fair": self._fair_pressed,
                 "Stop": self.stop,
                 "Pin this curve": self.pin,
                 "Clear pins": self.clear_pins,
@@ -138,9 +124,13 @@ class Explorer:
             looked=self._show,
         )
         self._painter = LatestWins("gmfl_lite drawing", lambda error: self._panel.tell(sentences.of_an_error(error)))
-        self._given, self._runs = given, Runs(first, self._show)
-        self._runs.look()
-        self._forget_cell = _when_this_cell_runs_again(self.close)
+        self._given, self._runs = given, Runs(first, self._show, left.runs if left else None)
+        self._cost_said: object = None
+        if self._state.curves:
+            self._show()
+        else:
+            self._runs.look()
+        self._cell.watch()
 
     @property
     def state(self) -> State:
@@ -171,7 +161,7 @@ class Explorer:
         ('completed', 0)
         >>> explorer.close()
         """
-        what_if, fedavg, beside = _what_if("experiment", experiment, weights_seed, self._given), None, None
+        what_if, fedavg, beside = what_if_of("experiment", experiment, weights_seed, self._given), None, None
         result = self._runs.result(what_if, progress=progress)
         if result.status == "completed" and what_if != what_if.fedavg:
             fedavg = self._runs.result(what_if.fedavg, progress=progress)
@@ -232,13 +222,24 @@ class Explorer:
             self.set(**{name: values[(values.index(self._state.knobs[name]) + 1) % len(values)]})
 
     def reset(self) -> None:
-        """Put every knob where it was at first, and start to run; a sweep ends."""
-        self._start(self._initial, None)
+        """Start afresh: every knob where it was at first, no pins, no sweep; and run."""
+        with self._lock:
+            self._state = replace(self._state, pins=())
+            self._start(self._initial, None)
 
     def start(self) -> None:
         """Run what the knobs say, in place of what runs now; return at once."""
         with self._lock:
             self._start(self._state.knobs, self._state.swept)
+
+    def fair(self) -> None:
+        """Compare what the knobs say with FedAvg, each at the step sizes that serve it best; return at once.
+
+        The step sizes are searched for first, with `gmfl_lite.tune`, for as many fine-tuning steps as are shown; what
+        was found, or tried until `stop`, is kept.
+        """
+        with self._lock:
+            self._runs.start_fair(self._state.knobs, self._state.steps)
 
     def stop(self) -> None:
         """Stop what runs; return at once."""
@@ -269,13 +270,24 @@ class Explorer:
 
     def close(self) -> None:
         """Stop what runs and take the panel away; return at once."""
-        self._forget_cell()
+        self._cell.forget()
         self._runs.close()
         self._painter.close()
         self._panel.close()
 
     def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
         return {**drawn(self.panel), "text/plain": "The explorer's knobs: run this cell to see and to move them."}
+
+    # What the notebook's cells tell.
+
+    def _leave(self) -> Left:
+        """Close, and leave to the panel that the same cell makes next what there is to see."""
+        self.close()
+        return Left(self._first, self._state, self._runs)
+
+    def _wait_for_another(self, elsewhere: bool) -> None:
+        if elsewhere != self._state.elsewhere:
+            self._show(elsewhere=elsewhere)
 
     # What the controls tell, in whichever thread the kernel calls back; also what `Panel.show` has just put there.
 
@@ -289,6 +301,21 @@ class Explorer:
             swept = self._state.swept
             if values != (swept[1] if swept and swept[0] == name else None):
                 self._start(self._state.knobs, None if values is None else (name, values))
+
+    def _fair_pressed(self) -> None:
+        """Do it at the second time: at the first one say what it takes."""
+        with self._lock:
+            about = self._state.knobs, self._state.steps
+            try:
+                cost = "" if about == self._cost_said else self._runs.cost_of_fair(*about)
+            except ExperimentError as error:
+                self._show(problem=str(error))
+                return
+            self._cost_said = about
+            if cost:
+                self._show(message=f"{cost} Press Fair again to begin.")
+            else:
+                self.fair()
 
     # From there to what is to be seen.
 
@@ -318,33 +345,3 @@ class Explorer:
         if name not in self._knobs:
             raise ValueError(f"{name} is not a knob{checks.nearest(name, self._knobs)}")
         return self._knobs[name]
-
-
-def _what_if(name: str, experiment: Experiment, weights_seed: int | None, given: Given) -> WhatIf:
-    if not isinstance(experiment, Experiment):
-        raise checks.refusal(name, experiment, "an Experiment")
-    seed = experiment.seed if weights_seed is None else checks.integer("weights_seed", weights_seed, 0)
-    if given.federation is not None:
-        picked = min(experiment.agents_per_round, given.federation.n_agents)
-        experiment = given.as_run(experiment.replace(agents_per_round=picked))
-    return WhatIf(experiment, seed, given)
-
-
-def _when_this_cell_runs_again(act: Callable[[], None]) -> Callable[[], None]:
-    """Call `act` before the notebook cell that runs now is run again; return a function that calls this off."""
-    shell = get_ipython()
-    parent = shell.get_parent() if hasattr(shell, "get_parent") else {}
-    cell = parent.get("metadata", {}).get("cellId")
-    if cell is None:
-        return lambda: None
-
-    def about_to_run(info: Any) -> None:
-        if info.cell_id == cell:
-            act()
-
-    def forget() -> None:
-        if about_to_run in shell.events.callbacks["pre_run_cell"]:
-            shell.events.unregister("pre_run_cell", about_to_run)
-
-    shell.events.register("pre_run_cell", about_to_run)
-    return forget

@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..aggregation import AGGREGATIONS
 from ..basics import checks
 from ..basics.setting_records import Setting, integer, settings
 from ..data import DATASETS
@@ -179,6 +180,7 @@ for _knob in (
     Knob("proximal", (0.0, 0.01, 0.1, 1.0), group="Training"),
     Knob("personal", PERSONAL, group="Training"),
     Knob("server", SERVER_STEPS, group="Server"),
+    Knob("aggregation", AGGREGATIONS, group="Server"),
     Knob("server_lr", (0.003, 0.01, 0.03, 0.1, 0.3, 1.0), group="Server"),
     Knob("seed", SEEDS, group="Seeds"),
     Knob("weights_seed", SEEDS, group="Seeds"),

@@ -14,6 +14,7 @@ from .widget_parts import STYLE, button, close, fold, line
 
 BUTTONS: dict[str, dict[str, str]] = {
     "Run": {"tooltip": "Run what the knobs say.", "icon": "play", "button_style": "primary"},
+    "Fair": {"tooltip": "Compare with FedAvg, each at its best step sizes, which are searched for first."},
     "Stop": {"tooltip": "Stop what runs.", "icon": "stop"},
     "Pin this curve": {"tooltip": "Keep what is drawn, to compare with what comes.", "icon": "thumb-tack"},
     "Clear pins": {"tooltip": "Take the pinned curves away."},
@@ -23,7 +24,7 @@ REDRAWS = {
     "Redraw data": {"tooltip": "The next seed: other data, picks, batches."},
     "Redraw weights": {"tooltip": "The next initial weights."},
 }
-PAINTED = ("problem", "words", "progress", "picture", "runs", "take-away")
+PAINTED = ("problem", "words", "progress", "picture", "legend", "runs", "take-away")
 
 
 class Panel:
@@ -61,6 +62,7 @@ class Panel:
         for part, widget in self._html.items():
             widget.add_class(f"gmfl-{part}")
         self._seen: tuple[Any, ...] | None = None
+        self._taken: tuple[Any, ...] | None = None
         steps = widgets.Dropdown(
             options=[(readable(steps), steps) for steps in eval_steps],
             value=state.steps,
@@ -69,7 +71,9 @@ class Panel:
             style={"description_width": "initial"},
         )
         steps.observe(lambda change: looked(steps=change["new"]), "value")
-        best_first = widgets.ToggleButton(description="best first", tooltip="Sort the table by final accuracy.")
+        best_first = widgets.ToggleButton(
+            value=state.best_first, description="best first", tooltip="Sort the table by final accuracy."
+        )
         best_first.observe(lambda change: looked(best_first=change["new"]), "value")
 
         def buttons(looks: Mapping[str, Mapping[str, str]], before: Sequence[widgets.Widget] = ()) -> widgets.Box:
@@ -84,29 +88,31 @@ class Panel:
             name: {"tooltip": "Set " + ", ".join(in_words(*one) for one in values.items())}
             for name, values in presets.items()
         }
-        left = widgets.VBox(
-            [
-                *always,
-                *(fold(title, rows) for title, rows in groups.items()),
-                buttons(tries, [widgets.HTML("<b>Try</b>&nbsp;")]),
-            ],
-            layout=widgets.Layout(flex="1 1 330px", max_width="440px"),
-        )
-        said_and_drawn = [self._html[part] for part in ("problem", "words", "progress", "picture")]
         folded = [
             fold("Table of runs", [best_first, self._html["runs"]]),
             fold("Take it away: Python, papermill, YAML, figure, table", [self._html["take-away"]]),
         ]
-        right = widgets.VBox(
-            [buttons(BUTTONS), *said_and_drawn, steps, *folded],
-            layout=widgets.Layout(flex="2 1 480px", min_width="0"),
-        )
-        self.box = widgets.Box(
-            [widgets.HTML(STYLE, layout=widgets.Layout(display="none")), left, right],
-            layout=widgets.Layout(flex_flow="row wrap"),
-        )
+        parts = {
+            "knobs": always,
+            "more": [
+                *(fold(title, rows) for title, rows in groups.items()),
+                buttons(tries, [widgets.HTML("<b>Try</b>&nbsp;")]),
+            ],
+            "shown": [
+                buttons(BUTTONS),
+                _marked("said", [self._html[part] for part in ("words", "problem", "progress")]),
+                self._html["picture"],
+                self._html["legend"],
+                steps,
+                *folded,
+            ],
+        }
+        room = widgets.Box([_marked(name, children) for name, children in parts.items()])
+        room.add_class("gmfl-room")
+        self.box = widgets.Box([widgets.HTML(STYLE, layout=widgets.Layout(display="none")), room])
         self.box.add_class("gmfl-explorer")
         self.show(state)
+        self._html["words"].value = as_html.sentence(state.words)
 
     def range(self, name: str) -> tuple[Any, ...]:
         """Return the values that a sweep of a knob goes through."""
@@ -118,19 +124,25 @@ class Panel:
             row.show(state)
 
     def paint(self, state: State) -> bool:
-        """Write down what is to be seen; return whether there was something to draw."""
-        self.tell(state.problem)
-        self._html["words"].value = as_html.sentence(state.words)
-        self._html["progress"].value = as_html.progress_bar(state)
-        frame = state.table()
-        self._html["take-away"].value = as_html.take_away(state, frame)
+        """Write down what is to be seen; return whether there was something to draw.
+
+        What takes long is done first, so that the words change with the picture that they are about.
+        """
         seen = (state.federation, state.curves, state.fedavg, state.pins, state.steps, state.best_first)
-        if seen == self._seen:
-            return False
-        self._html["picture"].value = as_html.picture(state.picture())
-        self._html["runs"].value = as_html.table(frame)
+        new = seen != self._seen
+        frame = state.table()
+        parts = {"words": as_html.sentence(state.words), "problem": as_html.problem(state.problem)}
+        if new:
+            parts |= {"picture": as_html.picture(state.picture(legend=False)), "legend": as_html.legend(state.legend)}
+            parts["runs"] = as_html.table(frame)
+        for part, value in parts.items():
+            self._html[part].value = value
+        self._html["progress"].value = as_html.progress_bar(state)
+        if (taken := (seen, state.busy)) != self._taken:
+            self._html["take-away"].value = as_html.take_away(state, frame)
+            self._taken = taken
         self._seen = seen
-        return True
+        return new
 
     def tell(self, problem: str) -> None:
         """Say what went wrong."""
@@ -140,3 +152,9 @@ class Panel:
         for row in self._rows.values():
             row.close()
         close(self.box)
+
+
+def _marked(name: str, children: Sequence[widgets.Widget]) -> widgets.VBox:
+    box = widgets.VBox(children)
+    box.add_class(f"gmfl-{name}")
+    return box

@@ -2,13 +2,18 @@
 
 from collections.abc import Sequence
 
+from ..methods import methods
 from ..plots.picture import steps_in_words
 from .curves import Curve
 from .what_if import in_words
 
+SAME = "at the same step sizes"
+BEST = "each at its best step sizes"
+"""How methods are compared: in the first way, unless the best have been searched for."""
 
-def of_a_curve(curve: Curve, fedavg: Curve | None, steps: int) -> str:
-    """Say what a curve shows, next to FedAvg's once that is complete."""
+
+def of_a_curve(curve: Curve, fedavg: Curve | None, steps: int, how: str = SAME) -> str:
+    """Say what a curve shows, next to FedAvg's once that is complete; `how` they are compared."""
     if not len(curve.history):
         return ""
     reached = curve.reached(steps)
@@ -24,9 +29,9 @@ def of_a_curve(curve: Curve, fedavg: Curve | None, steps: int) -> str:
         return f"{words}."
     more = round(reached) - round(fedavg.reached(steps))
     if not more:
-        return f"{words}, level with FedAvg fine-tuned as long."
+        return f"{words}, level with FedAvg fine-tuned as long, {how}."
     points = f"{abs(more)} point{'s' * (abs(more) != 1)} {'above' if more > 0 else 'below'}"
-    return f"{words}, {points} FedAvg fine-tuned as long."
+    return f"{words}, {points} FedAvg fine-tuned as long, {how}."
 
 
 def of_a_sweep(name: str, curves: Sequence[Curve], steps: int) -> str:
@@ -36,7 +41,8 @@ def of_a_sweep(name: str, curves: Sequence[Curve], steps: int) -> str:
         return ""
     (high, best), (low, worst) = (choose(scored, key=lambda score: score[0]) for choose in (max, min))
     words = f"After {steps_in_words(steps)}, {in_words(name, best)} gives {high:.0f} %"
-    return words + (f" and {in_words(name, worst)} {low:.0f} %." if best != worst else ".")
+    how = f", {SAME}" if name in methods["FedAvg"] and not name.endswith("_lr") else ""
+    return words + (f" and {in_words(name, worst)} {low:.0f} %{how}." if best != worst else ".")
 
 
 def of_an_error(error: BaseException) -> str:

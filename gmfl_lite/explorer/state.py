@@ -1,7 +1,8 @@
 """What an explorer shows at one moment, as a value: where the knobs stand, curves, words, table, picture, code."""
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -9,12 +10,14 @@ import pandas as pd
 
 from ..experiment import Experiment
 from ..federation import Federation
+from ..plots.looks import Look, looks_of
 from ..plots.picture import Picture
 from ..plots.training import exploration
 from . import sentences
-from .curves import FEDAVG, Curve, by_name
+from .best_step_sizes import SETTINGS
+from .curves import FEDAVG, Curve, at_rest, by_name
 from .take_away import as_papermill, as_python, as_yaml
-from .what_if import WhatIf, labels
+from .what_if import WhatIf, in_words, labels
 
 Sweep = tuple[str, tuple[Any, ...]]
 """A knob's name, and the values that it goes through."""
@@ -39,6 +42,8 @@ class State:
     problem : what went wrong, a line each.
     progress : how far the run at work is, in words; empty if none is.
     part_done : the same as a number from 0 to 1.
+    fair : whether each of the curves is of its method's best step sizes.
+    elsewhere : whether another cell of the notebook is at work, for which whatever is pressed has to wait.
     """
 
     steps: int
@@ -54,6 +59,8 @@ class State:
     problem: str = ""
     progress: str = ""
     part_done: float = 0.0
+    fair: bool = False
+    elsewhere: bool = False
 
     @property
     def busy(self) -> bool:
@@ -70,13 +77,29 @@ class State:
         if self.family is not None:
             seen = sentences.of_a_sweep(self.family, self.curves, self.steps)
         elif self.curves and not self.problem:
-            seen = sentences.of_a_curve(self.curves[-1], self.fedavg, self.steps)
+            how = sentences.BEST if self.fair else sentences.SAME
+            seen = sentences.of_a_curve(self.curves[-1], self.fedavg, self.steps, how)
         else:
             seen = ""
-        return f"{self.message} {seen}".strip()
+        return " ".join(filter(None, (_ELSEWHERE if self.elsewhere else "", self.message, seen)))
 
-    def picture(self) -> Picture:
-        """Draw all curves, FedAvg's in grey unless it is one of them, and who holds what in the last of `curves`."""
+    @property
+    def legend(self) -> dict[str, tuple[Look, str]]:
+        """How each of the curves looks, by name, and what is to be said of it: its accuracy, whether it is pinned."""
+        runs = self.runs
+        looks = looks_of(runs, _experiments(runs))
+        pinned = {pin.what_if for pin in self.pins}
+        said = {}
+        for name, curve in runs.items():
+            reached = curve.reached(self.steps)
+            score = "" if math.isnan(reached) else f"{reached:.0f} %"
+            sizes = [in_words(name, curve.what_if.value(name)) for name in SETTINGS] if self.fair else []
+            last = "pinned" if curve.what_if in pinned else ""
+            said[name] = (looks[name], ", ".join(filter(None, (score, *sizes, last))))
+        return said
+
+    def picture(self, *, legend: bool = True) -> Picture:
+        """Draw all curves, FedAvg's thin unless it is one of them, and who holds what in the last of `curves`."""
         runs = self.runs
         held = list(dict.fromkeys(WhatIf(curve.what_if.data, 0) for curve in (*runs.values(), *self.curves[-1:])))
         last = held.index(WhatIf(self.curves[-1].what_if.data, 0)) if self.curves else 0
@@ -87,6 +110,8 @@ class State:
             rounds=max((curve.what_if.experiment.rounds for curve in runs.values()), default=None),
             reference=FEDAVG if FEDAVG in runs else None,
             holder=labels(held)[last] if len(held) > 1 else None,
+            experiments=_experiments(runs),
+            legend=legend,
         )
 
     def table(self) -> pd.DataFrame:
@@ -117,6 +142,30 @@ class State:
     def papermill(self) -> str:
         """Return the commands that do; the notebook runs FedAvg by itself."""
         return as_papermill([curve.what_if for name, curve in self.runs.items() if name != FEDAVG])
+
+
+_ELSEWHERE = "Another cell of this notebook is at work: what you press here waits until it is done."
+
+
+def as_left(state: State) -> State:
+    """Return what the panel of a cell that is run again begins with: nothing is at work, all else is as it was."""
+    message = "All is as you left it; Reset starts afresh." if state.curves else ""
+    curves, pins, fedavg = map(at_rest, (state.curves, state.pins, [state.fedavg] if state.fedavg else []))
+    return replace(
+        state,
+        curves=curves,
+        pins=pins,
+        fedavg=next(iter(fedavg), None),
+        message=message,
+        problem="",
+        progress="",
+        part_done=0.0,
+        elsewhere=False,
+    )
+
+
+def _experiments(runs: Mapping[str, Curve]) -> dict[str, Experiment]:
+    return {name: curve.what_if.experiment for name, curve in runs.items()}
 
 
 def steps_to_show(experiment: Experiment) -> int:

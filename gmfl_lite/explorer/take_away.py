@@ -52,14 +52,7 @@ def run(experiment, weights_seed):
 """
 
 NOTEBOOK = "07-explorer.ipynb"
-WITHOUT_PARAMETER = (
-    "size_spread",
-    "test_fraction",
-    "weighting",
-    "execution",
-    "aggregation",
-    "eval_agents",
-)
+WITHOUT_PARAMETER = ("size_spread", "test_fraction", "weighting", "execution", "eval_agents")
 """The settings that the playground notebook has no parameter for."""
 PARAMETERS = (*(name for name in settings(Experiment) if name not in WITHOUT_PARAMETER), "weights_seed")
 

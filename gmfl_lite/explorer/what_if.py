@@ -2,13 +2,14 @@
 
 import dataclasses
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import pandas as pd
 
+from ..basics import checks
 from ..basics.setting_records import settings, settings_that_change
 from ..data import check_here
 from ..experiment import Experiment, build_federation
@@ -56,9 +57,9 @@ class WhatIf:
         changes = {name: value for name, value in values.items() if name != "weights_seed"}
         now = {**vars(base.experiment), **changes}
         for name, record in settings(type(base.experiment)).items():
-            if record.default is None and record.needs and not record.counts(now):  # left out, unless it was like that
+            if record.needs and not record.counts(now):  # left out, unless it was like that
                 other = record.needs[0]
-                changes[name] = base.value(name) if now[other] == base.value(other) else None
+                changes[name] = base.value(name) if now[other] == base.value(other) else record.default
         rounds = changes.get("rounds", base.experiment.rounds)
         changes["eval_every"] = min(base.experiment.eval_every, max(1, rounds // 10))  # at least ten points
         weights_seed = values.get("weights_seed", base.weights_seed)
@@ -96,18 +97,42 @@ class WhatIf:
     def value(self, name: str) -> Any:
         return self.weights_seed if name == "weights_seed" else getattr(self.experiment, name)
 
+    def counting(self, names: Collection[str]) -> dict[str, Any]:
+        """Return those of some settings that change anything beside the others, with their values."""
+        records, values = settings(type(self.experiment)), vars(self.experiment)
+        return {name: self.value(name) for name in names if name not in records or records[name].counts(values)}
+
+
+def what_if_of(name: str, experiment: Experiment, weights_seed: int | None, given: Given) -> WhatIf:
+    """Return the what-if of an experiment, called `name`, with what was handed over.
+
+    Raises
+    ------
+    ValueError : no Experiment, or a seed that is none.
+    """
+    if not isinstance(experiment, Experiment):
+        raise checks.refusal(name, experiment, "an Experiment")
+    seed = experiment.seed if weights_seed is None else checks.integer("weights_seed", weights_seed, 0)
+    if given.federation is not None:
+        picked = min(experiment.agents_per_round, given.federation.n_agents)
+        experiment = given.as_run(experiment.replace(agents_per_round=picked))
+    return WhatIf(experiment, seed, given)
+
 
 def labels(what_ifs: Sequence[WhatIf]) -> list[str]:
-    """Name what-ifs by what differs between them, in the paper's symbols.
+    """Name what-ifs by what differs between them, in the paper's symbols; what does not count is not said.
 
     >>> base = Experiment(nu=3)
     >>> labels([WhatIf(base, 0), WhatIf(base.replace(nu=1), 0)])
     ['ν = 3', 'ν = 1']
+    >>> labels([WhatIf(base, 0), WhatIf(base.replace(partition="iid", dirichlet_alpha=1), 0)])
+    ['partition = dirichlet', 'partition = iid']
     """
     kind = type(what_ifs[0].experiment) if what_ifs else Experiment
     names = [*settings_that_change("holdings", "agents", "draws", "training", of=kind), "weights_seed"]
-    varying = [name for name in names if len({what_if.value(name) for what_if in what_ifs}) > 1] or ["nu"]
-    return [", ".join(in_words(name, what_if.value(name)) for name in varying) for what_if in what_ifs]
+    counting = [what_if.counting(names) for what_if in what_ifs]
+    varying = [name for name in names if len({own[name] for own in counting if name in own}) > 1] or ["nu"]
+    return [", ".join(in_words(name, own[name]) for name in varying if name in own) for own in counting]
 
 
 def in_words(name: str, value: Any) -> str:

@@ -6,23 +6,48 @@ from typing import Any
 import ipywidgets as widgets
 
 STYLE = """<style>
-.gmfl-explorer { gap: 12px 24px; padding: 4px; }
-.gmfl-explorer .widget-readout { min-width: 44px; }
+.gmfl-explorer { container-type: inline-size; width: 100%; padding: 4px; overflow: visible; }
+.gmfl-explorer .gmfl-room {
+  display: grid; gap: 4px 20px; overflow: visible;
+  grid-template: "knobs shown" auto "more shown" 1fr / minmax(280px, 350px) minmax(0, 1fr);
+}
+.gmfl-explorer .gmfl-knobs { grid-area: knobs; }
+.gmfl-explorer .gmfl-shown { grid-area: shown; }
+.gmfl-explorer .gmfl-more { grid-area: more; }
+.gmfl-explorer img {
+  display: block; width: auto; height: auto; max-width: 100%; max-height: max(240px, 100vh - 340px);
+}
+@container (max-width: 780px) {
+  .gmfl-explorer .gmfl-room { grid-template: "knobs" auto "shown" auto "more" auto / minmax(0, 1fr); }
+  .gmfl-explorer img { max-height: max(220px, 100vh - 445px); }
+}
+.gmfl-explorer .widget-readout {
+  min-width: 44px; width: max-content; flex: 0 0 auto; overflow: visible; white-space: nowrap;
+}
 .gmfl-explorer .widget-toggle-button { padding: 0 6px; }
 .gmfl-explorer .gmfl-fold { text-align: left; padding: 0 10px; }
 .gmfl-explorer .gmfl-fold i { width: 1em; }
+.gmfl-explorer .gmfl-said { height: 80px; overflow-y: auto; margin: 0 0 4px; }
+.gmfl-explorer .gmfl-said > * { flex: 0 0 auto; }
 .gmfl-explorer .gmfl-problem .widget-html-content { border-left: 4px solid #d55e00; padding: 2px 10px; }
 .gmfl-explorer .gmfl-problem .widget-html-content:empty { border: none; padding: 0; }
 .gmfl-explorer .gmfl-words .widget-html-content { font-size: 115%; }
 .gmfl-explorer .gmfl-problem .widget-html-content, .gmfl-explorer .gmfl-words .widget-html-content { line-height: 1.4; }
+.gmfl-explorer .gmfl-said .widget-html { height: auto; margin: 0 2px; }
 .gmfl-explorer progress { width: 40%; margin-right: 8px; vertical-align: middle; }
-.gmfl-explorer pre { overflow: auto; max-height: 14em; padding: 6px; border: 1px solid #ccc; }
-.gmfl-explorer .gmfl-problem { height: auto; margin: 0; }
+.gmfl-explorer .gmfl-legend { height: auto; }
+.gmfl-explorer .gmfl-legend .widget-html-content { display: flex; flex-wrap: wrap; gap: 0 18px; line-height: 1.5; }
+.gmfl-explorer .gmfl-legend svg { margin-right: 6px; vertical-align: middle; overflow: visible; }
+.gmfl-explorer pre { overflow: auto; max-height: 14em; padding: 6px; border: 1px solid #999; }
 .gmfl-explorer .widget-html-content { min-width: 0; }
-.gmfl-explorer a { color: #0072b2; text-decoration: underline; }
+.gmfl-explorer a { color: var(--jp-content-link-color, #0072b2); text-decoration: underline; }
 .gmfl-explorer .gmfl-table { overflow-x: auto; }
 .gmfl-explorer td, .gmfl-explorer th { padding: 2px 5px; text-align: right; white-space: nowrap; line-height: 1.4; }
+[data-jp-theme-light="false"] .gmfl-ink, html[theme="dark"] .gmfl-ink, .vscode-dark .gmfl-ink {
+  filter: invert(0.93) hue-rotate(180deg);
+}
 </style>"""
+"""Where there is no room for two columns the picture comes right below the knobs. In the dark, ink is light."""
 
 
 def button(name: str, act: Callable[[], None], tooltip: str, **look: Any) -> widgets.Button:

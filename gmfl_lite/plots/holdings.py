@@ -1,6 +1,7 @@
 """Figures of who holds what: label counts, images, rotations, distances between mixes of classes."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 import seaborn as sns
@@ -16,9 +17,10 @@ from .picture import AXES, Picture, literal, words
 
 
 def label_counts(federation: Federation) -> Picture:
-    """Draw who holds what: a heat map, agents across and classes down, coloured by the number of samples.
+    """Draw who holds what: a heat map, agents across and classes down, coloured by the share of an agent's samples.
 
-    A line parts the agents that train from the new ones.
+    The colours mean the same in every figure, 0 to 1, so that agents who hold nearly the same look alike. A line parts
+    the agents that train from the new ones.
 
     Examples
     --------
@@ -31,14 +33,13 @@ def label_counts(federation: Federation) -> Picture:
         figure = Picture(figsize=(min(4 + 0.12 * n_agents, 11), min(1.4 + 0.24 * n_classes, 60)), layout="constrained")
         axes = figure.subplots()
         sns.heatmap(
-            counts.rename(index=lambda agent: literal(str(agent)), columns=literal).T,
+            shares_held(federation).rename(index=lambda agent: literal(str(agent)), columns=literal).T,
             ax=axes,
-            cmap="rocket_r",
-            vmin=0,
+            **SHARES,
             xticklabels=-(-n_agents // 20),
-            cbar_kws={"label": "samples"},
+            cbar_kws={"label": "share of an agent's samples"},
         )
-    axes.set(xlabel="agent", ylabel="class")
+    axes.set(xlabel=f"agent ({_range(counts.sum(axis=1))} samples each)", ylabel="class")
     axes.tick_params(axis="both", rotation=0, length=0)
     if federation.names is not None:
         axes.tick_params(axis="x", rotation=90)
@@ -58,6 +59,16 @@ def label_counts(federation: Federation) -> Picture:
         f"of {_range(shown)} classes."
     )
     return figure
+
+
+SHARES: dict[str, Any] = {"cmap": "rocket_r", "vmin": 0.0, "vmax": 1.0}
+"""How a share of an agent's samples is coloured, in every figure."""
+
+
+def shares_held(federation: Federation) -> pd.DataFrame:
+    """Return which share of an agent's samples is of each class: agents × classes, rows that sum to one."""
+    counts = federation.label_counts
+    return counts.div(counts.sum(axis=1), axis=0)
 
 
 def examples(federation: Federation, agents: Sequence[int] | None = None) -> Picture:

@@ -1,13 +1,12 @@
-"""What all figures share: a Picture with words for those who cannot see it, labels, the look of axes, colours."""
+"""What all figures share: a Picture with words for those who cannot see it, labels, the look of axes."""
 
 import io
 from collections import Counter
 from collections.abc import Hashable, Iterable
 from numbers import Integral, Real
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-import seaborn as sns
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -73,15 +72,6 @@ def literal(text: str) -> str:
 def entry(text: str) -> str:
     """Return what a legend shows as this text; without a hair space, it leaves out what is empty or begins with _."""
     return literal(text if text and not text.startswith("_") else f"\u200a{text}")
-
-
-Label = TypeVar("Label", bound=Hashable)
-
-
-def colours_of(labels: Iterable[Label]) -> dict[Label, tuple[float, float, float]]:
-    """Give every label a colour; a label that begins with FedAvg has the first one in every figure."""
-    ordered = sorted(labels, key=lambda label: not str(label).startswith("FedAvg"))
-    return dict(zip(ordered, sns.color_palette("colorblind", len(ordered)), strict=True))
 
 
 def steps_in_words(number: int) -> str:

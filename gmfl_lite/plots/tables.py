@@ -12,7 +12,8 @@ from matplotlib.colors import LogNorm
 from matplotlib.patches import Rectangle
 
 from ..basics import checks
-from .picture import AXES, GROUPS, Picture, colours_of, entry, literal, steps_in_words, word, words
+from .looks import looks_of, seaborn_style
+from .picture import AXES, GROUPS, Picture, entry, literal, steps_in_words, word, words
 
 
 def curves(
@@ -52,8 +53,7 @@ def curves(
     if not isinstance(panels, Mapping) or not panels:
         raise checks.refusal("panels", panels, "a non-empty dict of title -> DataFrame")
     names = words(name for frame in panels.values() for name in frame)
-    titles, colours = words(panels), colours_of(names.values())
-    numbers = {name: number for number, name in enumerate(names)}
+    titles, looks = words(panels), looks_of(names.values())
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
     with sns.axes_style("white", AXES):
@@ -66,16 +66,12 @@ def curves(
         measured = pd.api.types.is_numeric_dtype(frame.index) or isinstance(frame.index, pd.DatetimeIndex)
         across = frame.index if measured else _ticks(frame.index)
         for name, values in frame.items():
-            number = numbers[name]
-            marks = {"marker": "osD^vXP"[number % 7], "markersize": 5}
+            style = {**looks[names[name]].line, "markersize": 5}
             if mark_lowest:
-                marks["markevery"] = [int(np.argmin(values))]
+                style["markevery"] = [int(np.argmin(values))]
             elif len(frame) > 15:
-                marks = {}
-            style = ("-", "--", "-.", ":")[number % 4]
-            handles[entry(names[name])] = axes.plot(
-                across, values, label=entry(names[name]), color=colours[names[name]], linestyle=style, **marks
-            )[0]
+                style["marker"] = ""
+            handles[entry(names[name])] = axes.plot(across, values, label=entry(names[name]), **style)[0]
         scales = {f"{axis}scale": "log" if axis in log else "linear" for axis in "xy"}
         axes.set(title=literal(titles[title]), **scales)
         if "x" not in log and pd.api.types.is_integer_dtype(frame.index):
@@ -144,9 +140,9 @@ def sweep(
         hues = _into_words(said, hue)
         if marks:  # beside each other, so that no interval hides another
             data[x] += (said[hue].map(hues.index) + 0.5) / (2 * len(hues)) - 0.25
-        data[hue], hues = said[hue].map(entry), list(map(entry, hues))
-        style = {"hue": hue, "style": hue, "palette": colours_of(hues), "markers": True, "dashes": True}
-        style |= {"hue_order": hues, "style_order": hues}
+        names = {entry(name): f"ν = {name}" if hue == "nu" else name for name in hues}
+        data[hue] = said[hue].map(entry)
+        style = seaborn_style(hue, {label: looks_of(names.values())[name] for label, name in names.items()})
     groups = [group for group in GROUPS if (data["group"] == group).any()]
     with sns.axes_style("white", AXES):
         figure = Picture(figsize=(1.6 + 4.2 * len(groups), 3.6), layout="constrained")

@@ -9,9 +9,12 @@ import seaborn as sns
 from matplotlib.axes import Axes
 
 from ..basics import checks
+from ..experiment import Experiment
 from ..federation import Federation
 from ..result import Result
-from .picture import AXES, GROUPS, Picture, colours_of, entry, literal, steps_in_words, words
+from .holdings import SHARES, shares_held
+from .looks import Look, looks_of, method_named, seaborn_style
+from .picture import AXES, GROUPS, Picture, entry, literal, steps_in_words, words
 
 MOST_BANDS = 4
 """More bands than this over each other cannot be told apart."""
@@ -50,7 +53,8 @@ def accuracy_against_rounds(results: Mapping[str, Result], *, fine_tune_steps: i
             raise checks.refusal("fine_tune_steps", steps, f"one that {checks.shown(label)} evaluated: {there}")
         frames[label] = result.history[result.history["fine_tune_steps"] == steps]
     after = "ν fine-tuning steps" if fine_tune_steps is None else steps_in_words(fine_tune_steps)
-    return _from_zero(_score_lines(frames, "round", "communication rounds", f"{{}} after {after}"))
+    looks = _looks(results)
+    return _from_zero(_score_lines(frames, looks, "round", "communication rounds", f"{{}} after {after}"))
 
 
 def accuracy_against_steps(results: Mapping[str, Result]) -> Picture:
@@ -79,11 +83,12 @@ def accuracy_against_steps(results: Mapping[str, Result]) -> Picture:
     }
     bands = len(results) <= MOST_BANDS
     title = "line: mean over agents\nband: middle 80 % of them" if bands else None
-    figure = _score_lines(frames, "fine_tune_steps", "fine-tuning steps on own data", "{}", title)
+    looks = _looks(results)
+    figure = _score_lines(frames, looks, "fine_tune_steps", "fine-tuning steps on own data", "{}", title)
     for axes in figure.axes:
         axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
     if bands:
-        _draw_bands(figure, results)
+        _draw_bands(figure, results, looks)
     return _from_zero(figure)
 
 
@@ -95,6 +100,8 @@ def exploration(
     rounds: int | None = None,
     reference: str | None = None,
     holder: str | None = None,
+    experiments: Mapping[str, Experiment] | None = None,
+    legend: bool = True,
 ) -> Picture:
     """Draw new agents' accuracy against rounds and against fine-tuning steps, and below it who holds what.
 
@@ -106,8 +113,10 @@ def exploration(
     federation : the agents, to draw below who holds what; None draws that strip empty.
     fine_tune_steps : after how many steps to draw accuracy against rounds.
     rounds : how many there will be, so that the axis stands still while a curve grows.
-    reference : the label of a curve to draw in grey.
+    reference : the label of a curve to draw thin, behind the others.
     holder : the name of the run that `federation` belongs to, where other runs have another.
+    experiments : label -> Experiment, whose methods the curves are; by default those that labels name.
+    legend : whether the figure has one; without it, all these figures are of one size.
 
     Examples
     --------
@@ -119,8 +128,8 @@ def exploration(
     # Those that were trained on are drawn only where none are new.
     group = next((h["group"].iloc[-1] for h in histories.values() if len(h)), "new")
     drawn = {label: h[h["group"] == group] for label, h in histories.items() if len(h)}
-    legend_rows = -(-len(drawn) // 3)
-    inches = {"top": 0.35, "plot": 2.6, "legend": 0.9 + 0.22 * legend_rows, "strip": 0.75, "bottom": 0.45}
+    legend_rows = -(-len(drawn) // 3) if legend else 0
+    inches = {"top": 0.3, "plot": 2.2, "legend": 0.85 + 0.22 * legend_rows, "strip": 0.55, "bottom": 0.45}
     height = sum(inches.values())
     figure = Picture(figsize=(6.8, height), dpi=100)
 
@@ -133,8 +142,15 @@ def exploration(
 
     floor = inches["bottom"] + inches["strip"] + inches["legend"]
     against_rounds, against_steps = (place(left, floor, 0.4, inches["plot"]) for left in (0.09, 0.585))
-    ends, names = [], words(drawn)
-    for (label, history), style in zip(drawn.items(), _styles(drawn, reference), strict=True):
+    ends, names, looks = [], words(drawn), looks_of(histories, experiments)
+    for label, history in drawn.items():
+        behind = label == reference
+        style: dict[str, Any] = {
+            "linewidth": 1.2 if behind else 1.8,
+            "markersize": 4 if behind else 5,
+            "zorder": 1.9 if behind else 2,
+        }
+        style |= {"clip_on": False, **looks[label].line}
         after = history[history["fine_tune_steps"] == fine_tune_steps]
         last = history[history["round"] == history["round"].iloc[-1]]
         style_of = {"label": entry(names[label]), **style}
@@ -149,17 +165,20 @@ def exploration(
     against_steps.set_title(f"{GROUPS[group]}, last round drawn", fontsize="medium", loc="left")
     for axes in (against_rounds, against_steps):
         axes.set_ylim(0, 100)
-        axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(6, integer=True))
-    if drawn:
+        if drawn:
+            axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(6, integer=True))
+        else:  # there is no scale yet
+            axes.set_xticks([])
+    if drawn and legend:
         figure.legend(
             loc="upper center",
-            bbox_to_anchor=(0.5, (floor - 0.5) / height),
+            bbox_to_anchor=(0.5, (floor - 0.45) / height),
             ncols=min(3, len(drawn)),
             frameon=False,
             fontsize="medium",
             handlelength=3.5,
         )
-    strip = place(0.09, inches["bottom"], 0.895, inches["strip"])
+    strip = place(0.09, inches["bottom"], 0.8, inches["strip"])
     drawn_so_far = "; ".join(ends) if ends else "nothing yet"
     figure.alt = (
         f"Accuracy of {GROUPS[group]} after {steps_in_words(fine_tune_steps)} against communication rounds, "
@@ -168,7 +187,7 @@ def exploration(
     if federation is None:
         strip.set_axis_off()
         return figure
-    _draw_strip(strip, federation, holder)
+    _draw_strip(strip, place(0.915, inches["bottom"], 0.015, inches["strip"]), federation, holder)
     of_run = "" if holder is None else f" with {holder}"
     agents, classes = federation.label_counts.shape
     figure.alt += f" Below, who holds what{of_run}: {agents} agents by {classes} classes."
@@ -186,11 +205,23 @@ def _checked(results: Mapping[str, Result]) -> Mapping[str, Result]:
     return results
 
 
+def _looks(results: Mapping[str, Result]) -> dict[str, Look]:
+    """Return the looks of results: of the methods that their labels name, as that is read, or that they are."""
+    unsaid = {label: result.experiment for label, result in results.items() if method_named(str(label)) is None}
+    return looks_of(results, unsaid)
+
+
 def _score_lines(
-    frames: Mapping[str, pd.DataFrame], x: str, xlabel: str, ylabel: str, legend_title: str | None = None
+    frames: Mapping[str, pd.DataFrame],
+    looks: Mapping[str, Look],
+    x: str,
+    xlabel: str,
+    ylabel: str,
+    legend_title: str | None = None,
 ) -> Picture:
     """Draw accuracy in percent, or the loss where there is none; `ylabel` has a place for its name."""
     names = {entry(name): name for name in words(frames).values()}
+    style = seaborn_style("method", dict(zip(names, looks.values(), strict=True)))
     parts = zip(names, frames.values(), strict=True)
     data = pd.concat([frame.assign(method=name) for name, frame in parts], ignore_index=True)
     score, unit = ("accuracy", " %") if "accuracy" in data else ("loss", "")
@@ -200,7 +231,10 @@ def _score_lines(
     with sns.axes_style("white", AXES):
         figure = Picture(figsize=(1.6 + 4.2 * len(groups), 3.6), layout="constrained")
         for axes, group in zip(figure.subplots(1, len(groups), sharey=True, squeeze=False)[0], groups, strict=True):
-            _draw_lines(axes, data[data["group"] == group], x, score, list(names), legend=group == groups[-1])
+            sns.lineplot(
+                data[data["group"] == group], ax=axes, x=x, y=score, errorbar=None,
+                legend="auto" if group == groups[-1] else False, **style,
+            )  # fmt: skip
             axes.set(title=GROUPS[group], xlabel=xlabel, ylabel=ylabel)
     sns.move_legend(figure.axes[-1], "center left", bbox_to_anchor=(1.02, 0.5), title=legend_title)
     last = data[data["group"] == groups[-1]].groupby("method", sort=False).last()
@@ -211,15 +245,14 @@ def _score_lines(
     return figure
 
 
-def _draw_bands(figure: Picture, results: Mapping[str, Result]) -> None:
-    colours = colours_of(results)
+def _draw_bands(figure: Picture, results: Mapping[str, Result], looks: Mapping[str, Look]) -> None:
     for axes in figure.axes:
         for label, result in results.items():
             group = result.agents[result.agents["group"].map(GROUPS) == axes.get_title()]
             score = "accuracy" if "accuracy" in group else "loss"
             scores = group.groupby("fine_tune_steps")[score]
             low, high = (_scale(score) * scores.quantile(share) for share in (0.1, 0.9))
-            axes.fill_between(low.index, low, high, color=colours[label], alpha=0.15, linewidth=0, zorder=0.5)
+            axes.fill_between(low.index, low, high, color=looks[label].colour, alpha=0.15, linewidth=0, zorder=0.5)
     figure.alt += " Bands hold the middle 80 % of the agents."
 
 
@@ -234,46 +267,21 @@ def _scale(score: str) -> float:
     return 100.0 if score == "accuracy" else 1.0
 
 
-def _draw_lines(axes: Axes, data: pd.DataFrame, x: str, score: str, names: list[str], *, legend: bool) -> None:
-    sns.lineplot(
-        data,
-        ax=axes,
-        x=x,
-        y=score,
-        hue="method",
-        style="method",
-        hue_order=names,
-        style_order=names,
-        markers=True,
-        dashes=True,
-        palette=colours_of(names),
-        legend="auto" if legend else False,
-        errorbar=None,
-    )
-
-
-def _styles(labels: Mapping[str, object], reference: str | None) -> list[dict[str, Any]]:
-    colours = sns.color_palette("colorblind", max(1, len(labels)))
-    lines, markers = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1))), "osD^vXPp"
-    styles = []
-    for number, label in enumerate(labels):
-        style = {"color": colours[number], "linestyle": lines[number % len(lines)], "linewidth": 1.8}
-        style |= {"marker": markers[number % len(markers)], "markersize": 5, "clip_on": False}
-        styles.append(style if label != reference else {**style, "color": "0.5", "linestyle": ":", "marker": "."})
-    return styles
-
-
-def _draw_strip(axes: Axes, federation: Federation, holder: str | None) -> None:
-    """Draw label_counts as a strip: agents across, classes down, darker = more samples."""
-    counts = federation.label_counts.to_numpy()
-    axes.imshow(counts.T, aspect="auto", cmap="rocket_r", vmin=0, interpolation="nearest")
+def _draw_strip(axes: Axes, bar: Axes, federation: Federation, holder: str | None) -> None:
+    """Draw label_counts as a strip: agents across, classes down, and beside it what its colours mean."""
+    shares = shares_held(federation)
+    drawn = axes.imshow(shares.to_numpy().T, aspect="auto", interpolation="nearest", **SHARES)
+    figure = axes.get_figure()
+    assert figure is not None
+    figure.colorbar(drawn, cax=bar, ticks=(0, 0.5, 1))
     axes.grid(False)
     axes.set(yticks=[], xlabel="agent", ylabel="class")
     axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
     if federation.names is not None and len("  ".join(federation.names)) < 100:  # so that they stand beside each other
-        axes.set_xticks(range(len(counts)), map(literal, federation.names), fontsize="small")
-    title = "who holds what (darker = more samples)" if holder is None else f"who holds what with {literal(holder)}"
+        axes.set_xticks(range(len(shares)), map(literal, federation.names), fontsize="small")
+    title = "who holds what" if holder is None else f"who holds what with {literal(holder)}"
     if federation.n_new_agents:
         axes.axvline(federation.n_agents - 0.5, color="tab:blue", linewidth=2)
         title += "; right of the line: new agents"
     axes.set_title(title, fontsize="medium", loc="left")
+    bar.set_title("share", fontsize="medium")

@@ -3,9 +3,11 @@
 Screenshots are left in artefacts/, to be looked at.
 """
 
+import io
 import os
 import re
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,26 +17,23 @@ import urllib.request
 from pathlib import Path
 
 import chromium
-import nbformat
 import pytest
 from chromium import playwright
 from clean_machine import ROOT
+from PIL import Image
 
 ARTEFACTS = ROOT / "artefacts"
-WIDTHS = {"wide": (1280, 800), "narrow": (900, 800)}
+WIDTHS = {"wide": (1280, 800), "middle": (1024, 768), "narrow": (900, 700)}
 
 pytestmark = chromium.NEEDED
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    """Start JupyterLab on the playground, without the cells below the panel, and without anybody's own settings."""
+    """Start JupyterLab on the playground, without anybody's own settings."""
     folder = tmp_path_factory.mktemp("lab")
-    notebook = nbformat.read(ROOT / "notebooks" / "07-explorer.ipynb", as_version=4)
-    shown = next(i for i, cell in enumerate(notebook.cells) if "gl.Explorer(" in cell.source)
-    notebook.cells = notebook.cells[: shown + 1]
     (folder / "work").mkdir()
-    nbformat.write(notebook, folder / "work" / "playground.ipynb")
+    shutil.copy(ROOT / "notebooks" / "07-explorer.ipynb", folder / "work" / "playground.ipynb")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -68,8 +67,7 @@ def page(lab):
         page = context.new_page()
         page.set_default_timeout(60_000)
         page.goto(lab)
-        page.wait_for_selector(".jp-Notebook .jp-Cell")
-        page.get_by_text("(ipykernel) | Idle").wait_for()  # before that, JupyterLab asks which kernel to use
+        until_open(page)
         news = page.get_by_role("button", name="No", exact=True)
         if news.is_visible():
             news.click()
@@ -90,6 +88,11 @@ def panel(page):
     until_said(panel, "FedAvg fine-tuned as long")
     page.wait_for_function("!document.querySelector('.gmfl-explorer progress')")
     return panel
+
+
+def until_open(page) -> None:
+    page.wait_for_selector(".jp-Notebook .jp-Cell")
+    page.get_by_text("(ipykernel) | Idle").wait_for()  # before that, JupyterLab asks which kernel to use
 
 
 def run_all_cells(page) -> None:
@@ -126,10 +129,22 @@ def test_first_look(page, panel):
         playwright.expect(knob(panel, name)).to_be_visible()
     assert panel.get_by_role("slider").count() == 5
     assert knob(panel, "nu (ν)").get_attribute("aria-valuetext") == "3"
+
+
+def test_knobs_and_curve_are_on_screen_together(page, panel):
+    """With what JupyterLab itself takes of the screen; nothing is cut at the sides."""
     for size, (width, height) in WIDTHS.items():
         page.set_viewport_size({"width": width, "height": height})
+        panel.evaluate("box => box.scrollIntoView({block: 'start'})")
         page.wait_for_timeout(500)
         picture_of(page, f"first-look-{size}")
+        shown = page.locator(".jp-WindowedPanel-outer").bounding_box()
+        for part in (".gmfl-knobs", "img", ".gmfl-said"):
+            box = panel.locator(part).first.bounding_box()
+            assert shown["y"] <= box["y"] + 2, (size, part)
+            assert box["y"] + box["height"] <= shown["y"] + shown["height"], (size, part)
+            assert box["x"] + box["width"] <= shown["x"] + shown["width"], (size, part)
+        assert panel.locator("img").first.bounding_box()["width"] > 340
         assert panel.evaluate("box => box.scrollWidth <= box.clientWidth")
     page.set_viewport_size(dict(zip(("width", "height"), WIDTHS["wide"], strict=True)))
 
@@ -275,7 +290,7 @@ def test_keyboard_reaches_everything(page, panel):
             page.keyboard.press("Space")
             knob(panel, "rounds").wait_for()
         page.keyboard.press("Tab")
-    knobs = {"nu (ν)", "sweep nu (ν)", "meta_lr (β)", "sweep meta_lr (β)", "rounds", "sweep rounds"}
+    knobs = {"Fair", "nu (ν)", "sweep nu (ν)", "meta_lr (β)", "sweep meta_lr (β)", "rounds", "sweep rounds"}
     assert knobs | {"Who holds what", "Training", "Seeds", "ν = 5"} <= reached
     assert {"Run", "Stop", "Pin this curve", "Reset", "Table of runs"} <= reached
     assert "sweep" not in reached
@@ -309,7 +324,7 @@ def test_folded_knobs_pin_and_reset_by_keyboard(page, panel):
     go_to(page, "Reset")
     assert focused(page) == "Reset"
     page.keyboard.press("Space")
-    until_drawn(panel, "rounds = 10 .* after round 10; rounds = 100 .* after round 100; FedAvg")
+    until_drawn(panel, r"steps: ν = 3 \d+ % after round 100; FedAvg")
     assert focused(page) == "Reset"
     playwright.expect(knob(panel, "rounds")).to_have_attribute("aria-valuetext", "100")
 
@@ -328,27 +343,109 @@ def test_what_is_read_out_stays_where_it_is(page, panel):
     assert page.evaluate("document.activeElement === window.taken && window.taken.isConnected")
 
 
-def test_running_the_cell_again_leaves_one_panel_that_works(page, panel):
+def test_the_picture_stays_where_it_is_and_no_legend_is_cut(page, panel):
+    """Whatever is said above it; with a pin of another partition, whose names are long."""
+    top = panel.locator("img").first.bounding_box()["y"]
+    button(panel, "Pin this curve").click()
+    button(panel, "one class per agent").click()
+    until_drawn(panel, "partition = dirichlet .*; partition = shards .* after round 100; FedAvg")
+    legend = panel.locator(".gmfl-legend")
+    playwright.expect(legend).to_contain_text("partition = dirichlet")
+    playwright.expect(legend).not_to_contain_text("dirichlet_alpha")
+    for entry in legend.locator("span").all():
+        box, around = entry.bounding_box(), panel.bounding_box()
+        assert around["x"] <= box["x"]
+        assert box["x"] + box["width"] <= around["x"] + around["width"]
+    picture_of(page, "pin-of-another-partition")
+    button(panel, "a step size that diverges").click()
+    playwright.expect(panel.get_by_role("alert")).to_contain_text("diverged", timeout=60_000)
+    assert panel.locator("img").first.bounding_box()["y"] == top
+
+
+def test_the_ends_of_a_sweep_are_read_in_full(page, panel):
+    row = panel.locator(".gmfl-knobs .widget-hbox", has_text="dirichlet_alpha").first
+    row.get_by_role("button").click()
+    readout = row.locator(".widget-readout")
+    playwright.expect(readout).to_contain_text("100")
+    assert readout.evaluate("e => e.scrollWidth <= e.clientWidth"), readout.inner_text()
+    button(panel, "Stop").click()
+
+
+def test_in_the_dark_links_can_be_read_and_the_figure_is_no_white_slab(page, panel):
+    use_theme(page, "JupyterLab Dark")
+    button(panel, "Take it away").click()
+    link = panel.get_by_role("link", name="Save the figure")
+    colours = [
+        link.evaluate("e => getComputedStyle(e).color"),
+        page.locator(".jp-Notebook").evaluate("e => getComputedStyle(e).backgroundColor"),
+    ]
+    light, dark = (luminance([int(n) / 255 for n in re.findall(r"\d+", colour)[:3]]) for colour in colours)
+    assert dark < 0.05
+    assert (light + 0.05) / (dark + 0.05) >= 4.5
+    button(panel, "Take it away").click()
+    panel.evaluate("box => box.scrollIntoView({block: 'start'})")
+    picture_of(page, "dark")
+    drawn = Image.open(io.BytesIO(panel.locator("img").first.screenshot())).convert("L")
+    assert drawn.getpixel((3, 3)) < 50
+    use_theme(page, "JupyterLab Light")
+    drawn = Image.open(io.BytesIO(panel.locator("img").first.screenshot())).convert("L")
+    assert drawn.getpixel((3, 3)) > 200
+
+
+def use_theme(page, name: str) -> None:
+    page.keyboard.press("Control+Shift+c")
+    page.get_by_placeholder("Search").fill(f"theme: {name}")
+    page.locator(".lm-CommandPalette-item").first.click()
+    light = "true" if name.endswith("Light") else "false"
+    page.wait_for_function(f"document.body.dataset.jpThemeLight === '{light}'")
+    page.wait_for_timeout(500)
+
+
+def luminance(rgb: list[float]) -> float:
+    """Return the relative luminance of WCAG 2."""
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in rgb]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def add_and_run(page, source: str) -> None:
+    page.locator(".jp-Notebook .jp-Cell").last.click()
+    for key in ("Escape", "b", "Enter"):
+        page.keyboard.press(key)
+    page.keyboard.insert_text(source)
+    page.keyboard.press("Control+Enter")
+
+
+def test_a_cell_that_holds_the_kernel_is_said_to_be_waited_for(page, panel):
+    add_and_run(page, "import time; time.sleep(5)")
+    until_said(panel, "Another cell of this notebook is at work: what you press here waits until it is done.")
+    playwright.expect(panel.get_by_role("status")).not_to_contain_text("Another cell", timeout=60_000)
+
+
+def test_run_all_leaves_one_panel_alive_as_it_was(page, panel):
+    """Also the cells below it have run by then, so that it hears at once; also in a page that is opened again."""
+    button(panel, "Pin this curve").click()
+    button(panel, "Per-FedAvg").click()
+    kept = r"steps: ν = 3 \d+ % after round 100; ν = 1 \d+ % after round 100; FedAvg"
+    until_drawn(panel, kept)
+    page.wait_for_function("!document.querySelector('.gmfl-explorer progress')")
     run_all_cells(page)
-    page.wait_for_timeout(3000)
-    until_said(panel, "Press Run, or move a knob.")
+    page.get_by_text("(ipykernel) | Idle").wait_for()
+    until_drawn(panel, kept)
     assert page.locator(".gmfl-explorer").count() == 1
-    button(panel, "Run").click()
-    until_said(panel, "FedAvg fine-tuned as long")
+    assert knob(panel, "nu (ν)").get_attribute("aria-valuetext") == "1"
+    page.keyboard.press("Control+s")
+    page.wait_for_timeout(1500)
+    page.reload()
+    until_open(page)
+    panel.wait_for()
+    until_drawn(panel, kept)
+    button(panel, "ν = 5").click()
+    until_drawn(panel, r"ν = 5 \d+ % after round 100; FedAvg")
 
 
 def test_two_panels_in_one_notebook(page, panel):
     """The second one is moved, named and read out by itself; the first one stays as it is."""
-    run_all_cells(page)
-    page.wait_for_timeout(3000)
-    until_said(panel, "Press Run, or move a knob.")
-    source = "second = gl.Explorer(base.replace(rounds=20)); second"
-    page.locator(".jp-Notebook .jp-Cell").last.locator(".cm-content").click()
-    page.keyboard.press("Escape")
-    page.keyboard.press("b")
-    page.keyboard.press("Enter")
-    page.keyboard.insert_text(source)
-    page.keyboard.press("Control+Enter")
+    add_and_run(page, "second = gl.Explorer(base.replace(rounds=20)); second")
     panels = page.locator(".gmfl-explorer")
     playwright.expect(panels).to_have_count(2)
     first, second = panels.nth(0), panels.nth(1)
@@ -358,7 +455,7 @@ def test_two_panels_in_one_notebook(page, panel):
     until_drawn(second, r"ν = 5 \d+ % after round 20; FedAvg")
     assert knob(second, "nu (ν)").get_attribute("aria-valuetext") == "5"
     assert knob(first, "nu (ν)").get_attribute("aria-valuetext") == "3"
-    playwright.expect(first.get_by_role("status")).to_contain_text("Press Run, or move a knob.")
+    playwright.expect(first.get_by_role("status")).to_contain_text("FedAvg fine-tuned as long")
     button(first, "Per-FedAvg").click()
     until_drawn(first, r"ν = 1 \d+ % after round 100; FedAvg")
     assert "ν = 5" in alt(second)

@@ -57,9 +57,9 @@ def test_a_neuron_finds_what_it_wants():
 def test_every_method_has_the_colour_that_it_has_in_plots():
     from matplotlib.colors import to_hex
 
-    from gmfl_lite.plots.picture import colours_of
+    from gmfl_lite.plots.looks import looks_of
 
-    colours = [to_hex(colour) for colour in colours_of(["FedAvg", "ν = 1", "ν = 3"]).values()]
+    colours = [to_hex(look.colour) for look in looks_of(["FedAvg", "ν = 1", "ν = 3"]).values()]
     assert [method["colour"] for method in data(gl.explain.landscape())["methods"]] == colours
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import OrderedDict
 from functools import partial
 
 import psutil
@@ -26,7 +27,7 @@ def test_a_moved_knob_runs_and_says_what_gl_run_gives(panel, callback):
     assert same(result, gl.run(QUICK.replace(nu=1, eval_every=1), progress=False))
     accuracy = result.table().loc["new", 3]
     assert f"After 3 fine-tuning steps new agents reach {100 * accuracy:.0f} %" in words(explorer)
-    assert "FedAvg fine-tuned as long." in words(explorer)
+    assert "FedAvg fine-tuned as long, at the same step sizes." in words(explorer)
 
 
 def test_200_changes_in_two_seconds_leave_the_last_one(panel, callback, monkeypatch):
@@ -108,6 +109,32 @@ def test_stop_and_run_again(panel, callback):
     callback(press, explorer, "Run")
     until(lambda: explorer.state.progress.startswith("round 5 "))
     assert "s left" in explorer.state.progress
+
+
+def test_stop_before_the_first_point_keeps_the_picture_and_its_words(panel, monkeypatch):
+    explorer = panel()
+    explorer.set(nu=1)
+    explorer.wait(60)
+    seen, said = painted(explorer, "picture"), words(explorer)
+    begun = threading.Event()
+
+    def slow(what_if, *, stop, **_):
+        begun.set()
+        stop.wait(30)
+        return gl.run(QUICK, stop=stop, progress=False)
+
+    monkeypatch.setattr(WhatIf, "run", slow)
+    for act in (partial(explorer.set, nu=5), partial(explorer.sweep, "nu")):
+        begun.clear()
+        monkeypatch.setattr(explorer._runs, "_results", OrderedDict())
+        act()
+        assert begun.wait(30)
+        press(explorer, "Stop")
+        explorer.wait(60)
+        assert painted(explorer, "picture") == seen
+        assert words(explorer) == (
+            f"Stopped before the first point, so this is the picture from before: press Run to start again. {said}"
+        )
 
 
 def test_stop_and_a_knob_are_heeded_while_the_local_step_is_recorded(panel, record_property):

@@ -14,13 +14,27 @@ from gmfl_lite.explorer.knobs import KNOBS
 from gmfl_lite.explorer.state import State
 from gmfl_lite.explorer.what_if import WhatIf
 
+SAME = "at the same step sizes"
+
 
 @pytest.mark.parametrize(
     ("nu", "reference", "expected"),
     [
-        (3, 0.5, "After 1 fine-tuning step new agents reach 60 %, 10 points above FedAvg fine-tuned as long."),
-        (3, 0.61, "After 1 fine-tuning step new agents reach 60 %, 1 point below FedAvg fine-tuned as long."),
-        (3, 0.602, "After 1 fine-tuning step new agents reach 60 %, level with FedAvg fine-tuned as long."),
+        (
+            3,
+            0.5,
+            f"After 1 fine-tuning step new agents reach 60 %, 10 points above FedAvg fine-tuned as long, {SAME}.",
+        ),
+        (
+            3,
+            0.61,
+            f"After 1 fine-tuning step new agents reach 60 %, 1 point below FedAvg fine-tuned as long, {SAME}.",
+        ),
+        (
+            3,
+            0.602,
+            f"After 1 fine-tuning step new agents reach 60 %, level with FedAvg fine-tuned as long, {SAME}.",
+        ),
         (3, None, "After 1 fine-tuning step new agents reach 60 %."),
         (0, None, "After 1 fine-tuning step new agents reach 60 %: this is FedAvg."),
     ],
@@ -88,11 +102,23 @@ def test_who_holds_what_names_its_run_where_there_are_several(panel):
     assert "Below, who holds what with partition = iid, seed = 9: 16" in alt(explorer)
 
 
+def test_words_change_with_the_picture_that_they_are_about(panel, monkeypatch):
+    explorer = panel()
+    explorer.set(nu=1)
+    explorer.wait(60)
+    before, seen, draw = words(explorer), [], State.picture
+    monkeypatch.setattr(State, "picture", lambda *a, **k: seen.append(words(explorer)) or draw(*a, **k))
+    control(explorer, "fine-tuning steps before scoring").value = 10
+    explorer.wait(60)
+    assert seen[0] == before
+    assert words(explorer) != before
+
+
 def test_an_exception_in_the_drawing_is_shown_and_does_not_repeat(panel, monkeypatch):
     explorer = panel()
     explorer.wait(60)
     calls = []
-    monkeypatch.setattr(State, "picture", lambda _: calls.append(1) or {}["lost"])
+    monkeypatch.setattr(State, "picture", lambda *_, **__: calls.append(1) or {}["lost"])
     control(explorer, "fine-tuning steps before scoring").value = 10
     explorer.wait(60)
     assert "KeyError: 'lost'" in words(explorer)

@@ -4,13 +4,16 @@ import ast
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import ipywidgets
 import pytest
-from panel_helpers import LONG, QUICK, everything, same, threads, until
+from IPython.core.events import EventManager
+from panel_helpers import LONG, QUICK, control, everything, move, press, same, table, threads, until, words
 
 import gmfl_lite as gl
 from gmfl_lite.explorer.latest_wins import LatestWins
+from gmfl_lite.explorer.what_if import WhatIf
 
 
 def test_every_control_has_a_name_and_a_tooltip(panel):
@@ -69,32 +72,102 @@ def test_close_stops_the_worker_and_takes_all_widgets_away(panel):
     assert not threads()
 
 
-def test_running_its_cell_again_closes_it(panel, monkeypatch):
-    from IPython.core.events import EventManager
+class Notebook:
+    """A shell of which cell "a" runs; `run` runs another, which takes as long as it is told."""
 
-    class Shell:
-        def __init__(self):
-            self.events = EventManager(self, {"pre_run_cell": lambda info: None})
-            self.cell = "a"
+    def __init__(self):
+        self.events = EventManager(self, dict.fromkeys(("pre_run_cell", "post_run_cell"), lambda *_: None))
+        self.cell = "a"
 
-        def get_parent(self):
-            return {"metadata": {"cellId": self.cell}}
+    def get_parent(self):
+        return {"metadata": {"cellId": self.cell}}
 
-        def run(self, cell):
-            self.cell = cell
-            info = type("Info", (), {"cell_id": cell})
-            self.events.trigger("pre_run_cell", info)
+    def run(self, cell, make=lambda: None):
+        self.cell = cell
+        self.events.trigger("pre_run_cell", SimpleNamespace(cell_id=cell))
+        made = make()
+        self.events.trigger("post_run_cell", None)
+        return made
 
-    shell = Shell()
-    monkeypatch.setattr("gmfl_lite.explorer.explorer.get_ipython", lambda: shell)
+    def watching(self):
+        return [c for event in self.events.callbacks.values() for c in event if getattr(c, "__self__", None)]
+
+
+@pytest.fixture
+def notebook(monkeypatch):
+    shell = Notebook()
+    monkeypatch.setattr("gmfl_lite.explorer.cells.get_ipython", lambda: shell)
+    return shell
+
+
+def test_running_its_cell_again_closes_it(panel, notebook):
     explorer = panel(LONG)
+    explorer.wait(60)  # what takes long only once is over
     explorer.set(nu=1)
-    shell.run("b")
+    notebook.run("b")
     assert threads("training")
-    shell.run("a")
+    notebook.run("a")
     until(lambda: not threads(), 5)
     assert explorer.panel.comm is None
-    assert not [c for c in shell.events.callbacks["pre_run_cell"] if "about_to_run" in c.__qualname__]
+    assert notebook.watching() == []
+
+
+def test_what_its_cell_made_before_is_taken_over(panel, notebook, monkeypatch):
+    old = panel()
+    old.set(nu=1, dirichlet_alpha=0.1)
+    old.wait(60)
+    press(old, "Pin this curve")
+    move(old, "fine-tuning steps before scoring", 10)
+    old.set(nu=5)
+    result = old.wait(60)
+    monkeypatch.setattr(WhatIf, "run", lambda *_, **__: pytest.fail("it is known already"))
+    new = notebook.run("a", panel)
+    new.wait(60)
+    assert new is not old
+    assert (new.state.knobs, new.state.steps) == (old.state.knobs, 10)
+    assert {control(new, name).value for name in ("nu",)} == {5}
+    assert table(new)["run"] == ["ν = 1", "ν = 5", "FedAvg (ν = 0)"]
+    assert words(new).startswith("All is as you left it; Reset starts afresh. After 10 fine-tuning steps")
+    new.start()
+    assert new.wait(60) is result
+    monkeypatch.undo()
+    press(new, "Reset")
+    assert new.wait(60).experiment == QUICK.replace(eval_every=1)
+    assert table(new)["run"] == ["ν = 3", "FedAvg (ν = 0)"]
+
+
+@pytest.mark.parametrize("cell", ["a", "b"])
+def test_another_base_or_another_cell_takes_nothing_over(cell, panel, notebook):
+    panel().set(nu=5)
+    base = QUICK.replace(nu=1) if cell == "a" else QUICK
+    new = notebook.run(cell, lambda: panel(base))
+    assert new.state.knobs["nu"] == base.nu
+    assert new.state.curves == () or new.state.curves[0].status == "untrained"
+
+
+def test_a_run_that_was_at_work_is_left_as_stopped(panel, notebook):
+    old = panel(LONG)
+    press(old, "Run")
+    until(lambda: "round 5 " in old.state.progress)
+    new = notebook.run("a", lambda: panel(LONG))
+    assert [curve.status for curve in new.state.curves] == ["stopped"]
+    assert not new.state.busy
+
+
+def test_a_long_cell_is_said_to_be_waited_for(panel, notebook):
+    explorer = panel()
+    explorer.wait(60)
+    said = "Another cell of this notebook is at work: what you press here waits until it is done."
+    notebook.run("b", lambda: until(lambda: words(explorer).startswith(said)))
+    until(lambda: said not in words(explorer))
+    notebook.run("b")
+    time.sleep(0.7)
+    assert not explorer.state.elsewhere
+
+
+def test_it_says_what_it_does_before_there_is_anything_to_see(monkeypatch, panel):
+    monkeypatch.setattr("gmfl_lite.explorer.explorer.LatestWins.submit", lambda *_: None)
+    assert words(panel()) == "Dealing the samples out to the agents."
 
 
 def test_waiting_takes_no_longer_than_was_said(panel, monkeypatch):

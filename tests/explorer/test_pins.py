@@ -2,6 +2,7 @@
 
 import re
 
+from matplotlib.colors import to_hex
 from panel_helpers import LONG, QUICK, control, move, painted, press, table, until
 
 
@@ -26,6 +27,26 @@ def test_pins_stay_and_are_named_by_what_differs(panel, callback):
     callback(press, explorer, "Clear pins")
     explorer.wait(60)
     assert table(explorer)["run"] == ["ν = 1", "FedAvg (ν = 0)"]
+
+
+def test_the_legend_says_what_differs_and_counts_and_looks_as_the_curves_do(panel):
+    explorer = panel()
+    explorer.set(nu=1)
+    explorer.wait(60)
+    look = explorer.state.legend["ν = 1"][0]
+    press(explorer, "Pin this curve")
+    press(explorer, "IID")
+    explorer.set(dirichlet_alpha=10.0)
+    explorer.wait(60)
+    names = list(explorer.state.legend)
+    assert names == ["partition = dirichlet", "partition = iid", "FedAvg (ν = 0)"]
+    entries = re.findall("<span>.*?</span>", painted(explorer, "legend"))
+    assert [re.sub("<[^>]*>", "", entry).split("&ensp;")[0] for entry in entries] == names
+    assert [entry.count(", pinned") for entry in entries] == [1, 0, 0]
+    assert re.findall('svg .*?color="(.*?)"', entries[0]) == [to_hex(look.colour)]
+    assert [line.get_marker() for line in explorer.state.picture().axes[0].lines] == ["s", "s", "o"]
+    assert explorer.state.legend["partition = dirichlet"][0] == look
+    assert "stroke-dasharray" in entries[1]
 
 
 def test_a_pin_grows_until_its_run_ends(panel):

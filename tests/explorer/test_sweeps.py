@@ -17,7 +17,8 @@ def test_sweep_draws_its_family(panel, callback):
     curves = explorer.state.curves
     assert [curve.what_if.experiment.nu for curve in curves] == [0, 1, 2, 3, 5, 10]
     assert all(curve.status == "completed" for curve in curves)
-    assert re.match(r"After 3 fine-tuning steps, ν = \d+ gives \d+ % and ν = \d+ \d+ %\.", words(explorer))
+    said = r"After 3 fine-tuning steps, ν = \d+ gives \d+ % and ν = \d+ \d+ %, at the same step sizes\."
+    assert re.match(said, words(explorer))
     callback(setattr, control(explorer, "nu"), "index", (0, 2))
     explorer.wait(60)
     assert [curve.what_if.experiment.nu for curve in explorer.state.curves] == [0, 1, 2]

@@ -15,6 +15,10 @@ def test_labels_name_what_differs():
     assert labels([]) == []
     assert labels([WhatIf(base, 0)]) == ["ν = 3"]
     assert labels([WhatIf(base, 0), WhatIf(base, 1)]) == ["weights_seed = 0", "weights_seed = 1"]
+    dealt = [WhatIf(base.replace(dirichlet_alpha=0.1), 0), WhatIf(base.replace(partition="iid", dirichlet_alpha=9), 0)]
+    assert labels(dealt) == ["partition = dirichlet", "partition = iid"]
+    both = [*dealt, WhatIf(base, 0)]
+    assert labels(both)[1:] == ["partition = iid", "partition = dirichlet, dirichlet_alpha = 0.3"]
     several = [WhatIf(base, 0), WhatIf(base.replace(nu=1, fine_tune_lr=0.1, rounds=10, eval_every=1), 0)]
     assert labels(several) == ["ν = 3, α = 0.05, rounds = 100", "ν = 1, α = 0.1, rounds = 10"]
 

@@ -81,11 +81,14 @@ def test_fedavg_has_one_colour_wherever_it_stands(results):
         assert drawn["FedAvg (ν = 0)"] == sns.color_palette("colorblind")[0]
 
 
-def test_heat_map_draws_the_counts(federation):
+def test_heat_map_draws_what_share_each_class_has(federation):
     figure = gl.plots.label_counts(federation)
-    drawn = figure.axes[0].collections[0].get_array()
-    assert np.array_equal(np.asarray(drawn).reshape(10, 15), federation.label_counts.to_numpy().T)
-    assert figure.axes[0].get_xlabel() == "agent"
+    drawn = figure.axes[0].collections[0]
+    counts = federation.label_counts.to_numpy().T
+    np.testing.assert_allclose(np.asarray(drawn.get_array()).reshape(10, 15), counts / counts.sum(0))
+    assert drawn.get_clim() == (0, 1)
+    assert figure.axes[1].get_ylabel() == "share of an agent's samples"
+    assert figure.axes[0].get_xlabel() == f"agent ({min(federation.sizes)} to {max(federation.sizes)} samples each)"
     assert f"an agent holds {min(federation.sizes)} to {max(federation.sizes)} samples" in figure.alt
 
 
@@ -162,7 +165,7 @@ def test_exploration_draws_the_rows_it_is_given(federation):
     base = gl.Experiment(n_agents=12, n_new_agents=3, rounds=4, eval_every=2, model="softmax")
     histories = {f"ν = {nu}": gl.run(base.replace(nu=nu), progress=False).history for nu in (0, 1)}
     figure = gl.plots.exploration(histories, federation, fine_tune_steps=3, rounds=10, reference="ν = 0")
-    against_rounds, against_steps, _ = figure.axes
+    against_rounds, against_steps, strip, bar = figure.axes
     assert against_rounds.get_xlim() == (0, 10)
     for line, history in zip(against_rounds.lines, histories.values(), strict=True):
         rows = history.query("group == 'new' and fine_tune_steps == 3")
@@ -170,9 +173,38 @@ def test_exploration_draws_the_rows_it_is_given(federation):
         assert line.get_ydata().tolist() == (100 * rows["accuracy"]).tolist()
     last = histories["ν = 1"].query("group == 'new' and round == 4")
     assert against_steps.lines[1].get_ydata().tolist() == (100 * last["accuracy"]).tolist()
-    assert against_rounds.lines[0].get_color() == "0.5"
+    assert (
+        against_rounds.lines[0].get_color() == sns.color_palette("colorblind")[0]
+    )  # FedAvg's, thin where it is beside
+    assert against_rounds.lines[0].get_linewidth() < against_rounds.lines[1].get_linewidth()
     assert against_rounds.lines[0].get_marker() != against_rounds.lines[1].get_marker()
-    assert "nothing yet" in gl.plots.exploration({}, federation, fine_tune_steps=3).alt
+    assert strip.images[0].get_clim() == (0, 1)
+    assert [tick.get_text() for tick in bar.get_yticklabels()] == ["0.0", "0.5", "1.0"]
+
+
+@pytest.mark.parametrize("alpha", [0.01, 1e5])
+def test_agents_who_hold_nearly_the_same_look_alike(alpha):
+    """The strip's colours mean the same whoever is shown: all of one class is the darkest, a tenth of it is light."""
+    federation = gl.build_federation(gl.Experiment(dirichlet_alpha=alpha))
+    image = gl.plots.exploration({}, federation, fine_tune_steps=3).axes[2].images[0]
+    brightness = image.to_rgba(image.get_array())[..., :3].mean(axis=-1)
+    assert (np.ptp(brightness) > 0.5) == (alpha < 1)
+
+
+def test_an_empty_exploration_has_no_scale(federation):
+    figure = gl.plots.exploration({}, federation, fine_tune_steps=3)
+    assert "nothing yet" in figure.alt
+    assert [len(axes.get_xticks()) for axes in figure.axes[:2]] == [0, 0]
+
+
+def test_explorations_without_a_legend_are_of_one_size(federation):
+    base = gl.Experiment(n_agents=12, n_new_agents=3, rounds=2, eval_every=2, model="softmax")
+    histories = {f"ν = {nu}": gl.run(base.replace(nu=nu), progress=False).history for nu in (0, 1, 2, 3)}
+    sizes = [
+        tuple(gl.plots.exploration(some, federation, fine_tune_steps=3, legend=False).get_size_inches())
+        for some in ({}, histories)
+    ]
+    assert sizes[0] == sizes[1]
 
 
 def test_curves_draws_every_column():

@@ -1,0 +1,101 @@
+"""The key to the playground's questions, in for-teachers.md, says what its own screen shows."""
+
+import re
+from functools import cache
+
+import nbformat
+import pytest
+from clean_machine import ROOT
+
+import gmfl_lite as gl
+from gmfl_lite.explorer.knobs import KNOBS, PRESETS
+from gmfl_lite.explorer.what_if import WhatIf
+
+NOTEBOOK = nbformat.read(ROOT / "notebooks" / "07-explorer.ipynb", as_version=4)
+KEY = re.findall(r"^\| 07 \| \d\. .*? \| (.*?) \|$", (ROOT / "notebooks" / "for-teachers.md").read_text("utf-8"), re.M)
+
+
+@cache
+def base() -> gl.Experiment:
+    """Return what the notebook's panel begins with."""
+    values: dict = {}
+    exec(next(cell.source for cell in NOTEBOOK.cells if "parameters" in cell.metadata.get("tags", [])), values)
+    given = {name: value for name, value in values.items() if name in gl.Experiment().to_dict()}
+    return gl.Experiment(**given | {"eval_steps": [int(steps) for steps in values["eval_steps"].split()]})
+
+
+@cache
+def shown(*changes) -> dict[int, int]:
+    """Return the accuracy of new agents after 0, 1, … fine-tuning steps that the panel shows, in percent."""
+    result = WhatIf.from_values(WhatIf(base(), 0), dict(changes)).run()
+    assert result.status == "completed", result.message
+    return {steps: int(f"{100 * accuracy:.0f}") for steps, accuracy in result.table().loc["new"].items()}
+
+
+def at(**changes) -> dict[int, int]:
+    return shown(*sorted(changes.items()))
+
+
+def test_every_question_has_its_answer():
+    (questions,) = [cell.source for cell in NOTEBOOK.cells if "*Predict:*" in cell.source]
+    assert len(re.findall(r"^\*\*\d\.", questions, re.M)) == len(KEY) == 6 <= 7
+    for part in ("Predict", "Run", "Notice", "Why"):
+        assert questions.count(f"*{part}:*") == 6
+
+
+@pytest.mark.slow
+def test_how_far_ahead_is_far_enough():
+    nu = {nu: at(nu=nu) for nu in KNOBS["nu"].values}
+    for steps, leading in ((1, [3, 5, 10]), (3, [10, 5, 3]), (10, [10, 5, 2])):
+        assert sorted(nu, key=lambda one: nu[one][steps], reverse=True)[:3] == leading
+    assert max(nu[one][0] for one in nu) <= 10
+    assert KEY[0].startswith(
+        f"After three steps ν = 10 and 5 lead ({nu[10][3]} and {nu[5][3]} %), after ten the same two ({nu[10][10]} and "
+        f"{nu[5][10]} %), after one step ν = 3 ({nu[3][1]} %). ν = 1 is far behind ({nu[1][3]} % after three). "
+        "Before any step all guess."
+    )
+
+
+@pytest.mark.slow
+def test_without_disagreement_there_is_next_to_no_lead():
+    fedavg, ahead = (at(nu=nu, **PRESETS["IID"]) for nu in (0, 3))
+    every = [*fedavg.values(), *ahead.values()]
+    assert all(abs(ahead[steps] - fedavg[steps]) <= 4 for steps in ahead)
+    assert KEY[1].startswith(f"Next to nothing: {min(every)} to {max(every)} % with and without looking ahead")
+
+
+@pytest.mark.slow
+def test_fedavg_with_five_local_steps_catches_up():
+    (one, five), (ahead, ahead_five) = ([at(nu=nu, local_steps=tau) for tau in (1, 5)] for nu in (0, 3))
+    assert five[3] < ahead_five[3]
+    assert KEY[2].startswith(
+        f"FedAvg: from {one[3]} % to {five[3]} % after three steps, where ν = 3 goes from {ahead[3]} % to "
+        f"{ahead_five[3]} %; after five steps FedAvg is ahead, {five[5]} % against {ahead_five[5]} %."
+    )
+    assert five[5] > ahead_five[5]
+
+
+@pytest.mark.slow
+def test_small_fine_tuning_steps_lead_nowhere():
+    fedavg, ahead = (at(nu=nu, fine_tune_lr=0.03) for nu in (0, 3))
+    assert KEY[3].startswith(f"Both collapse, to {ahead[3]} % for ν = 3 and {fedavg[3]} % for FedAvg:")
+
+
+@pytest.mark.slow
+def test_few_classes_help_where_names_are_permuted():
+    ahead, fedavg = ({alpha: at(nu=nu, dirichlet_alpha=alpha)[3] for alpha in (0.01, 0.03, 100.0)} for nu in (3, 0))
+    assert fedavg[0.01] > ahead[0.01]
+    assert KEY[4].startswith(
+        f"It rises, from {ahead[100.0]} % at 100 to {ahead[0.03]} % at 0.03. The lead goes: FedAvg rises from "
+        f"{fedavg[100.0]} % to {fedavg[0.03]} %, and at 0.01 it is ahead, {fedavg[0.01]} % against {ahead[0.01]} %."
+    )
+
+
+@pytest.mark.slow
+def test_seeds_scatter_as_the_key_says():
+    weights, data = ([at(**{seed: n})[3] for n in KNOBS[seed].values] for seed in ("weights_seed", "seed"))
+    assert KEY[5].startswith(
+        f"Between {min(weights)} and {max(weights)} % for the weights, between {min(data)} and {max(data)} % for the "
+        "seed of the data."
+    )
+    assert max(data) - min(data) > max(weights) - min(weights)
