@@ -15,7 +15,6 @@
     settings: { ...data.settings },
     rounds: 0,
     visited: [], // of each method: w after 0, 1, … rounds
-    timer: null,
   };
 
   // The same numbers as the library's, for tests and for whoever opens the console.
@@ -130,9 +129,13 @@
   const select = make("select", { onchange: () => change({ method: select.value }) }, ...options);
   const gradient = make("label", { class: "choice" }, make("span", {}, "meta-gradient"), select);
 
-  const button = (words, onclick, look) => make("button", { type: "button", onclick, class: look }, words);
-  const play = button("Play rounds", () => (state.timer ? pause() : start()), "main");
-  const step = button("Step", () => { pause(); oneRound(); });
+  const button = (words, onclick) => make("button", { type: "button", onclick }, words);
+  const player = gmfl.player({
+    step: () => oneRound(),
+    begin: () => state.rounds >= MOST_ROUNDS && restart(false),
+    every: 350, calmly: 0, words: "Play rounds",
+  });
+  const step = button("Step", () => { player.pause(); oneRound(); });
   const reset = button("Reset", () => { state.w = data.start; restart(false); });
   const status = make("p", { class: "status", role: "status" });
 
@@ -171,7 +174,7 @@
           "Change ν: the landscape changes, and so does the way down.")),
       make("div", { class: "plot", style: `aspect-ratio: ${data.aspect}` }, shades, drawing),
       make("div", { class: "controls" }, knobs.nu.row, knobs.fine_tune_lr.row, knobs.local_steps.row, knobs.meta_lr.row,
-        gradient, knobs.backprop_steps.row, make("div", { class: "buttons" }, play, step, reset), status),
+        gradient, knobs.backprop_steps.row, make("div", { class: "buttons" }, player.button, step, reset), status),
       table, legend),
   );
 
@@ -325,14 +328,8 @@
 
   // ---- what happens ------------------------------------------------------------------------------------------------
 
-  const pause = () => {
-    clearInterval(state.timer);
-    state.timer = null;
-    play.textContent = "Play rounds";
-  };
-
   const restart = (shape = true) => {
-    pause();
+    player.pause();
     state.rounds = 0;
     state.visited = data.methods.map(() => [state.w]);
     status.textContent = "";
@@ -369,16 +366,6 @@
     else if (moved < 0.3) status.textContent = "All three have come to rest.";
     draw(false);
     return left.length === 0 && moved >= 0.3;
-  };
-
-  const start = () => {
-    if (state.rounds >= MOST_ROUNDS) restart(false);
-    if (gmfl.calm()) {
-      while (oneRound());
-      return;
-    }
-    play.textContent = "Pause";
-    state.timer = setInterval(() => oneRound() || pause(), 350);
   };
 
   const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
