@@ -53,9 +53,9 @@
       : [make("span", { class: "which" }, `sample ${agent.shown.rows[place]}`)];
     const words = `${data.kind === "images" ? "Image" : "Sample"} ${agent.shown.rows[place]}: ${is}; the model calls it ${called}, ` +
       `${hit ? "right" : "wrong"}; before fine-tuning, ${agent.shown.called[0][place]}.`;
-    return make("li", { class: hit ? "tile right" : "tile wrong", role: "img", "aria-label": words, title: words },
+    return make("li", {}, make("div", { class: hit ? "tile right" : "tile wrong", role: "img", "aria-label": words, title: words },
       ...image, make("span", { class: "is" }, `is ${is}`),
-        make("span", { class: "called" }, `${hit ? "✓" : "✗"} says ${called}`));
+        make("span", { class: "called" }, `${hit ? "✓" : "✗"} says ${called}`)));
   });
 
   const fit = () => {
