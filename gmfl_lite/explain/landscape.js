@@ -66,11 +66,8 @@
     make("circle", { class: "knob", r: 10 }),
     make("text", { y: 5 }, "w"),
   );
-  const optima = data.agents.map(({ name, optimum }) => {
-    const mark = make("g", { class: "optimum" }, make("circle", { r: 11 }), make("text", { y: 4.5 }, name.slice(0, 2)));
-    mark.setAttribute("transform", `translate(${near(optimum)})`);
-    return mark;
-  });
+  const optima = data.agents.map(({ name }) =>
+    make("g", { class: "optimum" }, make("circle", { r: 11 }), make("text", { y: 4.5 }, name.slice(0, 2))));
   const drawing = make(
     "svg",
     { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "group", "aria-label": "The mean loss over w₁ and w₂" },
@@ -78,6 +75,12 @@
     make("text", { class: "axis", x: 9, y: 19 }, "w₂ ↑"),
     lowestMark, paths, ...optima, trails, arrows, handle,
   );
+
+  // Put a mark somewhere, as large as can be read in a small drawing, too.
+  const put = (mark, [x, y]) => {
+    const size = Math.max(1, 400 / (drawing.getBoundingClientRect().width || 400));
+    mark.setAttribute("transform", `translate(${x},${y}) scale(${size})`);
+  };
 
   // A slider with its name and its value in words.
   const slider = (name, { min = 0, max, value, words, change }) => {
@@ -242,7 +245,8 @@
       }
     }
     context.putImageData(image, 0, 0);
-    lowestMark.setAttribute("transform", `translate(${spot(lowestPoint(grid.at))})`);
+    put(lowestMark, spot(lowestPoint(grid.at)));
+    optima.forEach((mark, agent) => put(mark, near(data.agents[agent].optimum)));
   };
 
   const drawPaths = () => {
@@ -288,8 +292,7 @@
   const say = () => {
     const { w, nu } = state;
     const [now, tuned] = [gmfl.meta_loss(w, 0), gmfl.meta_loss(w, nu)];
-    const [x, y] = spot(w);
-    handle.setAttribute("transform", `translate(${x},${y})`);
+    put(handle, spot(w));
     handle.setAttribute("aria-valuenow", w[0].toFixed(3));
     const [w1, w2] = w.map((at) => minus(at.toFixed(2)));
     const losses = `mean loss ${shown(now)}, after ${counted(nu, "fine-tuning step")} ${shown(tuned)}`;

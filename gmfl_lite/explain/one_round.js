@@ -125,7 +125,7 @@
       ...ROWS.map(([, name], row) => make("tr", {}, make("th", { scope: "row" }, name), ...cells[row].map(({ cell }) => cell))));
     const drop = button("", () => toggle(place), { class: "drop", "aria-label": `drop ${agent.name}` });
     const moved = make("p", { class: "moved" });
-    const scroll = make("div", { class: "scroll", tabindex: nu > 5 ? 0 : false }, table);
+    const scroll = make("div", { class: "scroll" }, table);
     const box = make("section", { class: "card", "aria-label": agent.name }, make("h3", {}, make("span", {}, agent.name), drop), scroll, moved);
     return { agent, cells, heads, drop, moved, box };
   });
@@ -275,6 +275,13 @@
     ArrowRight: () => goTo(now + 1), ArrowLeft: () => goTo(now - 1), Home: () => goTo(0), End: () => goTo(stages.length - 1),
   });
 
+  // A table that is wider than its card is scrolled by keyboard, too.
+  gmfl.whenChanged(() => {
+    for (const scroll of document.querySelectorAll(".scroll")) {
+      if (scroll.scrollWidth > scroll.clientWidth) scroll.tabIndex = 0;
+      else scroll.removeAttribute("tabindex");
+    }
+  });
   show();
   Object.assign(gmfl, { stages, goTo, toggle, average, at: () => now, playing: player.playing });
 }

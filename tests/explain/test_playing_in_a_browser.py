@@ -1,4 +1,4 @@
-"""Every picture plays and pauses alike: by button and space bar, at the pace that the reader asks for, only when seen."""
+"""Every picture plays and pauses alike: by button and space bar, at the pace that is asked for, and only when seen."""
 
 import chromium
 import pytest
