@@ -14,13 +14,13 @@ import pytest
 import torch
 from chromium import playwright
 from clean_machine import ROOT
-from notebooks import as_page
 from saved_page import SIZES
 
 import gmfl_lite as gl
 from gmfl_lite.explain.landscape_player import DEFAULT
 from gmfl_lite.explain.one_round import SMALL
 from gmfl_lite.explain.round_numbers import measure_round
+from notebooks import as_page
 
 pytestmark = chromium.NEEDED
 
@@ -87,7 +87,7 @@ def exported(browser, page, folder):
     context = browser.new_context(viewport={"width": width, "height": height}, offline=True)
     opened = context.new_page()
     opened.goto((folder / "pictures.html").as_uri())
-    yield opened
+    return opened
 
 
 @pytest.fixture(params=["JupyterLab", "exported"])
