@@ -6,6 +6,7 @@ Screenshots are left in artefacts/, to be looked at.
 import base64
 
 import chromium
+import jupyter_lab
 import nbformat
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -29,12 +30,12 @@ PAGES = {
 }
 
 
-def violations(page) -> list[str]:
-    """Return what axe finds on a page and in its frames: which rule, where, and what is wrong."""
+def violations(page, part: str | None = None) -> list[str]:
+    """Return what axe finds on a page and in its frames, or in a part of it: which rule, where, and what is wrong."""
     axe, found = Axe(), []
     options = {"runOnly": {"type": "tag", "values": WCAG}, "resultTypes": ["violations"], "iframes": False}
-    for frame in page.frames:
-        results = axe.run(frame, options=options).response
+    for frame in page.frames if part is None else [page]:
+        results = axe.run(frame, part, options).response
         assert results["passes"], "axe looked at nothing"
         for rule in results["violations"]:
             found += [f"{rule['id']} {node['target']} {node['failureSummary']}" for node in rule["nodes"]]
@@ -115,6 +116,28 @@ def test_a_moving_picture(page, tmp_path, name):
     page.frames[1].locator("h2, h1, .said").first.click()
     page.keyboard.press("End")
     assert violations(page) == []
+
+
+def test_the_panel_in_jupyterlab(page, tmp_path):
+    """As it is at first, and with all that can be unfolded; of JupyterLab around it, nothing."""
+    notebook = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}})
+    notebook.cells = [nbformat.v4.new_code_cell("import gmfl_lite as gl\n\ngl.Explorer(gl.Experiment(rounds=10))")]
+    (tmp_path / "work").mkdir()
+    nbformat.write(notebook, tmp_path / "work" / "panel.ipynb")
+    page.set_default_timeout(60_000)
+    with jupyter_lab.started(tmp_path / "work") as address:
+        jupyter_lab.opened(page, address("panel.ipynb"))
+        jupyter_lab.run_all_cells(page)
+        page.wait_for_selector(".gmfl-explorer img")
+        dark = page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
+        jupyter_lab.command(page, "apputils:change-theme", theme=f"JupyterLab {'Dark' if dark else 'Light'}")
+        page.wait_for_timeout(1000)
+        assert violations(page, ".gmfl-explorer") == []
+        folded = page.locator(".gmfl-explorer .gmfl-fold:not(.mod-active)")
+        while folded.count():
+            folded.first.evaluate("button => button.click()")
+            page.wait_for_timeout(300)
+        assert violations(page, ".gmfl-explorer") == []
 
 
 def test_what_is_wrong_is_found(page):
