@@ -1,9 +1,13 @@
 """Turn the docstrings' plain text, written to be read in an editor and with help(), into Markdown.
 
 Sections become bold words; "name : text" and aligned columns become definition lists; indented formulas become a block
-in a mathematical font; doctests become code. The words and symbols stay as they are.
+in a mathematical font; doctests become code, and of a plot the picture that its example draws. The words and symbols
+stay as they are.
 """
 
+import base64
+import doctest
+import html
 import inspect
 import re
 import textwrap
@@ -25,8 +29,24 @@ class AsMarkdown(griffe.Extension):
     def on_object(self, *, obj: griffe.Object, **kwargs: object) -> None:
         if obj.path == "gmfl_lite.experiment.Experiment":
             obj.docstring.value = re.sub(r"(?m)^(\w+ = .*?): ", r"\1 : ", inspect.getdoc(gmfl_lite.Experiment))
-        if obj.docstring:
-            obj.docstring.value = markdown(obj.docstring.value)
+        if not obj.docstring:
+            return
+        shown = picture(obj) if obj.is_function and obj.path.startswith("gmfl_lite.plots.") else ""
+        obj.docstring.value = markdown(obj.docstring.value) + shown
+
+
+def picture(function: griffe.Function) -> str:
+    """Return what the example of a plot draws as HTML, and nothing for functions that draw nothing."""
+    if str(function.returns) != "Picture" or function.name.startswith("_"):
+        return ""
+    plot = getattr(gmfl_lite.plots, function.name)
+    (example,) = doctest.DocTestFinder(recurse=False).find(plot, globs=dict(plot.__globals__))
+    runner = doctest.DocTestRunner(verbose=False)
+    if runner.run(example, clear_globs=False).failed:
+        raise RuntimeError(f"the example of {function.path} fails")
+    figure = example.globs["figure"]
+    data = base64.b64encode(figure._repr_mimebundle_()[0]["image/png"]).decode()
+    return f'\n\n<img class="plot" alt="{html.escape(figure.alt)}" src="data:image/png;base64,{data}">'
 
 
 def markdown(docstring: str) -> str:

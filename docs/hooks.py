@@ -19,9 +19,12 @@ LINKED = ("LICENSE*", "*.yml", "studies/*.py", "pyproject.toml", "Makefile", "CI
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """List every notebook in the navigation."""
+    """List every notebook in the navigation, with its number."""
     notebooks = next(entry for entry in config.nav if "Notebooks" in entry)
-    notebooks["Notebooks"] = [f"notebooks/{path.stem}.md" for path in sorted((ROOT / "notebooks").glob("*.ipynb"))]
+    notebooks["Notebooks"] = [
+        {f"{path.stem[:2]} {title(path)}": f"notebooks/{path.stem}.md"}
+        for path in sorted((ROOT / "notebooks").glob("*.ipynb"))
+    ]
     return config
 
 
@@ -38,6 +41,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Let links to notebooks and into the repository lead to pages, badges be words, and pictures be found."""
+    if page.file.src_uri == "symbols.md":  # where a symbol is explained comes before where it is used
+        page.meta["search"] = {"boost": 10}
     markdown = re.sub(r"!\[([^\]]*)\]\(https:[^)\s]*\)", r"\1", markdown)  # nothing is loaded from elsewhere
     markdown = markdown.replace(f"]({config.repo_url}/blob/HEAD/", "](../")
     markdown = re.sub(r"(\]\((?!https?:)[^)\s]*)\.ipynb\)", r"\1.md)", markdown)
@@ -47,11 +52,16 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Turn the formulas that arithmatex has found into MathML."""
+    """Turn the formulas that arithmatex has found into MathML; wide ones scroll, with the keyboard too."""
     formula = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
-    return formula.sub(
-        lambda found: convert(html.unescape(found[2]), display="block" if found[1] == "div" else "inline"), content
-    )
+    displays = {"span": "inline", "div": "block"}
+    content = formula.sub(lambda found: convert(html.unescape(found[2]), display=displays[found[1]]), content)
+    return content.replace('display="block"', 'display="block" tabindex="0"')
+
+
+def title(path: Path) -> str:
+    """Return what comes before the colon in a notebook's title."""
+    return nbformat.read(path, as_version=4).cells[0].source.split("\n")[0].lstrip("# ").split(":")[0]
 
 
 def moving_picture(name: str) -> str:

@@ -1,15 +1,19 @@
 """What several test files share: small real data, small federations, and models in float64."""
 
+import http.server
 import multiprocessing
 import os
 import shutil
 import sys
+import threading
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one thread for each process that runs tests side by side, and for its kernels
     os.environ.update(OMP_NUM_THREADS="1", CPU_LIMIT="1")
 
+import clean_machine
 import house
 import numpy as np
 import pytest
@@ -35,11 +39,18 @@ APART = (
 """Files whose slow tests take minutes and share nothing: a process that is free takes the next of them."""
 
 
+TOGETHER = dict.fromkeys(
+    ("tests/browser/test_accessibility.py", "tests/browser/test_documentation.py"), "tests/test_docs.py"
+)
+"""Files that one process runs after another, as they share what takes long to make."""
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     for item in items:
         alone = item.nodeid.startswith(APART) and item.get_closest_marker("slow")
-        item.add_marker(pytest.mark.xdist_group(item.nodeid if alone else item.nodeid.partition("::")[0]))
+        file = item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(item.nodeid if alone else TOGETHER.get(file, file)))
     items.sort(
         key=lambda item: next((i for i, long in enumerate(LONGEST) if item.nodeid.startswith(long)), len(LONGEST))
     )
@@ -107,6 +118,31 @@ def forked_kernels(processes, monkeypatch):
     if processes.get_start_method() == "forkserver":
         function = "jupyter_client.provisioning.local_provisioner.launch_kernel"
         monkeypatch.setattr(function, partial(warm_kernels.launch_kernel, processes))
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory) -> Path:
+    """Build the documentation as `make docs` does, without a network."""
+    folder = tmp_path_factory.mktemp("docs")
+    repository = clean_machine.checkout(folder)
+    no_network = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
+    variables = clean_machine.empty_home(folder) | no_network | {"PYTHONPATH": str(repository)}
+    clean_machine.run(["make", "docs"], repository, variables)
+    return repository / "site"
+
+
+@pytest.fixture(scope="session")
+def served(site) -> Iterator[str]:
+    """Serve the documentation on this computer, as GitHub Pages would; give its address."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(site))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
 
 
 @pytest.fixture

@@ -1,8 +1,13 @@
 """The documentation builds without a warning or a network, names everything public, and shows formulas as formulas."""
 
+import base64
 import importlib.util
 import inspect
+import io
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import clean_machine
@@ -11,18 +16,13 @@ import torch
 from PIL import Image
 
 import gmfl_lite as gl
+from gmfl_lite.server import SERVER_STEPS
 
 pytest.importorskip("mkdocs", reason="the documentation's tools are not installed (pip install -e '.[docs]')")
-NO_NETWORK = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("docs")
-    repository = clean_machine.checkout(folder)
-    variables = clean_machine.empty_home(folder) | NO_NETWORK | {"PYTHONPATH": str(repository)}
-    clean_machine.run(["make", "docs"], repository, variables)
-    return repository / "site"
+HOW_TO = {path.name: path.read_text(encoding="utf-8") for path in sorted((clean_machine.ROOT / "docs").glob("*.md"))}
+BLOCK = re.compile(r"(?:<!-- needs: (.+?) -->\n)?^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+ELSEWHERE = {"a cluster", "a GPU", "Colab", "Docker"}
+"""What a block may need that this machine has not got."""
 
 
 @pytest.mark.slow
@@ -37,6 +37,32 @@ def test_every_public_name_is_in_the_reference(site):
 
 
 @pytest.mark.slow
+def test_every_plot_has_its_picture(site):
+    """What the example in the docstring draws, with a text for who cannot see it."""
+    page = (site / "reference" / "plots" / "index.html").read_text(encoding="utf-8")
+    plots = {name for name in gl.plots.__all__ if inspect.isfunction(getattr(gl.plots, name))}
+    sections = re.split(r'<h2 id="gmfl_lite\.plots\.(\w+)"', page)[1:]
+    pictures = {
+        name: re.findall(r'<img [^>]*?alt="([^"]+)"[^>]*? src="data:image/png;base64,([^"]+)"', text)
+        for name, text in zip(sections[::2], sections[1::2], strict=True)
+    }
+    assert plots <= pictures.keys()
+    for name in plots:
+        ((_, data),) = pictures[name]
+        assert Image.open(io.BytesIO(base64.b64decode(data))).width > 150, name
+
+
+@pytest.mark.slow
+def test_the_navigation_has_the_notebooks_numbers(site):
+    page = (site / "index.html").read_text(encoding="utf-8")
+    shown = [
+        re.sub(r"\s+", " ", re.sub("<.*?>", "", link)).strip() for link in re.findall(r"<a .*?</a>", page, re.DOTALL)
+    ]
+    for notebook in clean_machine.ROOT.glob("notebooks/*.ipynb"):
+        assert [text for text in shown if text.startswith(f"{notebook.stem[:2]} ")], notebook.stem
+
+
+@pytest.mark.slow
 def test_pages_load_nothing_from_elsewhere_and_show_no_raw_formulas(site):
     pages = {page: page.read_text(encoding="utf-8") for page in site.rglob("*.html")}
     for notebook in clean_machine.ROOT.glob("notebooks/*.ipynb"):
@@ -46,6 +72,34 @@ def test_pages_load_nothing_from_elsewhere_and_show_no_raw_formulas(site):
         prose = re.sub(r"<(code|pre|annotation|script)\b.*?</\1>", "", text, flags=re.DOTALL)
         assert not re.search(r"\\\(|\\\[|\\frac|\$\$", prose), page
     assert any("<math" in text for text in pages.values())
+
+
+@pytest.mark.parametrize("name", HOW_TO)
+def test_every_block_is_run_or_says_what_it_needs(name):
+    found = BLOCK.findall(HOW_TO[name])
+    assert HOW_TO[name].count("\n```") == 2 * len(found)
+    assert {needs for needs, _, _ in found} <= ELSEWHERE | {""}
+    assert HOW_TO[name].count("<!-- needs:") == sum(bool(needs) for needs, _, _ in found), "no block below"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in HOW_TO if name != "own-data.md"])
+def test_how_to(name, tmp_path, monkeypatch, digits):
+    """Every block of a page, in order: Python with the names of the blocks before it, commands in the same folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+    monkeypatch.setenv("PYTHONPATH", str(clean_machine.ROOT))
+    names: dict[str, object] = {}
+    known = set(SERVER_STEPS)
+    try:
+        for needs, language, code in BLOCK.findall(HOW_TO[name]):
+            if language == "python" and not needs:
+                exec(compile(code, name, "exec"), names)
+            elif language == "bash" and not needs:
+                subprocess.run(["bash", "-euo", "pipefail", "-c", code], check=True)
+    finally:
+        for added in set(SERVER_STEPS) - known:
+            del SERVER_STEPS[added]
 
 
 def test_recipes_for_ones_own_data_run(tmp_path, monkeypatch, digits):

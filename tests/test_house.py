@@ -140,6 +140,20 @@ def test_publishing_takes_what_was_built_and_no_more_rights_than_it_needs():
     assert not re.search(r"secrets\.|password:|token:(?! write)", text)
 
 
+def test_pages_are_published_by_a_job_that_runs_nothing_of_ours():
+    text = (ROOT / ".github" / "workflows" / "pages.yml").read_text(encoding="utf-8")
+    workflow = yaml.safe_load(text)
+    assert workflow[True] == {"push": {"branches": ["main"]}}
+    assert workflow["permissions"] == {}
+    build, deploy = workflow["jobs"]["build"], workflow["jobs"]["deploy"]
+    assert build["permissions"] == {"contents": "read"}
+    assert deploy["permissions"] == {"pages": "write", "id-token": "write"}
+    assert [step["run"] for step in build["steps"] if "run" in step] == ["make docs"]
+    assert [step["uses"].partition("@")[0] for step in deploy["steps"]] == ["actions/deploy-pages"]
+    for action in re.findall(r"uses: (.*)", text):
+        assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}  # v\d+\.\d+\.\d+", action), action
+
+
 def test_workflows_cover_the_supported_pythons():
     check = yaml.safe_load((ROOT / ".github" / "workflows" / "check.yml").read_text(encoding="utf-8"))
     assert check["jobs"].keys() == {"tests", "windows", "oldest", "notebooks", "docs", "binder"}

@@ -3,7 +3,7 @@
 python tools/notebooks.py link notebooks/*.ipynb      all of them: badges, the first cell, links to the neighbours
 python tools/notebooks.py refresh notebooks/*.ipynb   the committed outputs, and the time and memory that are stated
 python tools/notebooks.py index notebooks/*.ipynb     all of them: the table in README.md
-python tools/notebooks.py html notebooks/*.ipynb      pages in build/html, with the pictures' alternative texts
+python tools/notebooks.py html notebooks/*.ipynb      pages in build/html, which need no network
 python tools/notebooks.py demo notebooks/00-start-here.ipynb      run it and print its last table
 """
 
@@ -173,11 +173,34 @@ def write_index(notebooks: dict[str, nbformat.NotebookNode]) -> None:
 
 
 def as_page(path: Path) -> str:
-    """Return a notebook as an HTML page, with pictures' alternative texts, which nbconvert's own omits."""
+    """Return a notebook as a page that loads nothing, with pictures' alternative texts, which nbconvert's own omits."""
     from nbconvert import HTMLExporter
 
-    page = HTMLExporter(template_file=str(Path(__file__).parent / "page.html.j2")).from_filename(str(path))[0]
+    notebook = nbformat.read(path, as_version=4)
+    notebook.metadata["title"] = title(notebook)
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = with_drawn_formulas(cell.source)
+    page = HTMLExporter(template_file=str(Path(__file__).parent / "page.html.j2")).from_notebook_node(notebook)[0]
     return re.sub(r'href="([\w-]+)\.ipynb"', r'href="\1.html"', page)
+
+
+def with_drawn_formulas(markdown: str) -> str:
+    """Return Markdown with MathML, which browsers draw by themselves, in place of TeX; code stays as it is.
+
+    >>> with_drawn_formulas("`$a$` and $a$").partition(" and ")[0]
+    '`$a$`'
+    """
+    from latex2mathml.converter import convert
+
+    def drawn(found: re.Match[str]) -> str:
+        code, block, inline = found.groups()
+        if code:
+            return code
+        shown = convert(block or inline, display="block" if block else "inline")
+        return shown.replace('display="block"', 'display="block" tabindex="0"')  # a wide one scrolls, by keyboard, too
+
+    return re.sub(r"(```.*?```|`[^`]*`)|\$\$(.+?)\$\$|\$(.+?)\$", drawn, markdown, flags=re.DOTALL)
 
 
 def demo(path: Path) -> None:

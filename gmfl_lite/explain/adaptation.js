@@ -6,7 +6,7 @@
   const { data, make } = gmfl;
   const { most, score, agents, groups, history } = data;
   const accurate = score === "accuracy";
-  document.head.append(make("style", {}, data.style), make("style", {}, `:root { --method: ${data.colour}; }`));
+  document.documentElement.style.setProperty("--method", data.colour);
 
   // ---- Words ----
 
@@ -18,13 +18,14 @@
 
   let agent = agents[0];
   let steps = 0;
-  let timer = null;
 
   const menu = make("select", { onchange: () => choose(Number(menu.value)) },
     ...agents.map(({ name, group }, place) => make("option", { value: place }, `${name} (${group})`)));
   const slider = make("input", { type: "range", min: 0, max: most, step: 1, value: 0, oninput: () => goTo(Number(slider.value)) });
   const shownSteps = make("b", { "aria-hidden": "true" }); // which the slider itself says
-  const play = make("button", { type: "button", class: "main", onclick: () => (timer ? pause() : start()) }, "▶ Play");
+  const player = gmfl.player({
+    step: () => goTo(steps + 1), begin: () => steps === most && goTo(0), every: 900, calmly: 2000,
+  });
   const said = make("p", { class: "said", role: "status", "aria-live": "polite" });
   const samples = make("div", { class: "samples" });
   const curves = ["rounds", "steps"].map((over) => {
@@ -36,7 +37,7 @@
     make("svg", { viewBox: "0 0 34 10", width: 34, height: 10, "aria-hidden": "true" }, make("line", { x1: 0, y1: 5, x2: 34, y2: 5, class: kind })), text);
   const keys = make("p", { class: "legend" }, key("mean", "mean of the agents"), key("best", "best"), key("worst", "worst"), key("own", "the agent chosen"));
   document.body.append(
-    make("div", { class: "controls" }, play,
+    make("div", { class: "controls" }, player.button,
       make("label", { class: "slide" }, "Fine-tuning steps ", slider, shownSteps), make("label", {}, "Agent ", menu)),
     said, samples, make("div", { class: "curves" }, ...curves.map(({ figure }) => figure)), keys);
 
@@ -52,9 +53,9 @@
       : [make("span", { class: "which" }, `sample ${agent.shown.rows[place]}`)];
     const words = `${data.kind === "images" ? "Image" : "Sample"} ${agent.shown.rows[place]}: ${is}; the model calls it ${called}, ` +
       `${hit ? "right" : "wrong"}; before fine-tuning, ${agent.shown.called[0][place]}.`;
-    return make("li", { class: hit ? "tile right" : "tile wrong", role: "img", "aria-label": words, title: words },
+    return make("li", {}, make("div", { class: hit ? "tile right" : "tile wrong", role: "img", "aria-label": words, title: words },
       ...image, make("span", { class: "is" }, `is ${is}`),
-        make("span", { class: "called" }, `${hit ? "✓" : "✗"} says ${called}`));
+        make("span", { class: "called" }, `${hit ? "✓" : "✗"} says ${called}`)));
   });
 
   const fit = () => {
@@ -161,41 +162,23 @@
     drawRounds(curves[0]);
     drawSteps(curves[1]);
   };
+  // Go to a number of steps, and say whether another one follows.
   const goTo = (to) => {
     steps = Math.min(Math.max(to, 0), most);
-    if (steps === most) pause();
+    if (steps === most) player.pause();
     show();
+    return steps < most;
   };
   const choose = (place) => {
     agent = agents[place];
     menu.value = place;
     show();
   };
-  const pause = () => {
-    clearInterval(timer);
-    timer = null;
-    play.textContent = "▶ Play";
-  };
-  const start = () => {
-    if (steps === most) steps = 0;
-    timer = setInterval(() => goTo(steps + 1), gmfl.calm() ? 2000 : 900);
-    play.textContent = "❚❚ Pause";
-    show();
-  };
-
-  // The slider and the menu know their keys; elsewhere the arrows move along the steps, too.
-  const KEYS = {
+  Object.assign(gmfl.keys, {
     ArrowRight: () => goTo(steps + 1), ArrowLeft: () => goTo(steps - 1), Home: () => goTo(0), End: () => goTo(most),
-    " ": () => (timer ? pause() : start()),
-  };
-  document.addEventListener("keydown", (event) => {
-    const own = event.key === " " ? "button, select" : "select, input";
-    if (!KEYS[event.key] || event.target.closest?.(own) || event.ctrlKey || event.altKey || event.metaKey) return;
-    event.preventDefault();
-    KEYS[event.key]();
   });
 
   gmfl.whenChanged(show);
   show();
-  Object.assign(gmfl, { goTo, choose, at: () => steps, agent: () => agent, right, playing: () => timer !== null });
+  Object.assign(gmfl, { goTo, choose, at: () => steps, agent: () => agent, right, playing: player.playing });
 }

@@ -91,7 +91,6 @@ def adaptation(
         )
     label = "FedAvg" if experiment.nu == 0 else f"ν = {experiment.nu}"
     data: dict[str, Any] = {
-        "style": shipped("adaptation.css"),
         "kind": kind.name,
         "most": most,
         "score": score,
@@ -113,6 +112,7 @@ def adaptation(
         alt=_in_words(data, agents[0], kind),
         still=png(accuracy_against_steps({label: result})),
         height=760,
+        style=shipped("adaptation.css"),
     )
 
 

@@ -1,4 +1,4 @@
-// What every picture shares: the room it takes on the page around it, light and dark, and small makers of elements.
+// What every picture shares: its room on the page around it, light and dark, play and pause, keys, makers of elements.
 "use strict";
 
 window.gmfl = (() => {
@@ -59,14 +59,63 @@ window.gmfl = (() => {
     return element;
   };
 
+  // What keys do, key -> function, wherever the focus is, unless it is on something that knows the key itself.
+  const keys = {};
+  document.addEventListener("keydown", (event) => {
+    const known = event.key === " " ? "button, select" : "select, input, [role=slider], .scroll";
+    if (!keys[event.key] || event.target.closest?.(known) || event.ctrlKey || event.altKey || event.metaKey) return;
+    event.preventDefault();
+    keys[event.key]();
+  });
+
+  // Nothing moves that nobody sees: in a tab behind another one, or scrolled away.
+  const reduced = matchMedia("(prefers-reduced-motion: reduce)");
+  let inSight = true;
+  let keepTime = () => {};
+  document.addEventListener("visibilitychange", () => keepTime());
+  new IntersectionObserver((seen) => {
+    inSight = seen.at(-1).isIntersecting;
+    keepTime();
+  }).observe(document.body);
+
+  // player({step, begin, every, calmly, words}): a button, and the space bar, that play and pause.
+  //   step(): go one step, and say whether there is another one
+  //   begin(): what comes before the first step, such as to go back from the end
+  //   every, calmly: milliseconds from step to step, and where less motion is asked for; 0 takes all steps at once
+  const player = ({ step, begin, every, calmly, words = "Play" }) => {
+    let playing = false;
+    let timer = null;
+    const button = make("button", { type: "button", class: "main", onclick: () => toggle() });
+    keepTime = () => {
+      clearInterval(timer);
+      const moves = playing && inSight && !document.hidden;
+      timer = moves ? setInterval(() => step() || pause(), (reduced.matches && calmly) || every) : null;
+    };
+    const turn = (on) => {
+      playing = on;
+      button.replaceChildren(make("span", { "aria-hidden": "true" }, on ? "❚❚ " : "▶ "), on ? "Pause" : words);
+      keepTime();
+    };
+    const pause = () => turn(false);
+    const start = () => {
+      begin();
+      if (!reduced.matches || calmly) turn(true);
+      else while (step());
+    };
+    const toggle = () => (playing ? pause() : start());
+    keys[" "] = toggle;
+    pause();
+    return { button, pause, playing: () => playing };
+  };
+
   return {
     data,
     dark,
+    keys,
     make,
+    player,
     // Call a function whenever light turns dark or the frame's width changes, to draw again.
     whenChanged: (listener) => listeners.push(listener),
-    // Whether the reader has asked for less motion.
-    calm: () => matchMedia("(prefers-reduced-motion: reduce)").matches,
     // A colour of frame.css, colour("text"), as a canvas needs it.
     colour: (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim(),
   };

@@ -15,7 +15,6 @@
     settings: { ...data.settings },
     rounds: 0,
     visited: [], // of each method: w after 0, 1, … rounds
-    timer: null,
   };
 
   // The same numbers as the library's, for tests and for whoever opens the console.
@@ -67,11 +66,8 @@
     make("circle", { class: "knob", r: 10 }),
     make("text", { y: 5 }, "w"),
   );
-  const optima = data.agents.map(({ name, optimum }) => {
-    const mark = make("g", { class: "optimum" }, make("circle", { r: 11 }), make("text", { y: 4.5 }, name.slice(0, 2)));
-    mark.setAttribute("transform", `translate(${near(optimum)})`);
-    return mark;
-  });
+  const optima = data.agents.map(({ name }) =>
+    make("g", { class: "optimum" }, make("circle", { r: 11 }), make("text", { y: 4.5 }, name.slice(0, 2))));
   const drawing = make(
     "svg",
     { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "group", "aria-label": "The mean loss over w₁ and w₂" },
@@ -79,6 +75,12 @@
     make("text", { class: "axis", x: 9, y: 19 }, "w₂ ↑"),
     lowestMark, paths, ...optima, trails, arrows, handle,
   );
+
+  // Put a mark somewhere, as large as can be read in a small drawing, too.
+  const put = (mark, [x, y]) => {
+    const size = Math.max(1, 400 / (drawing.getBoundingClientRect().width || 400));
+    mark.setAttribute("transform", `translate(${x},${y}) scale(${size})`);
+  };
 
   // A slider with its name and its value in words.
   const slider = (name, { min = 0, max, value, words, change }) => {
@@ -130,9 +132,13 @@
   const select = make("select", { onchange: () => change({ method: select.value }) }, ...options);
   const gradient = make("label", { class: "choice" }, make("span", {}, "meta-gradient"), select);
 
-  const button = (words, onclick, look) => make("button", { type: "button", onclick, class: look }, words);
-  const play = button("Play rounds", () => (state.timer ? pause() : start()), "main");
-  const step = button("Step", () => { pause(); oneRound(); });
+  const button = (words, onclick) => make("button", { type: "button", onclick }, words);
+  const player = gmfl.player({
+    step: () => oneRound(),
+    begin: () => state.rounds >= MOST_ROUNDS && restart(false),
+    every: 350, calmly: 0, words: "Play rounds",
+  });
+  const step = button("Step", () => { player.pause(); oneRound(); });
   const reset = button("Reset", () => { state.w = data.start; restart(false); });
   const status = make("p", { class: "status", role: "status" });
 
@@ -171,7 +177,7 @@
           "Change ν: the landscape changes, and so does the way down.")),
       make("div", { class: "plot", style: `aspect-ratio: ${data.aspect}` }, shades, drawing),
       make("div", { class: "controls" }, knobs.nu.row, knobs.fine_tune_lr.row, knobs.local_steps.row, knobs.meta_lr.row,
-        gradient, knobs.backprop_steps.row, make("div", { class: "buttons" }, play, step, reset), status),
+        gradient, knobs.backprop_steps.row, make("div", { class: "buttons" }, player.button, step, reset), status),
       table, legend),
   );
 
@@ -239,7 +245,8 @@
       }
     }
     context.putImageData(image, 0, 0);
-    lowestMark.setAttribute("transform", `translate(${spot(lowestPoint(grid.at))})`);
+    put(lowestMark, spot(lowestPoint(grid.at)));
+    optima.forEach((mark, agent) => put(mark, near(data.agents[agent].optimum)));
   };
 
   const drawPaths = () => {
@@ -285,8 +292,7 @@
   const say = () => {
     const { w, nu } = state;
     const [now, tuned] = [gmfl.meta_loss(w, 0), gmfl.meta_loss(w, nu)];
-    const [x, y] = spot(w);
-    handle.setAttribute("transform", `translate(${x},${y})`);
+    put(handle, spot(w));
     handle.setAttribute("aria-valuenow", w[0].toFixed(3));
     const [w1, w2] = w.map((at) => minus(at.toFixed(2)));
     const losses = `mean loss ${shown(now)}, after ${counted(nu, "fine-tuning step")} ${shown(tuned)}`;
@@ -325,14 +331,8 @@
 
   // ---- what happens ------------------------------------------------------------------------------------------------
 
-  const pause = () => {
-    clearInterval(state.timer);
-    state.timer = null;
-    play.textContent = "Play rounds";
-  };
-
   const restart = (shape = true) => {
-    pause();
+    player.pause();
     state.rounds = 0;
     state.visited = data.methods.map(() => [state.w]);
     status.textContent = "";
@@ -369,16 +369,6 @@
     else if (moved < 0.3) status.textContent = "All three have come to rest.";
     draw(false);
     return left.length === 0 && moved >= 0.3;
-  };
-
-  const start = () => {
-    if (state.rounds >= MOST_ROUNDS) restart(false);
-    if (gmfl.calm()) {
-      while (oneRound());
-      return;
-    }
-    play.textContent = "Pause";
-    state.timer = setInterval(() => oneRound() || pause(), 350);
   };
 
   const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };

@@ -6,7 +6,6 @@
   const { data, make } = gmfl;
   const { setting, picked, products } = data;
   const { nu, local_steps: tau } = setting;
-  document.head.append(make("style", {}, data.style));
 
   // ---- Words ----
 
@@ -96,7 +95,11 @@
   const said = make("div", { class: "said", role: "status", "aria-live": "polite" }, title, words);
   const back = button("← Back", () => goTo(now - 1));
   const step = button("Step →", () => goTo(now + 1), { class: "main" });
-  const play = button("▶ Play", () => (timer ? pause() : start()));
+  const player = gmfl.player({
+    step: () => goTo(now + 1),
+    begin: () => now === stages.length - 1 && goTo(0),
+    every: 1400, calmly: 2500,
+  });
   const bar = make("progress", { max: stages.length - 1, value: 0, "aria-label": "how far the round is" });
   const phases = PHASES.map((phase) => button(phase, () => goTo(firstOf(phase))));
   const line = make("ol", { class: "phases", "aria-label": "stages of the round" }, ...phases.map((one) => make("li", {}, one)));
@@ -122,7 +125,7 @@
       ...ROWS.map(([, name], row) => make("tr", {}, make("th", { scope: "row" }, name), ...cells[row].map(({ cell }) => cell))));
     const drop = button("", () => toggle(place), { class: "drop", "aria-label": `drop ${agent.name}` });
     const moved = make("p", { class: "moved" });
-    const scroll = make("div", { class: "scroll", tabindex: nu > 5 ? 0 : false }, table);
+    const scroll = make("div", { class: "scroll" }, table);
     const box = make("section", { class: "card", "aria-label": agent.name }, make("h3", {}, make("span", {}, agent.name), drop), scroll, moved);
     return { agent, cells, heads, drop, moved, box };
   });
@@ -132,7 +135,7 @@
   const server = make("section", { class: "server", "aria-label": "server" },
     make("div", {}, make("h3", {}, "Server"), dots, facts), plane);
   document.body.append(
-    make("div", { class: "controls" }, back, step, play, bar), line, said, server,
+    make("div", { class: "controls" }, back, step, player.button, bar), line, said, server,
     make("div", { class: "cards", style: `--columns: ${nu + 1}` }, ...cards.map(({ box }) => box)),
     make("p", { class: "keys" }, "Keys: ← and → step, the space bar plays and pauses (on a button it presses that), Home and End go to " +
       "the ends. To drop an agent, go to its button with Tab and press Enter."));
@@ -140,7 +143,6 @@
   // ---- What a stage shows ----
 
   let now = 0;
-  let timer = null;
   const phaseOf = (at) => PHASES.indexOf(stages[at].phase);
   // Of a phase that comes back in every local step: the one of the local step that is shown.
   const firstOf = (phase) => {
@@ -252,21 +254,13 @@
 
   // ---- What the reader does ----
 
+  // Go to a stage, and say whether another one follows.
   const goTo = (at) => {
     now = Math.min(Math.max(at, 0), stages.length - 1);
-    if (now === stages.length - 1) pause();
+    const more = now < stages.length - 1;
+    if (!more) player.pause();
     show();
-  };
-  const pause = () => {
-    clearInterval(timer);
-    timer = null;
-    play.textContent = "▶ Play";
-  };
-  const start = () => {
-    if (now === stages.length - 1) now = 0;
-    timer = setInterval(() => goTo(now + 1), gmfl.calm() ? 2500 : 1400);
-    play.textContent = "❚❚ Pause";
-    show();
+    return more;
   };
   const toggle = (place) => {
     if (!dropped.delete(place)) dropped.add(place);
@@ -277,17 +271,17 @@
       (phaseOf(now) === 7 ? then : "It will show in the average.");
   };
 
-  const KEYS = {
+  Object.assign(gmfl.keys, {
     ArrowRight: () => goTo(now + 1), ArrowLeft: () => goTo(now - 1), Home: () => goTo(0), End: () => goTo(stages.length - 1),
-    " ": () => (timer ? pause() : start()),
-  };
-  document.addEventListener("keydown", (event) => {
-    const own = event.target.closest?.(event.key === " " ? "button" : ".scroll"); // which that key presses, or scrolls
-    if (!KEYS[event.key] || own || event.ctrlKey || event.altKey || event.metaKey) return;
-    event.preventDefault();
-    KEYS[event.key]();
   });
 
+  // A table that is wider than its card is scrolled by keyboard, too.
+  gmfl.whenChanged(() => {
+    for (const scroll of document.querySelectorAll(".scroll")) {
+      if (scroll.scrollWidth > scroll.clientWidth) scroll.tabIndex = 0;
+      else scroll.removeAttribute("tabindex");
+    }
+  });
   show();
-  Object.assign(gmfl, { stages, goTo, toggle, average, at: () => now, playing: () => timer !== null });
+  Object.assign(gmfl, { stages, goTo, toggle, average, at: () => now, playing: player.playing });
 }

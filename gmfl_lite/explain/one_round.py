@@ -63,11 +63,12 @@ def one_round(
     data = _data(measured)
     return Picture(
         shipped("one_round.js"),
-        {"style": shipped("one_round.css"), **data},
+        data,
         title="One round, step by step",
         alt=_in_words(measured, data),
         still=png(_still(measured, data)),
         height=900,
+        style=shipped("one_round.css"),
     )
 
 

@@ -39,7 +39,8 @@ def fit(
     Examples
     --------
     >>> import gmfl_lite as gl
-    >>> experiment = gl.Experiment(dataset="sinusoids", shots=10, rounds=2, server="adam", server_lr=0.01)
+    >>> steps = {"fine_tune_lr": 0.01, "meta_lr": 0.01, "server": "adam", "server_lr": 0.01}
+    >>> experiment = gl.Experiment(dataset="sinusoids", shots=10, rounds=10, **steps)
     >>> figure = fit(gl.run(experiment, progress=False), gl.build_federation(experiment))
     """
     if federation.x.ndim != 2 or federation.x.shape[1] != 1 or federation.classes is not None:

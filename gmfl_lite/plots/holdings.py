@@ -117,7 +117,8 @@ def images(pictures: Mapping[str, torch.Tensor], *, alt: str) -> Picture:
 
     Examples
     --------
-    >>> figure = images({"dark": torch.zeros(1, 8, 8), "light": torch.ones(1, 8, 8)}, alt="Two squares.")
+    >>> shades = {"all 0.2": torch.full((1, 8, 8), 0.2), "all 1": torch.ones(1, 8, 8)}
+    >>> figure = images(shades, alt="A light square and a dark one.")
     """
     if not isinstance(pictures, Mapping) or not pictures:
         raise checks.refusal("pictures", pictures, "a non-empty dict of name -> tensor [C, H, W]")

@@ -38,8 +38,9 @@ def accuracy_against_rounds(results: Mapping[str, Result], *, fine_tune_steps: i
     Examples
     --------
     >>> import gmfl_lite as gl
-    >>> result = gl.run(gl.Experiment(rounds=2, eval_every=1), progress=False)
-    >>> figure = accuracy_against_rounds({"ν = 3": result})
+    >>> base = gl.Experiment(model="softmax", rounds=20, eval_every=5)
+    >>> results = {f"ν = {nu}": gl.run(base.replace(nu=nu), progress=False) for nu in (1, 3)}
+    >>> figure = accuracy_against_rounds(results)
     """
     evaluated = {label: set(result.history["fine_tune_steps"]) for label, result in _checked(results).items()}
     own = {label: result.experiment.nu for label, result in results.items()}
@@ -74,8 +75,9 @@ def accuracy_against_steps(results: Mapping[str, Result]) -> Picture:
     Examples
     --------
     >>> import gmfl_lite as gl
-    >>> result = gl.run(gl.Experiment(rounds=2), progress=False)
-    >>> figure = accuracy_against_steps({"ν = 3": result})
+    >>> base = gl.Experiment(model="softmax", rounds=20)
+    >>> results = {f"ν = {nu}": gl.run(base.replace(nu=nu), progress=False) for nu in (1, 3)}
+    >>> figure = accuracy_against_steps(results)
     """
     frames = {
         label: result.history[result.history["round"] == result.history["round"].max()]
@@ -121,7 +123,7 @@ def exploration(
     Examples
     --------
     >>> import gmfl_lite as gl
-    >>> experiment = gl.Experiment(rounds=10)
+    >>> experiment = gl.Experiment(rounds=10, eval_every=2)
     >>> history = gl.run(experiment, progress=False).history
     >>> figure = exploration({"ν = 3": history}, gl.build_federation(experiment), fine_tune_steps=3)
     """

@@ -4,19 +4,13 @@ Screenshots are left in artefacts/, to be looked at.
 """
 
 import io
-import os
 import re
-import secrets
 import shutil
-import signal
-import socket
-import subprocess
-import sys
 import time
-import urllib.request
 from pathlib import Path
 
 import chromium
+import jupyter_lab
 import pytest
 from chromium import playwright
 from clean_machine import ROOT
@@ -30,32 +24,11 @@ pytestmark = chromium.NEEDED
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    """Start JupyterLab on the playground, without anybody's own settings."""
+    """Start JupyterLab on the playground."""
     folder = tmp_path_factory.mktemp("lab")
-    (folder / "work").mkdir()
-    shutil.copy(ROOT / "notebooks" / "07-explorer.ipynb", folder / "work" / "playground.ipynb")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    token = secrets.token_hex(16)
-    own = {name: str(folder / name) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR")}
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}"]
-    command += [f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder / 'work'}"]
-    command += ["--LabApp.news_url=", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
-    with open(folder / "log", "w", encoding="utf-8") as log:
-        server = subprocess.Popen(command, env={**os.environ, **own}, stdout=log, stderr=log, start_new_session=True)
-    try:
-        address = f"http://127.0.0.1:{port}"
-        for _ in range(300):
-            try:
-                urllib.request.urlopen(f"{address}/api", timeout=5).close()
-                break
-            except OSError:
-                time.sleep(0.1)
-        yield f"{address}/lab/tree/playground.ipynb?token={token}&reset"
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait(30)
+    shutil.copy(ROOT / "notebooks" / "07-explorer.ipynb", folder / "playground.ipynb")
+    with jupyter_lab.started(folder) as address:
+        yield address("playground.ipynb")
 
 
 @pytest.fixture(scope="module")
@@ -66,12 +39,8 @@ def page(lab):
         context.grant_permissions(["clipboard-read", "clipboard-write"])
         page = context.new_page()
         page.set_default_timeout(60_000)
-        page.goto(lab)
-        until_open(page)
-        news = page.get_by_role("button", name="No", exact=True)
-        if news.is_visible():
-            news.click()
-        run_all_cells(page)
+        jupyter_lab.opened(page, lab)
+        jupyter_lab.run_all_cells(page)
         page.wait_for_selector(".gmfl-explorer img")
         page.locator(".gmfl-explorer").scroll_into_view_if_needed()
         yield page
@@ -88,16 +57,6 @@ def panel(page):
     until_said(panel, "FedAvg fine-tuned as long")
     page.wait_for_function("!document.querySelector('.gmfl-explorer progress')")
     return panel
-
-
-def until_open(page) -> None:
-    page.wait_for_selector(".jp-Notebook .jp-Cell")
-    page.get_by_text("(ipykernel) | Idle").wait_for()  # before that, JupyterLab asks which kernel to use
-
-
-def run_all_cells(page) -> None:
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
 
 
 def button(panel, name: str):
@@ -428,7 +387,7 @@ def test_run_all_leaves_one_panel_alive_as_it_was(page, panel):
     kept = r"steps: ν = 3 \d+ % after round 100; ν = 1 \d+ % after round 100; FedAvg"
     until_drawn(panel, kept)
     page.wait_for_function("!document.querySelector('.gmfl-explorer progress')")
-    run_all_cells(page)
+    jupyter_lab.run_all_cells(page)
     page.get_by_text("(ipykernel) | Idle").wait_for()
     until_drawn(panel, kept)
     assert page.locator(".gmfl-explorer").count() == 1
@@ -436,7 +395,7 @@ def test_run_all_leaves_one_panel_alive_as_it_was(page, panel):
     page.keyboard.press("Control+s")
     page.wait_for_timeout(1500)
     page.reload()
-    until_open(page)
+    jupyter_lab.until_open(page)
     panel.wait_for()
     until_drawn(panel, kept)
     button(panel, "ν = 5").click()

@@ -21,7 +21,7 @@ def browser():
 def faults(browser, page_file) -> list[str]:
     """Say what is wrong with a page as it is drawn, without a network."""
     page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
-    page.route("http*://**", lambda route: route.abort())  # the formulas' script; its absence changes few heights
+    page.route("http*://**", lambda route: route.abort())
     page.goto(page_file.as_uri(), wait_until="load")
     found = page.evaluate(
         """() => {
