@@ -72,7 +72,7 @@ def page(lab):
         if news.is_visible():
             news.click()
         run_all_cells(page)
-        page.wait_for_selector(".gmfl-explorer img")
+        page.wait_for_selector(".gmfl-explorer img", timeout=180_000)  # a cold kernel, and a run
         page.locator(".gmfl-explorer").scroll_into_view_if_needed()
         yield page
 
