@@ -348,7 +348,7 @@ def test_the_picture_stays_where_it_is_and_no_legend_is_cut(page, panel):
     top = panel.locator("img").first.bounding_box()["y"]
     button(panel, "Pin this curve").click()
     button(panel, "one class per agent").click()
-    until_drawn(panel, "partition = dirichlet .*; partition = shards .* after round 100; FedAvg")
+    until_drawn(panel, "partition = dirichlet.*; partition = shards.* after round 100; FedAvg .* after round 100")
     legend = panel.locator(".gmfl-legend")
     playwright.expect(legend).to_contain_text("partition = dirichlet")
     playwright.expect(legend).not_to_contain_text("dirichlet_alpha")
@@ -394,7 +394,7 @@ def test_in_the_dark_links_can_be_read_and_the_figure_is_no_white_slab(page, pan
 
 def use_theme(page, name: str) -> None:
     page.keyboard.press("Control+Shift+c")
-    page.get_by_placeholder("Search").fill(f"theme: {name}")
+    page.locator(".lm-CommandPalette-input").fill(f"theme: {name}")
     page.locator(".lm-CommandPalette-item").first.click()
     light = "true" if name.endswith("Light") else "false"
     page.wait_for_function(f"document.body.dataset.jpThemeLight === '{light}'")
