@@ -226,7 +226,7 @@ def test_nu_changes_the_landscape_and_what_is_said(opened):
         shades.add(frame.evaluate("document.querySelector('canvas').toDataURL()"))
         assert len(frame.locator(".paths circle").all()) == 3 * nu
         x, y = frame.evaluate(
-            "document.querySelector('.lowest').getAttribute('transform').match(/[-\\d.]+/g).map(Number)"
+            "document.querySelector('.lowest').getAttribute('transform').match(/[-\\d.]+/g).slice(0, 2).map(Number)"
         )
         lowest = [left + x / 560 * (right - left), top - y / 440 * (top - bottom)]
         np.testing.assert_allclose(lowest, agents.minimiser(nu, 0.4), atol=0.01)
