@@ -7,7 +7,16 @@ from scipy import integrate, special, stats
 
 import gmfl_lite as gl
 from gmfl_lite import theory
-from gmfl_lite.aggregation import AGGREGATIONS, OUTLIER, Aggregation, Gathered, add_aggregation, judge, outliers, plausible
+from gmfl_lite.aggregation import (
+    AGGREGATIONS,
+    OUTLIER,
+    Aggregation,
+    Gathered,
+    add_aggregation,
+    judge,
+    outliers,
+    plausible,
+)  # fmt: skip
 from gmfl_lite.engine import Vectorized, agents_axis, most_kept
 from gmfl_lite.engine.base import Around
 from gmfl_lite.modules import objective_of
@@ -244,6 +253,25 @@ class Judged(Around):
         self.usual = max(self.usual, median)
         self.highest = max(self.highest, (lengths.max() - median) / self.usual)
         return updates, losses
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("how", "liars"), [("average", 1), ("median", 2), ("trimmed", 2)])
+def test_a_liar_below_the_bound_spoils_the_average_and_not_the_others(how, liars, record_property):
+    experiment = CLASS.replace(aggregation=how, dirichlet_alpha=1.0)
+    federation = gl.build_federation(experiment)
+    engines = []
+
+    def build(experiment, federation, loss_fn, w):
+        lying = Liars(gl.build_engine(experiment, federation, loss_fn, w), liars, lambda w, w_i: w - 12 * (w_i - w))
+        engines.append(Judged(lying, federation.train_sizes, w))
+        return engines[-1]
+
+    result = gl.run(experiment, federation=federation, engine=build, progress=False)
+    found, alone = accuracy(result), accuracy(gl.run(experiment, progress=False))
+    record_property(f"{how}, {liars} of 10 send −12 times their updates", f"{found:.3f} beside {alone:.3f} without")
+    assert (found < 0.5) if how == "average" else (found > alone - 0.03)
+    assert how == "average" or engines[0].left_out == [], "nobody is seen to lie"
 
 
 HETEROGENEOUS = {

@@ -172,7 +172,8 @@ def test_an_executor_that_is_shut_down_ends_the_sweep_with_what_there_is(serial,
     assert sorted(told) == list(range(8))
     done = table[table["status"] == "completed"]
     assert after <= len(done) / 4 < 8
-    pd.testing.assert_frame_equal(done.reset_index(drop=True), serial.iloc[: len(done)], check_dtype=False, check_exact=True)
+    first = serial.iloc[: len(done)]
+    pd.testing.assert_frame_equal(done.reset_index(drop=True), first, check_dtype=False, check_exact=True)
     rest = table[table["status"] == "stopped"]
     assert len(done) / 4 + len(rest) == 8
     assert rest["message"].unique().tolist() == ["the executor was shut down before this point was begun"]
