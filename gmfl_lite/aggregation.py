@@ -3,6 +3,7 @@
 gl.train, the torchrun engine, Flower's strategy and gl.by_hand all go through `aggregate`.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -57,7 +58,7 @@ def add_aggregation(aggregation: Aggregation) -> Aggregation:
 
 def _middle(tensor: torch.Tensor, cut: int) -> torch.Tensor:
     """Return the mean of what is left when the `cut` smallest and largest along the first axis are away."""
-    in_order, _ = tensor.sort(0)  # NaN last
+    in_order, _ = tensor.sort(0)
     return in_order[cut : len(tensor) - cut].mean(0)
 
 
@@ -98,8 +99,8 @@ def aggregate(
 ) -> Params:
     """Make one w of those that the agents sent back: their average Σ_i p_i w_i, or what outvotes a few liars.
 
-    To a median and a trimmed mean NaN is the largest number. Each liar may move them by a rank in every number: little
-    where agents are alike, much where they differ.
+    Who sends a number that is not finite is left out of a median and a trimmed mean. Each other liar may move them by a
+    rank in every number: little where agents are alike, much where they differ.
 
     Parameters
     ----------
@@ -133,7 +134,8 @@ def aggregate(
         raise ValueError(f"updates: must have one leading axis of at least one agent in common, got shapes {found}")
     how = AGGREGATIONS[checks.choice("aggregation", aggregation, AGGREGATIONS)]
     if weights is None:
-        return {name: how.plain(tensor) for name, tensor in updates.items()}
+        ranked = None if how.adds_up else _some(~_lengths(updates).isnan())
+        return {name: how.plain(_of(tensor, ranked)) for name, tensor in updates.items()}
     if how.weighted == "none":
         raise checks.refusal("weights", weights, f"None with aggregation={aggregation!r}: {how.help} knows none")
     weights = torch.as_tensor(weights)
@@ -149,12 +151,51 @@ def aggregate(
     return together
 
 
+def _lengths(updates: Params, w: Params | None = None) -> torch.Tensor:
+    """Return ‖w_i − w‖ of every agent [agents], NaN for one that sent a number that is not finite; w is 0 if None."""
+    squares = torch.zeros((), dtype=torch.float64)
+    for name, tensor in updates.items():
+        moved = (tensor if w is None else tensor - w[name]).double().reshape(len(tensor), -1)
+        squares = squares + torch.where(moved.isfinite(), moved, math.nan).square().sum(1)
+    return squares.sqrt()
+
+
+def _some(counts: torch.Tensor) -> torch.Tensor:
+    """Return which agents count; if none does, all: that is divergence, which is told elsewhere."""
+    return counts | ~counts.any()
+
+
+def _of(tensor: torch.Tensor, counts: torch.Tensor | None) -> torch.Tensor:
+    """Return the rows of those who count; on the device without values all are there."""
+    return tensor if counts is None or counts.is_meta else tensor[counts]
+
+
+def plausible(lengths: torch.Tensor, w: Params) -> torch.Tensor:
+    """Return whose updates of these lengths [agents] a median or a trimmed mean ranks: finite ones, and no outliers.
+
+    NaN and huge numbers lie at one end. Ranked with the others, two of ten would shift a trimmed mean by 0.38 standard
+    deviations of the honest, and a median by 0.31, in every number and every round to the same side.
+
+    >>> plausible(torch.tensor([1.0, 2.0, 1.5, math.nan, 1e9]), {"w": torch.zeros(3)})
+    tensor([ True,  True,  True, False, False])
+    """
+    counts = _some(lengths.isfinite())
+    if lengths.is_meta or not lengths.isfinite().any():
+        return counts
+    found = lengths[counts].cpu().numpy()
+    size = math.sqrt(sum(float(tensor.double().square().sum()) for tensor in w.values()))
+    far = outliers(found, max(float(np.median(found)), ALIKE * size))
+    counts[counts.clone()] = torch.from_numpy(~far).to(counts.device)
+    return _some(counts)
+
+
 class Gathered:
     """What agents sent back, in chunks, made one: where that adds up, no more than a chunk of agents is in memory.
 
     Attributes
     ----------
     aggregation : as in `aggregate`.
+    w : where the agents started from; with it, what does not add up is made of the `plausible` alone.
     value : what is made of the agents so far, a dict of tensors, empty before the first chunk.
     weight : of all agents so far, where it counts.
 
@@ -165,8 +206,8 @@ class Gathered:
     ({'w': tensor([3.])}, tensor(4))
     """
 
-    def __init__(self, aggregation: str = "average") -> None:
-        self.aggregation, self.adds_up = aggregation, AGGREGATIONS[aggregation].adds_up
+    def __init__(self, aggregation: str = "average", w: Params | None = None) -> None:
+        self.aggregation, self.adds_up, self.w = aggregation, AGGREGATIONS[aggregation].adds_up, w
         self.weight: torch.Tensor = torch.zeros(())
         self._sum: Params = {}
         self._kept: list[Params] = []
@@ -187,8 +228,10 @@ class Gathered:
     @property
     def value(self) -> Params:
         found = dict(self._sum)
+        lengths = torch.cat([_lengths(some, self.w) for some in self._kept]) if self._kept else torch.empty(0)
+        counts = _some(~lengths.isnan()) if self.w is None else plausible(lengths, self.w)
         for name in self._kept[0] if self._kept else ():  # one tensor after the other, as each is copied and sorted
-            whole = {name: torch.cat([some[name] for some in self._kept])}
+            whole = {name: _of(torch.cat([some[name] for some in self._kept]), counts)}
             found |= aggregate(whole, aggregation=self.aggregation)
         return found
 
@@ -201,7 +244,11 @@ default step sizes, and up to 21 on the edge of divergence, with β = 0.3 and α
 """
 
 
-def outliers(values: Sequence[float], floor: float) -> np.ndarray:
+ALIKE = 1e-3
+"""Updates shorter than this share of ‖w‖ are all alike: there the spread is rounding's."""
+
+
+def outliers(values: Sequence[float] | np.ndarray, floor: float) -> np.ndarray:
     """Return which of a round's values [agents] lie far above the others: above median + 25 max(1.48 MAD, floor).
 
     Of fewer than three values none can be outvoted: they are held against what is known without them, 25 floor.
@@ -229,6 +276,10 @@ def judge(
 
     Only what is too large is left out. Agents differ by nature, and late in training a few move while most have almost
     come to rest; so an update is an outlier only if it is long beside what was usual in earlier rounds, too.
+
+    A liar below the bound takes part. One of ten agents (Dirichlet 1, 60 rounds) that sends 24 usual lengths against
+    the others' way takes the average from 96 % to guessing; two of them take a trimmed mean or a median 2 points
+    down. A lower bound would leave out honest agents (`OUTLIER`): where not all are trusted, do not take the average.
 
     Parameters
     ----------

@@ -4,12 +4,84 @@ Only parameters leave an agent, but parameters are computed from data. With one 
 update holds that sample itself.
 """
 
+import math
+
+import numpy as np
 import torch
 
+from .basics import checks
 from .engine import Protected, clip_and_add_noise, protected
 from .objective import Params
 
-__all__ = ["Protected", "clip_and_add_noise", "invert_first_layer", "protected"]
+__all__ = ["Protected", "clip_and_add_noise", "epsilon", "invert_first_layer", "protected"]
+
+
+ORDERS = 1 + np.concatenate([np.logspace(-4, 0, 200), np.arange(2, 64), 2.0 ** np.arange(6, 11)])
+"""Rényi orders that are tried; the lowest are the best where there is little noise."""
+
+
+def epsilon(
+    noise: float, rounds: int, *, agents_per_round: int = 1, n_agents: int | None = None, delta: float = 1e-5
+) -> float:
+    """Return ε of (ε, δ)-differential privacy for an agent: how well its data can be told from any other data.
+
+    Whatever is seen is at most e^ε times as likely with the agent's own samples as with any others in their place,
+    but for a chance δ. Neighbours differ in *all* samples of *one* agent, which are replaced: the number of agents
+    stays. An update Δ of length C may become any other, 2C away, and on a sum of m updates lies noise of
+    zC√m, so that one round is a Gaussian mechanism with noise multiplier z√m/2. Where neighbours have one agent more or
+    less, which Opacus and most papers count, it is z√m, and ε is smaller.
+
+    Parameters
+    ----------
+    noise : z of `clip_and_add_noise`, the same for all agents; with 0, ε is infinite.
+    rounds : in how many rounds the agent took part; with `n_agents`, how many rounds there were.
+    agents_per_round : m, of how many agents the average is that is seen, each with noise of its own. 1 is what the
+        server itself sees: each update alone.
+    n_agents : n, of whom the m of each round are drawn, without replacement and for every round again, as
+        `gmfl_lite.server.pick_agents` draws them, while *nobody who looks on knows whom*. That makes ε smaller.
+        None: it is known who takes part, which all know who know the seed, as every agent of a Flower federation does.
+    delta : δ, far below 1/n.
+
+    Not counted is what is sent beside the update: losses, accuracies, numbers of samples. An average counts only where
+    it is uniform (not weighted by samples, no median) and the other agents add their noise, too.
+
+    Sampling is that of the accountant, of fixed size; an accountant for Poisson sampling, in which each
+    agent is picked by a coin of its own, would not be one of this library's rounds. With it, ε is an upper bound.
+
+    Raises
+    ------
+    ValueError : a number out of range, or more agents in a round than there are.
+    ImportError : dp-accounting is not installed: `pip install gmfl_lite[privacy]`.
+
+    Examples
+    --------
+    >>> epsilon(0.0, 10)
+    inf
+    >>> seen_by_server, seen_by_others = epsilon(2.0, 10), epsilon(2.0, 10, agents_per_round=25)
+    >>> round(seen_by_server, 1), round(seen_by_others, 1)
+    (19.8, 2.8)
+
+    References
+    ----------
+    Wang, Balle, Kasiviswanathan: Subsampled Rényi differential privacy and analytical moments accountant, AISTATS 2019,
+    theorem 27. Computed by Google's dp-accounting.
+    """
+    noise = checks.number("noise", noise, 0)
+    rounds = checks.integer("rounds", rounds, 0)
+    m = checks.integer("agents_per_round", agents_per_round, 1, n_agents)
+    n = m if n_agents is None else checks.integer("n_agents", n_agents, 1)
+    if checks.number("delta", delta, 0, 1, above=True) and not rounds:
+        return 0.0
+    if not noise:
+        return math.inf
+    try:
+        from dp_accounting import NeighboringRelation, dp_event, rdp
+    except ImportError as error:
+        raise ImportError("epsilon needs dp-accounting: pip install 'gmfl_lite[privacy]'") from error
+    accountant = rdp.RdpAccountant(ORDERS, NeighboringRelation.REPLACE_ONE)
+    one_round = dp_event.GaussianDpEvent(noise * math.sqrt(m) / 2)
+    accountant.compose(dp_event.SampledWithoutReplacementDpEvent(n, m, one_round), rounds)
+    return float(accountant.get_epsilon(delta))
 
 
 def invert_first_layer(sent: Params, received: Params) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +60,7 @@ def run(
     stop : an event looked at before every local step; Ctrl-C does the same. The run returns the result so far.
     checkpoint : a path, written after every evaluation; a run that finds one goes on from its w, whatever the model's
         parameters are now, and ends as if it had never been interrupted. Until it ends, the history lies beside it, in
-        a file whose name ends in .history.
+        a file whose name ends in .history. Where it cannot be written, one warning says so and the run goes on.
     engine : builds what computes the agents' updates, an Engine: a class of your own, `build_engine` with a
         `local_step` or a `server_step` of your own, or `gmfl_lite.distributed.build_engine`, which shares the agents
         among the processes that torchrun has started.
@@ -117,7 +118,7 @@ def run(
     training = _Training(experiment, federation, objective, w, computes, columns, limit, stop, progress)
     history = list(result.history.itertuples(index=False, name=None))  # a new row costs the same however many there are
     growing = GrowingFile(checkpoint if computes.writes else None, "history", columns, history)
-    hidden = progress_hidden(progress)
+    hidden, not_kept = progress_hidden(progress), ""
     with growing, tqdm(total=experiment.rounds, initial=result.round, unit="round", disable=hidden) as bar:
         try:
             for later in made_with(computes.threads, training.results(result)):
@@ -125,13 +126,19 @@ def run(
                 history.extend(list(rows.itertuples(index=False, name=None)))
                 bar.update(result.round - bar.n)
                 if checkpoint is not None and (len(rows) or result.status != "stopped"):
-                    store(result, growing, fingerprint, computes.recipe, computes.state(), training.limit)
+                    try:
+                        store(result, growing, fingerprint, computes.recipe, computes.state(), training.limit)
+                    except OSError as error:  # what is computed counts for more than where it is kept
+                        not_kept = not_kept or str(error)
                 if len(rows):
                     bar.set_postfix_str(_postfix(rows))
                     if on_round is not None:
                         on_round(result.round, rows)
         except (Stopped, KeyboardInterrupt):
             pass
+    if not_kept:
+        advice = "the result is whole: result.save(…) keeps it elsewhere"
+        warnings.warn(f"checkpoint {checkpoint} could not be written ({not_kept}); {advice}", stacklevel=2)
     params = {name: tensor.cpu() for name, tensor in result.params.items()}
     return dataclasses.replace(result, params=params, history=frame(history, columns), objective=objective)
 

@@ -137,7 +137,7 @@ def train(
     for round in range(start, experiment.rounds):
         with computing_with(engine.threads):
             picked = picked_in(round, experiment, federation)
-            mine, gathered, losses = engine.share(picked), Gathered(how), []
+            mine, gathered, losses = engine.share(picked), Gathered(how, params), []
             for some in parts(federation.alike(mine, experiment.batch_size, experiment.query), engine.at_once):
                 agents = mine[some]
                 batches = batches_of(agents, experiment, federation, round)

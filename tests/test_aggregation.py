@@ -3,11 +3,20 @@
 import numpy as np
 import pytest
 import torch
-from scipy import stats
+from scipy import integrate, special, stats
 
 import gmfl_lite as gl
 from gmfl_lite import theory
-from gmfl_lite.aggregation import AGGREGATIONS, OUTLIER, Aggregation, Gathered, add_aggregation, judge, outliers
+from gmfl_lite.aggregation import (
+    AGGREGATIONS,
+    OUTLIER,
+    Aggregation,
+    Gathered,
+    add_aggregation,
+    judge,
+    outliers,
+    plausible,
+)  # fmt: skip
 from gmfl_lite.engine import Vectorized, agents_axis, most_kept
 from gmfl_lite.engine.base import Around
 from gmfl_lite.modules import objective_of
@@ -33,6 +42,45 @@ def test_two_of_ten_cannot_move_it_beyond_the_others(rng, how, lie):
     found = gl.aggregate({"w": torch.cat([torch.full((2, 5), lie), honest])}, aggregation=how)["w"]
     assert (found >= honest.min(0).values).all()
     assert (found <= honest.max(0).values).all()
+
+
+def expected_places(n):
+    """Return the mean of each of n ordered standard normal numbers, by integration."""
+
+    def mean(k):
+        def weigh(x):
+            log = stats.norm.logpdf(x) + (k - 1) * stats.norm.logcdf(x) + (n - k) * stats.norm.logsf(x)
+            return x * np.exp(log + special.gammaln(n + 1) - special.gammaln(k) - special.gammaln(n - k + 1))
+
+        return integrate.quad(weigh, -9, 9)[0]
+
+    return np.array([mean(k) for k in range(1, n + 1)])
+
+
+@pytest.mark.parametrize("lie", [float("nan"), float("inf"), 1e30, -1e30])
+@pytest.mark.parametrize(("how", "shift"), [("trimmed", slice(2, 8)), ("median", slice(4, 6))])
+def test_liars_at_one_end_do_not_shift_the_others(rng, how, shift, lie):
+    """Ranked with eight honest agents, two such liars would move the middle: in all numbers to one side."""
+    honest = torch.from_numpy(rng.normal(size=(8, 20_000)))
+    w = {"w": torch.zeros(20_000, dtype=torch.float64)}
+    gathered = Gathered(how, w)
+    gathered.add({"w": honest[:5]}, torch.ones(5))
+    gathered.add({"w": torch.cat([torch.full((2, 20_000), lie, dtype=torch.float64), honest[5:]])}, torch.ones(5))
+    assert abs(gathered.value["w"].mean()) < 0.02
+    torch.testing.assert_close(gathered.value, gl.aggregate({"w": honest}, aggregation=how))
+    ranked = np.concatenate([expected_places(8), [np.inf] * 2])[shift].mean()
+    assert ranked == pytest.approx({"trimmed": 0.38, "median": 0.31}[how], abs=0.005), "as `plausible` says"
+
+
+def test_all_at_once_is_divergence_and_one_of_few_is_no_outlier():
+    w = {"w": torch.ones(3)}
+    for lengths in ([np.nan] * 4, [np.inf] * 4, [1.0, np.nan], [1e-9, 1e-3], [0.0, 0.0, 0.02]):
+        counts = plausible(torch.tensor(lengths), w)
+        assert counts.tolist() == [not np.isnan(length) or all(np.isnan(lengths)) for length in lengths]
+    assert plausible(torch.tensor([1.0, 1.0, 1.0, 25.0]), w).all()
+    assert plausible(torch.tensor([1.0, 1.0, 1.0, 27.0]), w).tolist() == [True] * 3 + [False]
+    meta = {"w": torch.empty(4, 3, device="meta")}
+    assert gl.aggregate(meta, aggregation="median")["w"].shape == (3,)
 
 
 @pytest.mark.parametrize("how", AGGREGATIONS)
@@ -120,6 +168,18 @@ def test_the_honest_do_as_well_beside_liars_as_without(honest, how, lie, liars, 
     assert found > max(honest[how], honest["average"]) - 0.02
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("lie", ["NaN", "a huge constant"])
+@pytest.mark.parametrize("how", ROBUST)
+def test_nothing_adds_up_over_many_rounds_among_agents_that_differ(how, lie, record_property):
+    """Two liars of ten, 150 rounds, Dirichlet 1: where NaN has a rank, the model ends at guessing."""
+    experiment = CLASS.replace(rounds=150, eval_every=150, dirichlet_alpha=1.0, aggregation=how)
+    engine = {"engine": lambda *arguments: Liars(gl.build_engine(*arguments), 2, LIES[lie])}
+    found, alone = (accuracy(gl.run(experiment, **with_them, progress=False)) for with_them in (engine, {}))
+    record_property(f"{how}, 150 rounds, Dirichlet 1, two of ten send {lie}", f"{found:.3f}; without liars {alone:.3f}")
+    assert found > alone - 0.02
+
+
 @pytest.mark.parametrize("lie", LIES)
 def test_the_average_does_not(honest, lie):
     result = with_liars("average", lie, 1)
@@ -193,6 +253,25 @@ class Judged(Around):
         self.usual = max(self.usual, median)
         self.highest = max(self.highest, (lengths.max() - median) / self.usual)
         return updates, losses
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("how", "liars"), [("average", 1), ("median", 2), ("trimmed", 2)])
+def test_a_liar_below_the_bound_spoils_the_average_and_not_the_others(how, liars, record_property):
+    experiment = CLASS.replace(aggregation=how, dirichlet_alpha=1.0)
+    federation = gl.build_federation(experiment)
+    engines = []
+
+    def build(experiment, federation, loss_fn, w):
+        lying = Liars(gl.build_engine(experiment, federation, loss_fn, w), liars, lambda w, w_i: w - 12 * (w_i - w))
+        engines.append(Judged(lying, federation.train_sizes, w))
+        return engines[-1]
+
+    result = gl.run(experiment, federation=federation, engine=build, progress=False)
+    found, alone = accuracy(result), accuracy(gl.run(experiment, progress=False))
+    record_property(f"{how}, {liars} of 10 send −12 times their updates", f"{found:.3f} beside {alone:.3f} without")
+    assert (found < 0.5) if how == "average" else (found > alone - 0.03)
+    assert how == "average" or engines[0].left_out == [], "nobody is seen to lie"
 
 
 HETEROGENEOUS = {

@@ -107,6 +107,7 @@ def test_what_git_ignores_is_not_copied_into_the_image():
 
 def undeclared(folder: Path = house.PACKAGE) -> list[str]:
     of_rooms = {"explorer": EXTRAS["notebooks"], "flower": EXTRAS["flower"], "gpu_check": EXTRAS["dask"]}
+    of_rooms["privacy"] = EXTRAS["privacy"]
     extras = {room: set(pip_packages(lines)) for room, lines in of_rooms.items()}
     return house.undeclared(folder, set(CORE), extras)
 

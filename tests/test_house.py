@@ -92,18 +92,25 @@ def test_the_repository_has_one_address():
 
 @pytest.mark.parametrize("path", sorted((ROOT / ".github" / "workflows").glob("*.yml")), ids=lambda path: path.name)
 def test_workflow(path):
-    workflow = yaml.safe_load(path.read_text(encoding="utf-8"))
+    text = path.read_text(encoding="utf-8")
+    workflow = yaml.safe_load(text)
     assert {"name", "permissions", "jobs"} <= workflow.keys()
+    assert set(workflow["permissions"].items()) <= {("contents", "read")}
+    assert "pull_request_target" not in text, "code of strangers would run with our rights"
+    for action in re.findall(r"uses: (.*)", text):  # a tag can be moved, a commit cannot
+        assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}  # v\d+\.\d+\.\d+", action), action
     assert workflow[True]  # YAML reads the key "on" as a truth value
     for name, job in workflow["jobs"].items():
         for runner in job.get("strategy", {}).get("matrix", {}).get("os", [job["runs-on"]]):
             assert runner.partition("-")[0] in {"ubuntu", "macos", "windows"}, name
         assert job["timeout-minutes"] <= 60
         commands = [step["run"] for step in job["steps"] if "run" in step]
-        assert commands or set(job["permissions"].values()) == {"write"}, name
+        rights = job.get("permissions", workflow["permissions"]).values()
+        assert not commands or "write" not in rights, "nothing of ours runs where there is something to steal"
+        assert all(("uses" in step) != ("run" in step) for step in job["steps"])
         for step in job["steps"]:
-            assert ("uses" in step) != ("run" in step)
-            assert re.fullmatch(r"actions/[\w-]+@v\d+|[\w-]+/[\w-]+@[0-9a-f]{40}", step.get("uses", "actions/none@v1"))
+            if step.get("uses", "").startswith("actions/checkout@"):
+                assert step["with"]["persist-credentials"] is False, "what runs later finds no token on the disk"
         for command in commands:
             if name == "windows":
                 assert command.startswith(("python -m pip install -e .[core-test]", "python -m pytest "))
@@ -126,10 +133,6 @@ def test_publishing_takes_what_was_built_and_no_more_rights_than_it_needs():
         "attest": {"id-token": "write", "attestations": "write"},
         "publish": {"id-token": "write"},
     }
-    actions = re.findall(r"uses: (.*)", text)
-    assert len(actions) == sum("uses" in step for job in jobs.values() for step in job["steps"])
-    for action in actions:  # a tag can be moved, a commit cannot
-        assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}  # v\d+\.\d+\.\d+", action), action
     assert [step["run"] for step in jobs["build"]["steps"] if "run" in step] == ["make release", "make wheel"]
     for name in ("attest", "publish"):  # which hold a token: nothing of ours runs there
         assert "build" in jobs[name]["needs"]

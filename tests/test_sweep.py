@@ -6,12 +6,15 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import threading
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, ThreadPoolExecutor
 
 import pandas as pd
 import pytest
 
 import gmfl_lite as gl
+from gmfl_lite.data import DATASETS
+from gmfl_lite.sweep import prune
 
 module = sys.modules["gmfl_lite.sweep.grid"]  # the name gl.sweep is the function's
 
@@ -138,6 +141,80 @@ def test_a_pool_whose_worker_died_gives_rows_that_say_so():
         table = gl.sweep([BASE, BASE.replace(nu=1)], executor=executor, progress=False)
     assert list(table["status"]) == ["failed"] * 2
     assert table["message"].str.contains("BrokenProcessPool").all()
+
+
+class OneByOne(ThreadPoolExecutor):
+    """One thread that begins when it is told to."""
+
+    def __init__(self):
+        super().__init__(1)
+        self.begin = threading.Event()
+        super().submit(self.begin.wait)
+
+    def submit(self, *arguments):
+        future = super().submit(*arguments)
+        self.begin.set()
+        return future
+
+
+@pytest.mark.parametrize("after", [1, 3])
+def test_an_executor_that_is_shut_down_ends_the_sweep_with_what_there_is(serial, after):
+    """Of futures that `shutdown` cancels, as_completed never hears."""
+    told = []
+
+    def on_point(number, rows):
+        told.append(number)
+        if len(told) == after:
+            executor.shutdown(wait=False, cancel_futures=True)
+
+    executor = OneByOne()
+    table = gl.sweep(GRID, BASE, executor=executor, on_point=on_point, progress=False)
+    assert sorted(told) == list(range(8))
+    done = table[table["status"] == "completed"]
+    assert after <= len(done) / 4 < 8
+    first = serial.iloc[: len(done)]
+    pd.testing.assert_frame_equal(done.reset_index(drop=True), first, check_dtype=False, check_exact=True)
+    rest = table[table["status"] == "stopped"]
+    assert len(done) / 4 + len(rest) == 8
+    assert rest["message"].unique().tolist() == ["the executor was shut down before this point was begun"]
+
+
+def test_an_executor_that_was_shut_down_before_takes_nothing():
+    executor = ThreadPoolExecutor(1)
+    executor.shutdown()
+    assert gl.sweep({"nu": [0, 1]}, BASE, executor=executor, progress=False)["status"].tolist() == ["stopped"] * 2
+
+
+def test_points_of_other_versions_are_counted_ignored_and_pruned(serial, tmp_path, monkeypatch):
+    gl.sweep(GRID, BASE, cache=tmp_path, progress=False)
+    mine = sorted(path.name for path in tmp_path.iterdir())
+    for name in mine[:3]:
+        (tmp_path / f"{'0' * 16}-{name[17:]}").write_bytes(b"of another version")
+    (tmp_path / mine[0][17:]).write_bytes(b"of a version that did not say which")
+    others = ["federation.result", "notes.txt", f"{'0' * 16}-short.result"]
+    for name in others:
+        (tmp_path / name).write_text("mine")
+    with pytest.warns(UserWarning, match="cache: 4 points there of other versions of gmfl_lite or torch are not used"):
+        table = gl.sweep(GRID, BASE, cache=tmp_path, progress=False)
+    pd.testing.assert_frame_equal(table, serial, check_exact=True)
+    assert (prune(tmp_path), prune(tmp_path), prune(tmp_path / "nowhere")) == (4, 0, 0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*mine, *others])
+    gl.sweep(GRID, BASE, cache=tmp_path, progress=False)
+    monkeypatch.setattr(module, "library", lambda: "f" * 16)
+    assert prune(tmp_path) == 8
+
+
+def test_other_files_of_a_dataset_are_other_points(digits, tmp_path, monkeypatch):
+    """The name of the dataset is the same, and what lies in its files is not."""
+    tables = []
+    for shade in (0.5, 0.25):
+        module._samples.cache_clear()
+        source = dataclasses.replace(DATASETS["digits"], read=lambda *_, shade=shade: (shade * digits.x, digits.y))
+        monkeypatch.setitem(DATASETS, "digits", source)
+        tables.append(gl.sweep([BASE], cache=tmp_path, progress=False))
+    module._samples.cache_clear()
+    assert len(list(tmp_path.iterdir())) == 2
+    assert not tables[0]["loss"].equals(tables[1]["loss"])
 
 
 def test_histories_of_all_rounds():

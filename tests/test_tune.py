@@ -262,3 +262,29 @@ def test_refusals(options, message, ran):
 
 def test_a_positive_proximal_can_be_tuned():
     assert tune(BASE.replace(proximal=0.1), settings=["proximal"], trials=3).table["proximal"].nunique() == 3
+
+
+class ShutDown(ThreadPoolExecutor):
+    """One thread that is shut down after so many points."""
+
+    def __init__(self, points):
+        super().__init__(1)
+        self.left = points
+
+    def submit(self, *arguments):
+        self.left -= 1
+        if self.left < 0:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        return super().submit(*arguments)
+
+
+def test_an_executor_that_is_shut_down_leaves_the_best_so_far():
+    base = gl.Experiment(model="softmax", n_agents=4, n_new_agents=1, agents_per_round=2, rounds=2)
+    how = {"settings": ["meta_lr"], "validation_seeds": [5], "trials": 9, "progress": False}
+    found = gl.tune(base, **how, executor=ShutDown(4))
+    whole = gl.tune(base, **how)
+    assert found.at_edge
+    assert 3 <= len(found.table) < len(whole.table)
+    pd.testing.assert_frame_equal(found.table, whole.table.iloc[: len(found.table)])
+    with pytest.raises(RuntimeError, match="shut down before a trial had ended"):
+        gl.tune(base, **how, executor=ShutDown(0))

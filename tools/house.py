@@ -41,7 +41,13 @@ PLAN = {
 }
 """Where every room stands: a module of the first page, a package, or `gmfl_lite`, the face. Imports only point down."""
 
-DISTRIBUTIONS = {"PIL": "pillow", "IPython": "ipython", "sklearn": "scikit-learn", "yaml": "pyyaml"}
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "dp_accounting": "dp-accounting",
+    "IPython": "ipython",
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+}
 """What is imported by another name than it is installed by."""
 
 _BUILTIN = {"eval", "exec", "compile", "__import__"}  # re.compile is another one

@@ -48,6 +48,8 @@ def _shown(value: Any, room: int) -> tuple[str, bool]:
         dtype = str(getattr(value, "dtype", "")).removeprefix("torch.")
         return " ".join(filter(None, (kind, dtype, str(list(shape))))), False
     holds = isinstance(value, (list, tuple, set, frozenset, Mapping))
+    if holds and room < 4:  # lists in lists, of which one may hold itself
+        return "…", False
     if not holds or len(value) <= 20:
         try:
             text = " ".join(repr(value).split())

@@ -48,29 +48,39 @@ def beside(path: str | Path) -> Path:
 
 
 def write(path: str | Path, record: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
-    """Write a JSON-able record and arrays to `path`, beside it first, so that a crash leaves the old file in place.
-
-    A symbolic link is followed, and a file that is there keeps its mode.
+    """Write a JSON-able record and arrays to `path`, as `put` does.
 
     Raises
     ------
-    ValueError : an array holds objects, or what is there is no file.
-    OSError : the disk is full, or does not let us.
+    ValueError, OSError : an array holds objects, or as `put`.
     """
-    path = Path(os.path.realpath(expanded(path)))
-    there = path.stat() if path.exists() else None
-    if there is not None and not stat.S_ISREG(there.st_mode):
-        raise checks.refusal("path", str(path), "a file's, not that of a directory, a pipe or a device")
     named: dict[str, Any] = {f"array/{name}": array for name, array in arrays.items()}
     for name, array in arrays.items():
         if array.dtype.hasobject:  # NumPy before 2.1 cannot be told not to pickle
             raise ValueError(f"{name} holds objects, which only pickle could write")
     body = io.BytesIO()
     np.savez(body, **named, record=np.frombuffer(line({"format": FORMAT, **record}), np.uint8))
+    put(path, body.getvalue())
+
+
+def put(path: str | Path, content: bytes) -> None:
+    """Write a file whole or not at all: beside it first, so that a crash or a full disk leaves the old one in place.
+
+    A symbolic link is followed, and a file that is there keeps its mode.
+
+    Raises
+    ------
+    ValueError : what is there is no file.
+    OSError : the disk is full, or does not let us.
+    """
+    path = Path(os.path.realpath(expanded(path)))
+    there = path.stat() if path.exists() else None
+    if there is not None and not stat.S_ISREG(there.st_mode):
+        raise checks.refusal("path", str(path), "a file's, not that of a directory, a pipe or a device")
     aside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
     try:
         with open(aside, "wb") as file:
-            file.write(body.getvalue())
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         if there is not None:

@@ -3,7 +3,7 @@
 import itertools
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ import click
 from ..basics import checks
 from ..basics.plain_yaml import Document, YamlError, read_file, read_value
 from ..basics.setting_records import settings
+from ..basics.storage import put
 from ..experiment import Experiment, build_federation, checked
 from ..models import build_model
 from ..result import Result
@@ -62,6 +63,19 @@ def in_words(places: Places) -> Iterator[None]:
         raise
     except (OSError, RuntimeError) as error:
         raise Failed(str(error)) from error
+
+
+def keep(path: Path, content: bytes | Callable[[Path], None]) -> None:
+    """Write a file whole, with these bytes or by this function; what was computed has been printed before.
+
+    Raises
+    ------
+    Failed : it cannot be written.
+    """
+    try:
+        content(path) if callable(content) else put(path, content)
+    except (OSError, ValueError) as error:
+        raise Failed(f"{path} could not be written ({getattr(error, 'strerror', None) or error})") from error
 
 
 @dataclass(frozen=True)

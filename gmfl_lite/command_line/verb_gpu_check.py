@@ -21,14 +21,14 @@ def gpu_check(device: str, minutes: float, few: bool, page: Path | None) -> None
     The exit code is 1 if the GPU trains otherwise than the CPU. Pages of other cards: benchmarks/GPU.md.
     """
     from ..gpu_check import check
-    from .files import Failed
+    from .files import Failed, keep
 
     try:
         equal, found = check(device, minutes=minutes, few=few, say=lambda line: click.echo(line, err=True))
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    if page is not None:
-        page.write_text(found, encoding="utf-8")
     click.echo(found, nl=False)
+    if page is not None:
+        keep(page, found.encode())
     if not equal:
         raise Failed("the GPU does not train as the CPU does")

@@ -1,5 +1,6 @@
 """`python -m gmfl_lite run`: train what a file describes, and score it."""
 
+import io
 from pathlib import Path
 
 import click
@@ -27,7 +28,7 @@ def run(file: Path, changes: dict[str, str], save: Path | None, figure: Path | N
         python -m gmfl_lite run experiment.yaml --set nu=1 --set rounds=20 --figure adaptation.png
     """
     from . import tables
-    from .files import Failed, in_words, read_experiments
+    from .files import Failed, in_words, keep, read_experiments
 
     asked = read_experiments(file, changes)
     if save is not None and len(asked) > 1:
@@ -37,18 +38,19 @@ def run(file: Path, changes: dict[str, str], save: Path | None, figure: Path | N
     for name, one in zip(called, asked, strict=True):
         with in_words(one.places):
             results[name] = result = one.run(progress=not quiet)
-            if save is not None:
-                result.save(save)
+        click.echo(f"{name}: {result.status}\n{tables.of_run(result)}")
+        if save is not None:
+            keep(save, result.save)
         if result.status == "stopped":
             break
     drawn = {name: result for name, result in results.items() if not result.history.empty}
     if figure is not None and drawn:
         from ..plots import accuracy_against_steps
 
+        picture = io.BytesIO()
         with in_words({}):
-            accuracy_against_steps(drawn).savefig(figure)
-    for name, result in results.items():
-        click.echo(f"{name}: {result.status}\n{tables.of_run(result)}")
+            accuracy_against_steps(drawn).savefig(picture, format=figure.suffix[1:].lower())
+        keep(figure, picture.getvalue())
     if result.status == "stopped":
         click.echo(result.message, err=True)
         raise click.exceptions.Exit(130)

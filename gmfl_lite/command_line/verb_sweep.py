@@ -34,7 +34,7 @@ def sweep(
 
     from ..sweep import sweep as of_the_library
     from . import tables
-    from .files import Failed, in_words, read_sweep
+    from .files import Failed, in_words, keep, read_sweep
     from .processes import workers
 
     grid, base, places = read_sweep(file, changes)
@@ -48,11 +48,10 @@ def sweep(
     except KeyboardInterrupt:
         table = pd.concat([done[number] for number in sorted(done)], ignore_index=True) if done else pd.DataFrame()
         stopped = True
-    if csv is not None and len(table):
-        with in_words({}):
-            table.to_csv(csv, index=False)
-    if len(table):
+    if len(table):  # before the file, which a full disk may refuse
         click.echo(tables.of_sweep(table, grid))
+    if csv is not None and len(table):
+        keep(csv, table.to_csv(index=False).encode())
     if stopped:
         click.echo(f"stopped after {len(done)} points", err=True)
         raise click.exceptions.Exit(130)

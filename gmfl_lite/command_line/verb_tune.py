@@ -46,7 +46,7 @@ def tune(
     from ..basics.plain_yaml import written
     from ..sweep import tune as of_the_library
     from . import tables
-    from .files import Failed, Refused, in_words, read_experiment
+    from .files import Failed, Refused, in_words, keep, read_experiment
     from .processes import workers
 
     asked = read_experiment(file, changes)
@@ -68,20 +68,20 @@ def tune(
     except KeyboardInterrupt:
         pass
     table = pd.DataFrame(rows)
-    with in_words({}):
-        if csv is not None and rows:
-            table.to_csv(csv, index=False)
-        if save is not None and tuned is not None:
-            best = {name: getattr(tuned.best, name) for name in tuned.settings}
-            save.write_text(written({**asked.values, **best}) + "\n", encoding="utf-8")
-    if rows:
+    if rows:  # before the files, which a full disk may refuse
         click.echo(tables.of_trials(table))
+    if tuned is not None:
+        found = ", ".join(f"{name} = {getattr(tuned.best, name)!r}" for name in tuned.settings)
+        click.echo(f"the best of {len(rows)}: {found}")
+    if csv is not None and rows:
+        keep(csv, table.to_csv(index=False).encode())
+    if save is not None and tuned is not None:
+        best = {name: getattr(tuned.best, name) for name in tuned.settings}
+        keep(save, f"{written({**asked.values, **best})}\n".encode())
     if problem is not None:
         raise problem
     if tuned is None:
         click.echo(f"stopped after {len(rows)} trials, before there was a best one", err=True)
         raise click.exceptions.Exit(130)
-    found = ", ".join(f"{name} = {getattr(tuned.best, name)!r}" for name in tuned.settings)
-    click.echo(f"the best of {len(rows)}: {found}")
     if tuned.at_edge:
         click.echo("it need not be the best: trials were missing (--trials), or a setting made no difference", err=True)

@@ -31,7 +31,7 @@ def clip_and_add_noise(
     generator : of the noise. Whoever knows its seed can take the noise away again: on real data, use
         np.random.default_rng(secrets.randbits(128)). torch's own keeps 32 bits of a seed, which can all be tried.
 
-    What ε this means for differential privacy depends on rounds and picks, and is not computed here.
+    What that promises after so many rounds is `gmfl_lite.privacy.epsilon`.
 
     Examples
     --------

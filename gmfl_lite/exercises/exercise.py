@@ -7,6 +7,7 @@ import ast
 import inspect
 import sys
 import textwrap
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,33 @@ REGISTRY: dict[str, "Exercise"] = {}
 """All exercises by name."""
 
 
+def printable(text: str, encoding: str | None = None) -> str:
+    """Return text as a terminal can print it: where it knows ASCII alone, ν is nu and ½ is 1/2.
+
+    >>> printable("α = ½, not ∇²f…", "ascii")
+    'alpha = 1/2, not nabla^2f...'
+    """
+    encoding = encoding or getattr(sys.stdout, "encoding", None) or "utf-8"
+    return "".join(sign if _encodes(sign, encoding) else _in_ascii(sign) for sign in text)
+
+
+def _encodes(sign: str, encoding: str) -> bool:
+    try:
+        return bool(sign.encode(encoding))
+    except UnicodeEncodeError:
+        return False
+
+
+def _in_ascii(sign: str) -> str:
+    power = "^" * unicodedata.decomposition(sign).startswith("<super>")
+    plain = unicodedata.normalize("NFKD", sign).replace("\N{FRACTION SLASH}", "/").encode("ascii", "ignore").decode()
+    return SIGNS.get(sign) or (power + plain if plain else unicodedata.name(sign, "?").split()[-1].lower())
+
+
+SIGNS = {"−": "-", "–": "-", "—": "-", "·": "*", "×": "x", "≤": "<=", "≥": ">=", "≠": "!=", "‖": "||", "→": "->"}
+"""What is written otherwise than its name."""
+
+
 @dataclass(frozen=True)
 class Note:
     """A text that a notebook shows as Markdown and a terminal as it is."""
@@ -27,7 +55,7 @@ class Note:
     text: str
 
     def __repr__(self) -> str:
-        return self.text
+        return printable(self.text)
 
     def _repr_markdown_(self) -> str:
         return self.text

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from ..basics.checks import shown
+
 
 class NotAttempted(Exception):
     """There is no answer yet; says what is still open."""
@@ -25,15 +27,21 @@ def require_an_answer(answer: Any) -> None:
         raise NotAttempted("Replace the `...` by your answer and run the cell again.")
     if isinstance(answer, (dict, list, tuple)):
         parts = answer.items() if isinstance(answer, dict) else enumerate(answer, 1)
-        left = [str(name) for name, part in parts if _is_open(part)]
+        left = [str(name) for name, part in parts if _is_open(part, (id(answer),))]
         if left:
             raise NotAttempted(f"Still to be filled in: {', '.join(left)}.")
     if inspect.isfunction(answer) and _is_empty(answer):
         raise NotAttempted(f"Write the body of `{answer.__name__}` in place of the `...` and run the cell again.")
 
 
-def _is_open(part: Any) -> bool:
-    return part is None or part is ... or (isinstance(part, (list, tuple)) and any(map(_is_open, part)))
+def _is_open(part: Any, within: tuple[int, ...]) -> bool:
+    if part is None or part is ...:
+        return True
+    if not isinstance(part, (list, tuple)):
+        return False
+    if id(part) in within or len(within) > DEEPEST:
+        raise Wrong("Your answer holds itself, or lists in lists without end.")
+    return any(_is_open(inner, (*within, id(part))) for inner in part)
 
 
 def _is_empty(function: Callable[..., Any]) -> bool:
@@ -44,20 +52,32 @@ def _is_empty(function: Callable[..., Any]) -> bool:
     )
 
 
+DEEPEST = 20
+"""How deep lists in lists may lie in an answer."""
+
+
 def call(function: Any, *arguments: Any, given: str) -> Any:
-    """Call a student's function; whatever goes wrong in it is told as `Wrong`, with the line and what was `given`."""
+    """Call a student's function; whatever goes wrong in it is told as `Wrong`, with the line and what was `given`.
+
+    So is an exit, which would end the kernel, and the interrupt with which a student ends an endless loop.
+    """
     if not callable(function):
         raise Wrong("Give `check` the function itself, without calling it: its name, and no parentheses after it.")
     try:
         result = function(*arguments)
-    except Exception as error:
+    except (Exception, SystemExit, KeyboardInterrupt) as error:
         step, line = error.__traceback__, None
         while step is not None:
             if step.tb_frame.f_code is getattr(function, "__code__", None):
                 line = step.tb_lineno - function.__code__.co_firstlineno + 1
             step = step.tb_next
         where = f" in its line {line}" if line else ""
-        raise Wrong(f"Your function stopped{where} {given}: `{type(error).__name__}: {error}`.") from error
+        if isinstance(error, KeyboardInterrupt):
+            advice = "Does every loop in it come to an end?"
+            raise Wrong(f"Your function was interrupted{where} {given}. {advice}") from None
+        if isinstance(error, SystemExit):
+            raise Wrong(f"Your function exits{where} {given}, and gives no answer: use `return`.") from None
+        raise Wrong(f"Your function stopped{where} {given}: `{type(error).__name__}: {_said(error)}`.") from error
     if result is None:
         raise Wrong("Your function returns nothing. Is there a `return` at its end?")
     if result is ...:
@@ -80,7 +100,7 @@ def numbers(value: Any, what: str = "the answer") -> np.ndarray:
         if array.dtype.kind not in "iuf":
             raise TypeError
         array = array.astype(float)
-    except (TypeError, ValueError):
+    except Exception:  # an object of the student's own may raise anything
         raise Wrong(f"Numbers are asked for: {what} is {_short(value)}.") from None
     if not np.isfinite(array).all():
         raise Wrong(f"There is a NaN or an infinity in {what}. Is something divided by zero, or the logarithm of zero?")
@@ -158,5 +178,11 @@ def _describe(value: np.ndarray, truth: np.ndarray, rtol: float) -> str:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
-    return f"`{text if len(text) <= 40 else text[:37] + '…'}`"
+    return f"`{shown(value, 40)}`"
+
+
+def _said(error: BaseException) -> str:
+    try:
+        return f"{error!s:.300}"
+    except Exception:  # an error of the student's own
+        return "…"

@@ -221,7 +221,9 @@ def serve(grid: Grid, context: Context) -> None:
         problem = error
     result = strategy.save(problem)
     table = result.table().round(3) if len(result.history) else "nobody was scored"
-    log("%s\n%s\n%s\nsaved as %s", strategy.took_part.to_string(index=False), table, result, config["save"])
+    log("%s", strategy.promise() or "privacy: updates came as they are, neither clipped nor blurred")
+    where = strategy.saved or "nothing: no disk took it"
+    log("%s\n%s\n%s\nsaved as %s", strategy.took_part.to_string(index=False), table, result, where)
 
 
 def main(arguments: list[str] | None = None) -> None:

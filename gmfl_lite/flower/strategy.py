@@ -1,8 +1,11 @@
 """What the server of a federation does with Flower: pick, ask, average, log who took part."""
 
 import math
+import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterable
+from functools import cached_property
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -14,14 +17,16 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricReco
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from ..aggregation import aggregate, judge, outliers
+from ..aggregation import AGGREGATIONS, ALIKE, aggregate, judge, outliers
 from ..basics import checks
+from ..basics.storage import expanded, put
 from ..evaluation import AGENT_COLUMNS, some_of, summarise, those_of
 from ..experiment import Experiment
 from ..objective import Params
 from ..result import HISTORY_COLUMNS, Result
 from ..server import Diverged, Memory, check_round, loss_limit, pick_agents, server_step
 from .answers import named, pack, read_answer, unpack, vector
+from .promise import promise
 
 log = getLogger("flwr").info
 
@@ -54,24 +59,24 @@ class MetaFedAvg(Strategy):
         clip_norm: float = 0.0,
         noise: float = 0.0,
     ) -> None:
-        self.experiment, self.seconds, self.like, self.path = experiment, seconds, start, save
+        self.experiment, self.seconds, self.like = experiment, seconds, start
         self.arrays, self.classes, self.limit = pack(start), classes, loss_limit(math.log(classes), 0.0)
         self.guessing, self.before, size = math.log(classes), self.arrays, len(vector(self.arrays))
         # The length of noise on so many numbers is √size standard deviations, and in practice never four more.
         self.longest = clip_norm * (1 + noise * (math.sqrt(size) + 4)) if clip_norm else math.inf
-        self.usual_length = 1e-3 * float(vector(self.arrays).double().norm())  # shorter ones are all alike
-        agents = torch.arange(experiment.n_agents + experiment.n_new_agents)
-        groups = {"trained": agents[: experiment.n_agents], "new": agents[experiment.n_agents :]}
-        chosen = [some_of(group, some, experiment.eval_agents, experiment.seed) for group, some in groups.items()]
-        self.scored = set(torch.cat(chosen).tolist())
+        trained, new = torch.arange(experiment.n_agents + experiment.n_new_agents).tensor_split([experiment.n_agents])
+        how = experiment.eval_agents, experiment.seed
+        self.scored = {*some_of("trained", trained, *how).tolist(), *some_of("new", new, *how).tolist()}
+        self.clip_norm, self.noise, self.path = clip_norm, noise, expanded(save)
+        self.saved: Path | None = self.path
+        self.usual_length = ALIKE * float(vector(self.arrays).double().norm())  # shorter ones are all alike
         self.declared: dict[int, int] = {}
-        self.few, self.refused = 0, ""
+        self.answered, self.few, self.refused = 0, 0, ""
         self.memory: Memory = {}
         self.agents: dict[int, int] = {}
         self.met: dict[int, Message] = {}
         self.renamed: set[int] = set()
         self.asked: list[int] = []
-        self.answered = 0
         self.silent: dict[int, float] = {}
         self.rounds: list[dict[str, Any]] = []
         self.scores = pd.DataFrame(columns=list(_OF_AGENTS)).astype(_OF_AGENTS)
@@ -301,11 +306,33 @@ class MetaFedAvg(Strategy):
         params, history = unpack(self.arrays, self.like), self.history.astype(_OF_HISTORY)
         return Result(self.experiment, status, message, "Flower", self.answered, params, history, self.scores)
 
+    def promise(self) -> str:
+        """Return what clipping and noise have promised the agents in the rounds so far; "" where there is neither."""
+        asked = Counter(agent for row in self.rounds for agent in row["asked"].split() if agent != "-")
+        averaged = [len(row["took_part"].split()) for row in self.rounds if row["took_part"] != "-"]
+        plain = self.experiment.weighting == "uniform" and AGGREGATIONS[self.experiment.aggregation].adds_up
+        most = max(asked.values(), default=0)
+        return promise(self.noise, most, averaged, uniform=plain) if self.clip_norm and most else ""
+
+    @cached_property
+    def elsewhere(self) -> Path:
+        """Where what there is goes if the path that was asked for cannot be written."""
+        return Path(tempfile.mkdtemp(prefix="gmfl_lite-")) / self.path.name
+
     def save(self, diverged: FloatingPointError | None = None) -> Result:
-        """Save what there is, with a table of who took part beside it."""
-        result = self.result(diverged)
-        result.save(self.path)
-        self.took_part.to_csv(f"{self.path}.rounds.csv", index=False)
+        """Save what there is, with a table of who took part beside it; where that cannot be, elsewhere, and say so."""
+        result, before, self.saved, why = self.result(diverged), self.saved, None, ""
+        for place in ("path", "elsewhere"):
+            try:
+                result.save(path := getattr(self, place))
+                put(f"{path}.rounds.csv", self.took_part.to_csv(index=False).encode())
+            except (OSError, ValueError) as error:  # the federation goes on
+                why = why or str(error)
+            else:
+                self.saved = path
+                break
+        if why and self.saved != before:
+            log("what there is cannot be saved as %s (%s); it is in %s", self.path, why, self.saved or "memory alone")
         return result
 
 

@@ -33,7 +33,11 @@ def images_in(folder: Path, classes: tuple[str, ...], shape: tuple[int, ...]) ->
     if len(shape) != 3 or shape[0] not in (1, 3):
         size = "×".join(map(str, shape))
         raise ValueError(f"like: must hold images [N, C, H, W] in grey or in three colours, got samples of {size}")
-    of_class = {normalize("NFC", path.name): path for path in _listed(folder) if path.is_dir()}  # as Macs spell it, too
+    of_class: dict[str, Path] = {}
+    for path in _listed(folder):
+        name = normalize("NFC", path.name)  # as Macs spell it, too
+        if path.is_dir() and of_class.setdefault(name, path) != path:
+            raise ValueError(f"{folder}: must hold one folder {name}, not two that are only spelled otherwise")
     names = [normalize("NFC", name) for name in classes]
     unknown = sorted(of_class.keys() - set(names))
     if unknown:
@@ -60,6 +64,7 @@ def _read(path: Path, folder: Path, shape: tuple[int, ...]) -> NDArray[np.float3
     try:
         _look_at(path, folder)
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # such as of a telephone's notes that are damaged
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             pixels = _pixels(path, shape)
     except _RefusedError as refused:

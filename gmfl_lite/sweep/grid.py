@@ -3,10 +3,14 @@
 import hashlib
 import itertools
 import json
+import os
+import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import BrokenExecutor, Executor, as_completed
+from concurrent.futures import BrokenExecutor, Executor, Future
+from functools import cache as kept_in_memory
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pandas as pd
@@ -14,9 +18,11 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from ..basics import checks
+from ..basics.identity import identity
 from ..basics.progress import progress_hidden
 from ..basics.setting_records import settings
 from ..basics.storage import expanded, tidy
+from ..data import load_dataset
 from ..engine import prepare_process
 from ..experiment import Experiment, ExperimentError
 from ..federation import Federation
@@ -52,9 +58,9 @@ def sweep(
         Dask, client.get_executor() does the points of a lost worker again, on others; with workers that were started
         with `--resources GPU=1`, client.get_executor(resources={"GPU": 1}) gives each GPU one point at a time.
     cache : a folder; a finished point is kept there and never computed again, unless its settings, the library's or
-        torch's code, or what was handed over changed. A point that cannot be kept is computed all the same, and a
-        warning says so. Several processes may share it; workers on other computers write to it if they see it under
-        this path.
+        torch's code, the dataset, or what was handed over changed. A point that cannot be kept is computed all the
+        same, and a warning says so; another counts points of other versions, which `gmfl_lite.sweep.prune` deletes.
+        Several processes may share it; workers on other computers write to it if they see it under this path.
     on_point : called as on_point(number, rows) as soon as a point is done, in whatever order they finish.
     progress : whether to show a progress bar.
     history : whether to gather the evaluations of all rounds instead of the last ones.
@@ -64,7 +70,9 @@ def sweep(
     DataFrame in the order of the points, with one row per point, group and number of fine-tuning steps: the settings
     that vary, status, message, round, group, fine_tune_steps, loss, accuracy, worst_decile_accuracy; `round` is the
     one that the row's numbers were measured in. A point that failed is one row with status "failed" and its error as
-    the message; the other points go on. Ctrl-C ends the sweep; with a cache, the next call goes on from there.
+    the message; the other points go on. Where the executor is shut down meanwhile, `shutdown(cancel_futures=True)`, a
+    point that was not begun is one row with status "stopped". Ctrl-C ends the sweep; with a cache, the next call goes
+    on from there.
 
     Raises
     ------
@@ -77,22 +85,81 @@ def sweep(
     >>> len(table)  # 4 points × 2 groups × 5 numbers of steps
     40
     """
-    points, varied = _points(grid, base)
     given = Given(federation, model, loss, metric)
+    table, problems = swept(grid, base, given, executor, cache, on_point, progress=progress, history=history)
+    for problem in problems:
+        warnings.warn(problem, stacklevel=2)
+    return table
+
+
+def swept(
+    grid: Mapping[str, Iterable[Any]] | Sequence[Experiment],
+    base: Experiment,
+    given: Given,
+    executor: Executor | None,
+    cache: str | Path | None,
+    on_point: Callable[[int, pd.DataFrame], None] | None,
+    *,
+    progress: bool,
+    history: bool = False,
+) -> tuple[pd.DataFrame, list[str]]:
+    """Return the table of `sweep`, and what is to be said of its cache."""
+    points, varied = _points(grid, base)
     given.check(varied, type(base))
-    cache, not_kept = _folder(cache)
+    folder, not_kept = _folder(cache)
     tables: list[pd.DataFrame | None] = [None] * len(points)
     with tqdm(total=len(points), unit="point", disable=progress_hidden(progress)) as bar:
-        for number, answer in _answers(points, executor, (given, cache, history)):
+        for number, answer in _answers(points, executor, (given, folder, history)):
             not_kept = not_kept or answer.attrs.pop("not kept", "")
             columns = {name: [points[number][1].get(name)] * len(answer) for name in varied}
             tables[number] = rows = pd.concat([pd.DataFrame(columns), answer], axis=1)
             if on_point is not None:
                 on_point(number, rows)
             bar.update()  # what is seen to be done has been handed out: Ctrl-C may come now
+    problems = []
     if not_kept:
-        warnings.warn(f"cache: points could not be kept there, and will be computed again ({not_kept})", stacklevel=2)
-    return pd.concat(tables, ignore_index=True)
+        problems.append(f"cache: points could not be kept there, and will be computed again ({not_kept})")
+    if others := _of_other_versions(folder):
+        count = f"{len(others)} point{'s' * (len(others) > 1)} there"
+        problems.append(
+            f"cache: {count} of other versions of gmfl_lite or torch are not used; gmfl_lite.sweep.prune deletes them"
+        )
+    return pd.concat(tables, ignore_index=True), problems
+
+
+def prune(cache: str | Path) -> int:
+    """Delete the points in a cache that other versions of the library or of torch have computed; return how many.
+
+    What else lies in the folder stays; what another process has just deleted, or is another user's, is passed over.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     table = sweep({"nu": [0, 1]}, Experiment(model="softmax", rounds=1), cache=folder, progress=False)
+    ...     prune(folder)
+    0
+    """
+    pruned = 0
+    for path in _of_other_versions(expanded(cache)):
+        try:
+            path.unlink()
+            pruned += 1
+        except OSError:
+            continue
+    return pruned
+
+
+ENTRY = re.compile(r"([0-9a-f]{16}-)?[0-9a-f]{64}\.result")
+"""A point's name: which version computed it, and which point it is; early versions did not say the first."""
+
+
+def _of_other_versions(folder: Path | None) -> list[Path]:
+    try:
+        found = [] if folder is None else sorted(folder.iterdir())
+    except OSError:
+        return []
+    return [path for path in found if ENTRY.fullmatch(path.name) and not path.name.startswith(f"{library()}-")]
 
 
 def _folder(cache: str | Path | None) -> tuple[Path | None, str]:
@@ -117,7 +184,7 @@ def run_point(point: Point, given: Given = Given(), cache: Path | None = None, h
     try:
         kind, values = point
         experiment = kind.from_dict(values)
-        path, not_kept = None if cache is None else cache / f"{_digest(experiment, given)}.result", ""
+        path, not_kept = None if cache is None else cache / _entry(experiment, given), ""
         result = _kept(path, given.as_run(experiment))
         if result is None:
             result = run(experiment, progress=False, **given.arguments)
@@ -154,14 +221,23 @@ def _answers(
             yield number, run_point(point, *how)
         return
     prepare_process()  # before workers are forked from this process
-    waiting = {}
+    waiting: dict[Future[pd.DataFrame], int] = {}
+    done: SimpleQueue[Future[pd.DataFrame]] = SimpleQueue()  # as_completed waits for ever for what `shutdown` cancels
     try:
         for number, point in enumerate(points):
             try:
-                waiting[executor.submit(run_point, point, *how)] = number
+                waiting[future := executor.submit(run_point, point, *how)] = number
             except BrokenExecutor as error:  # a worker died while the rest was being handed out
                 yield number, _failed(error)
-        for future in as_completed(waiting):
+            except RuntimeError:  # it has been shut down
+                yield number, _stopped()
+            else:
+                future.add_done_callback(done.put)
+        for _ in range(len(waiting)):
+            future = done.get()
+            if future.cancelled():
+                yield waiting[future], _stopped()
+                continue
             failure = future.exception()
             yield waiting[future], future.result() if failure is None else _failed(failure)
     finally:  # after Ctrl-C, do not begin what nobody waits for
@@ -196,9 +272,18 @@ def _points(
     return points, varied
 
 
-def _digest(experiment: Experiment, given: Given) -> str:
-    known = [library(), given.key, experiment.to_dict()]
-    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+def _entry(experiment: Experiment, given: Given) -> str:
+    """Return the name of a point's file: all that its numbers depend on."""
+    data = "" if given.federation is not None else _samples(experiment.dataset, os.environ.get("GMFL_LITE_DATA", ""))
+    known = json.dumps([library(), given.key, data, experiment.to_dict()], sort_keys=True)
+    return f"{library()}-{hashlib.sha256(known.encode()).hexdigest()}.result"
+
+
+@kept_in_memory
+def _samples(dataset: str, folder: str) -> str:
+    """Return what tells the samples in files from others of the same name."""
+    found = load_dataset(dataset)
+    return identity((found.x, found.y, found.classes))
 
 
 def _kept(path: Path | None, experiment: Experiment) -> Result | None:
@@ -207,6 +292,10 @@ def _kept(path: Path | None, experiment: Experiment) -> Result | None:
     except (OSError, ValueError):  # not there, not to be read, or damaged: compute it (again)
         return None
     return result if result is not None and result.experiment == experiment else None
+
+
+def _stopped() -> pd.DataFrame:
+    return pd.DataFrame([{"status": "stopped", "message": "the executor was shut down before this point was begun"}])
 
 
 def _failed(error: BaseException) -> pd.DataFrame:

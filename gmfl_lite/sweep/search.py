@@ -1,5 +1,6 @@
 """The step sizes that are best for a method, searched for on validation seeds."""
 
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ from ..basics.setting_records import settings as records
 from ..experiment import Experiment
 from ..federation import Federation
 from ..modules import PerSample
-from .grid import sweep
+from .given import Given
+from .grid import swept
 
 STRIDES = (8, 4, 2, 1)
 """By how many factors of 2^¼ the search moves at first, and later."""
@@ -89,14 +91,15 @@ def tune(
     federation, model, loss, metric : as in `sweep`. With a federation, validation seeds change the picks and the
         batches alone: the agents that settings are compared on are its new ones, so do not report their scores.
     executor, cache : as in `sweep`. The same settings are tried in the same order however many workers there are; with
-        a cache, a search that was stopped goes on from where it was.
+        a cache, a search that was stopped goes on from where it was. Where the executor is shut down, the best of what
+        was tried until then is returned, `at_edge`.
     on_trial : called with every trial, a row of the table, as soon as it is done.
     progress : whether to show a progress bar.
 
     Raises
     ------
     ValueError : a base, settings, steps, seeds or trials that cannot be used; a search in which all trials diverged.
-    RuntimeError : a run that failed, with what it said.
+    RuntimeError : a run that failed, with what it said, or an executor that was shut down before any trial had ended.
 
     Examples
     --------
@@ -114,13 +117,14 @@ def tune(
     checks.integer("trials", trials, 1 + 2 * len(names))
     n_new_agents = base.n_new_agents if federation is None else federation.n_new_agents
     group = "new" if n_new_agents else "trained"
-    given: dict[str, Any] = {"federation": federation, "model": model, "loss": loss, "metric": metric}
+    given, problems = Given(federation, model, loss, metric), list[str]()
     tried: dict[Point, dict[str, Any]] = {}
 
     def at(point: Point) -> dict[str, float]:
         return {name: getattr(base, name) * 2 ** (k / 4) for name, k in zip(names, point, strict=True)}
 
-    def attempt(points: Sequence[Point], bar: Any) -> None:
+    def attempt(points: Sequence[Point], bar: Any) -> bool:
+        """Try points, and return whether the executor has let all of them end."""
         looks = {"eval_every": base.rounds, "eval_steps": (steps,)}
         runs = [base.replace(**at(point), **looks, seed=seed) for point in points for seed in seeds]
         answers: dict[int, pd.DataFrame] = {}
@@ -129,12 +133,15 @@ def tune(
             answers[number] = rows
             bar.update()
 
-        sweep(runs, **given, executor=executor, cache=cache, on_point=on_point, progress=False)
+        problems.extend(swept(runs, base, given, executor, cache, on_point, progress=False)[1])
         for first, point in enumerate(points):
-            own = range(first * len(seeds), (first + 1) * len(seeds))
-            tried[point] = at(point) | _scores([answers[number] for number in own], group)
+            own = [answers[number] for number in range(first * len(seeds), (first + 1) * len(seeds))]
+            if any(rows["status"].iloc[0] == "stopped" for rows in own):
+                return False
+            tried[point] = at(point) | _scores(own, group)
             if on_trial is not None:
                 on_trial(tried[point])
+        return True
 
     def rank(point: Point) -> tuple[float, ...]:
         trial = tried[point]
@@ -143,15 +150,19 @@ def tune(
         loss, accuracy = (float(f"{trial.get(name, 0):.4g}") for name in ("loss", "accuracy"))
         return accuracy, -loss, 0
 
-    best = (0,) * len(names)
+    best, whole = (0,) * len(names), True
     with tqdm(total=trials * len(seeds), unit="run", disable=progress_hidden(progress)) as bar:
         for stride in STRIDES:
             while new := [p for p in (best, *_neighbours(best, stride)) if p not in tried][: trials - len(tried)]:
-                attempt(new, bar)
+                whole = whole and attempt(new, bar)
+                if not tried:
+                    raise RuntimeError("the executor was shut down before a trial had ended")
                 before, best = best, max(tried, key=rank)  # the first of equals, so that it comes to rest
-                if best == before:
+                if best == before or not whole:
                     break
         bar.total = bar.n
+    for problem in problems[:1]:
+        warnings.warn(problem, stacklevel=2)
     table = pd.DataFrame(list(tried.values()))
     if (table["status"] == "diverged").all():
         lower = ", ".join(f"{name} = {table[name].min():.3g}" for name in names)
@@ -159,7 +170,7 @@ def tune(
     missing = any(point not in tried for point in _neighbours(best, STRIDES[-1]))
     alone = ([p for p in tried if p[:i] + p[i + 1 :] == best[:i] + best[i + 1 :]] for i in range(len(best)))
     idle = any(min(map(rank, line)) == rank(best) for line in alone)
-    return Tuned(base.replace(**at(best)), table, missing or idle, names)
+    return Tuned(base.replace(**at(best)), table, missing or idle or not whole, names)
 
 
 def _neighbours(point: Point, stride: int) -> list[Point]:

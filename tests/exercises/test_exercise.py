@@ -1,7 +1,13 @@
 """What every exercise does: check whatever it is given, count, keep what is solved, show what solves it."""
 
+import _thread
+import contextlib
+import io
 import multiprocessing
 import re
+import signal
+import sys
+import threading
 from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
@@ -11,6 +17,7 @@ from all_exercises import EXERCISES, SLOW, each
 from torch.linalg import multi_dot
 
 import gmfl_lite as gl
+from gmfl_lite.exercises.exercise import Note
 
 
 @pytest.mark.parametrize("exercise", [one for one in EXERCISES if one.wants_function], ids=lambda one: one.name)
@@ -36,6 +43,84 @@ def test_no_answer_however_odd_breaks_the_check(exercise):
     for answer in odd if exercise.name in SLOW else [*odd, {}]:  # {} is a partition that loses
         assert exercise.check(answer).status == "incorrect", answer
     assert exercise.check(lambda *_: object()).status == exercise.check(lambda *_: {}).status == "incorrect"
+
+
+@pytest.mark.parametrize("exercise", [one for one in EXERCISES if one.wants_function], ids=lambda one: one.name)
+def test_a_function_that_leaves_is_told_so_and_the_kernel_stays(exercise):
+    def leaves(*_):
+        sys.exit(3)
+
+    def interrupts(*_):
+        raise KeyboardInterrupt
+
+    for function, words in ((leaves, "exits in its line 2 .*use `return`"), (interrupts, "interrupted in its line 2")):
+        verdict = exercise.check(function)
+        assert verdict.status == "incorrect"
+        assert re.search(words, verdict.text), verdict.text
+
+
+def test_an_endless_loop_ends_in_words_when_it_is_interrupted():
+    def endless(*_):
+        while True:
+            pass
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    timer = threading.Timer(0.3, _thread.interrupt_main)
+    timer.start()
+    try:
+        verdict = gl.exercises.server_step.check(endless)
+    finally:
+        timer.cancel()
+        signal.signal(signal.SIGINT, before)
+    assert verdict.status == "incorrect"
+    assert "Does every loop in it come to an end?" in verdict.text
+
+
+class Rude:
+    """What raises whenever it is looked at."""
+
+    def _raise(self, *_, **__):
+        raise RuntimeError("rude")
+
+    __repr__ = __str__ = __array__ = __len__ = __iter__ = __float__ = __bool__ = __eq__ = _raise
+    __hash__ = object.__hash__
+
+
+class RudeError(Exception):
+    def __str__(self):
+        raise RuntimeError("rude")
+
+
+@each
+def test_answers_that_hold_themselves_or_raise_when_looked_at_are_incorrect(exercise):
+    own, deep, mapping, long = [], [1.0], {}, list(range(30))
+    own.append(own)
+    for _ in range(10_000):
+        deep = [deep]
+    mapping["w"] = mapping
+    long[1] = long
+
+    def raises(*_):
+        raise RudeError
+
+    for answer in (own, deep, mapping, long, {"uniform": own}, (own,), Rude(), [Rude()], {"w": Rude()}, Rude, raises):
+        verdict = exercise.check(answer)
+        assert verdict.status == "incorrect"
+        assert len(verdict.text) < 1000
+    for odd in (own, deep, mapping, Rude()):
+        assert exercise.check(lambda *_, odd=odd: odd).status == "incorrect"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "cp437"])
+def test_a_terminal_that_knows_few_signs_prints_all_that_is_said(encoding):
+    printed = io.BytesIO()
+    terminal = io.TextIOWrapper(printed, encoding=encoding, write_through=True)
+    with contextlib.redirect_stdout(terminal):
+        for one in EXERCISES:
+            print(one.hint(), one.solution(), one.check(...), one.check("ν" * 100), Note(one._why), sep="\n")
+    text = printed.getvalue().decode(encoding)
+    assert "?" * 3 not in text
+    assert encoding != "ascii" or re.search(r"\balpha\b|\bnu\b|1/2", text)
 
 
 def test_progress_counts_attempts_and_keeps_what_is_solved():

@@ -1,20 +1,25 @@
 """One student cannot end the class's federation, nor take it along; who is left out is named."""
 
 import io
+import os
 import pickle
+import tracemalloc
+from dataclasses import fields
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import gmfl_lite as gl
 
 pytest.importorskip("flwr", reason="needs the extra: pip install 'gmfl_lite[flower]'")
 
-from flwr.app import Array, ArrayRecord, MetricRecord
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from test_strategy import EXPERIMENT, federate, post  # noqa: F401
 
-from gmfl_lite.flower import answers
+from gmfl_lite.flower import answers, classroom
 from gmfl_lite.flower import app as flower_app
 
 CLASS = EXPERIMENT.replace(n_agents=5, n_new_agents=0, agents_per_round=5, rounds=4, eval_every=1)
@@ -49,6 +54,16 @@ def raw(data, dtype="float32", shape=(650,)):
 
 def noisy(w):
     return w + 1e3 * np.random.default_rng(0).standard_normal(w.shape)
+
+
+EXAMPLES = int(os.environ.get("GMFL_LITE_FUZZ", "200"))
+"""Answers and settings that each of the fuzzers makes."""
+
+
+def npy(array):
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
 
 
 def npz():
@@ -110,6 +125,97 @@ def test_the_others_go_on_without_one_who_lies(post, which, lying, alone):  # no
         alone[str(lying)] = federate(errors).params
     for name, tensor in alone[str(lying)].items():
         assert torch.equal(found.params[name], tensor)
+
+
+numbers = st.integers(-(2**63), 2**63 - 1) | st.floats()
+anything = numbers | st.lists(st.integers(-3, 3), max_size=3) | st.lists(st.floats(), max_size=3)
+words = st.sampled_from(["agent", "samples", "loss", "accuracy", "w", "metrics", "arrays", "", "x" * 99])
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(data=st.data(), asked=st.sampled_from([0, 650]))
+def test_any_answer_is_read_or_refused(data, asked):
+    """What a node may send: records, names, numbers, and arrays with any header over any bytes."""
+    scores = {"loss": 2.0} if asked else {"loss": [2.0, 1.0], "accuracy": [0.1, 0.2]}
+    metrics = {"agent": 1, "samples": 20, **scores}
+    for _ in range(data.draw(st.integers(0, 2))):
+        metrics[data.draw(words)] = data.draw(anything)
+    if data.draw(st.integers(0, 4)) == 4:
+        del metrics[data.draw(st.sampled_from(sorted(metrics)))]
+    content = RecordDict({"metrics": MetricRecord(metrics)})
+    if asked or data.draw(st.booleans()):
+        good = npy(np.zeros(650, np.float32))
+        body = bytearray(good)
+        for _ in range(data.draw(st.integers(0, 3))):
+            place = data.draw(st.integers(0, 140) | st.integers(0, len(body) - 1))
+            body[place : place + data.draw(st.integers(0, 9))] = data.draw(st.binary(max_size=9))
+        kind = data.draw(st.just("float32") | st.sampled_from(["float64", "object", "<f4", "", "x" * 99]))
+        shape = data.draw(st.just((650,)) | st.lists(st.integers(0, 10**15), max_size=3).map(tuple))
+        arrays = {data.draw(st.just("w") | words): Array(kind, shape, "numpy.ndarray", bytes(body))}
+        content["arrays"] = ArrayRecord(arrays)
+    if data.draw(st.integers(0, 9)) == 9:
+        content[data.draw(words)] = ConfigRecord({"x": 1})
+    tracemalloc.start()
+    try:
+        found, update = answers.read_answer(Reply(content), CLASS, asked)
+    except (ValueError, FloatingPointError) as error:
+        assert len(str(error)) < 700  # noqa: PT017
+    else:
+        assert 0 <= found["agent"] < 5
+        assert found["samples"] >= 1
+        assert update.shape == (asked,)
+        assert update.isfinite().all()
+        assert np.isfinite(found["loss"]).all()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20e6
+
+
+class Reply:
+    """A message as Flower hands it over."""
+
+    def __init__(self, content):
+        self.content = content
+
+    def has_error(self):
+        return False
+
+
+texts = st.text(max_size=9) | st.sampled_from(["null", "[0, 1]", "1"])
+values = st.none() | st.booleans() | st.integers() | st.floats() | texts
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(st.dictionaries(st.sampled_from(classroom.OF_A_NODE) | st.text(max_size=9), values, max_size=4))
+def test_any_node_config_is_kept_to_or_refused(config):
+    teachers = {"clip_norm": 0.5, "noise": 0.1}
+    try:
+        clip_norm, noise = classroom.check_node(config, teachers)
+    except ValueError as error:
+        assert len(str(error)) < 500  # noqa: PT017
+        return
+    assert 0 < clip_norm <= 0.5
+    assert 0.1 <= noise <= 1e3
+    assert set(config) <= set(classroom.OF_A_NODE)
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(
+    st.dictionaries(
+        st.sampled_from([*classroom.CLASSROOM, *(field.name for field in fields(gl.Experiment))]) | st.text(max_size=9),
+        values, max_size=4,
+    )
+)  # fmt: skip
+def test_any_run_config_is_an_experiment_or_refused(config):
+    config = {**classroom.to_config(CLASS), **config}
+    try:
+        experiment = classroom.from_config(config)
+        found = classroom.check_classroom(config, experiment)
+    except ValueError as error:
+        assert len(str(error)) < 2000  # noqa: PT017
+        return
+    assert gl.Experiment.from_dict(experiment.to_dict()) == experiment
+    assert found["round_seconds"] > 0
 
 
 @pytest.mark.parametrize("scores", [{"loss": [1e300, 1e300]}, {"loss": [-5.0, -5.0]}, {"loss": [2.0, 1e9]}])

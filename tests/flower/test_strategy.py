@@ -469,3 +469,63 @@ def test_where_all_are_connected_but_some_cannot_score_the_wait_ends(post, monke
         assert office.table.loc[1, "took_part"] == "0"
         assert any(said in line for line in caplog.messages)
     assert 5 < now[0] < 10, "five times a round's second"
+
+
+def test_the_log_ends_with_what_the_noise_promises(post, caplog):
+    pytest.importorskip("dp_accounting", reason="needs the extra: pip install 'gmfl_lite[privacy]'")
+    experiment = EXPERIMENT.replace(n_new_agents=0, agents_per_round=4, rounds=3)
+    office = post(experiment, nodes={100 + agent: agent for agent in range(4)}, behave={(1, 2): "error"})
+    office.settings |= {"clip_norm": 0.5, "noise": 2.0}
+    federate(office)
+    (said,) = (line for line in caplog.messages if line.startswith("privacy"))
+    server, others = (gl.privacy.epsilon(2.0, 3, agents_per_round=m) for m in (1, 3))
+    assert f"ε = {server:.3g} towards the server" in said
+    assert f"ε = {others:.3g} towards who sees w alone, if all of at least 3 added their noise" in said
+    assert "numbers of samples went as they are" in said
+
+
+@pytest.mark.parametrize(
+    ("change", "settings", "words"),
+    [
+        ({}, {}, "updates came as they are, neither clipped nor blurred"),
+        ({}, {"clip_norm": 0.5}, "clipping without noise promises nothing"),
+        ({"weighting": "samples"}, {"clip_norm": 0.5, "noise": 1.0}, "towards the server; losses"),
+        ({"aggregation": "median"}, {"clip_norm": 0.5, "noise": 1.0}, "towards the server; losses"),
+    ],
+)
+def test_no_more_is_promised_than_holds(post, change, settings, words, caplog):
+    federate(post(EXPERIMENT.replace(rounds=1, **change), settings=settings))
+    (said,) = (line for line in caplog.messages if line.startswith("privacy"))
+    assert words in said
+    assert "sees w alone" not in said
+
+
+@pytest.mark.parametrize("when", ["from the beginning", "later"])
+def test_a_disk_that_takes_no_result_does_not_end_the_federation(post, when, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(flower_strategy.tempfile, "tempdir", str(tmp_path / "elsewhere"))
+    (tmp_path / "elsewhere").mkdir()
+    folder = tmp_path / "here"
+    office = post(EXPERIMENT, settings={"save": str(folder / "post.result")})
+    if when == "later":
+        folder.mkdir()
+        before = office.send_and_receive
+
+        def full(messages, *, timeout):
+            if office.round == 3 and (folder / "post.result").is_file():
+                (folder / "post.result").unlink()
+                (folder / "post.result").mkdir()
+            return before(messages, timeout=timeout)
+
+        office.send_and_receive = full
+    with pytest.raises((FileNotFoundError, ValueError)):
+        federate(office)  # which looks where it was asked to be
+    (found,) = (tmp_path / "elsewhere").glob("*/post.result")
+    assert found.parent.stat().st_mode & 0o077 == 0, "nobody else looks into it"
+    result = gl.load_result(found)
+    assert result.status == "completed"
+    expected = gl.run(EXPERIMENT, progress=False)
+    assert all(torch.allclose(result.params[name], tensor, atol=1e-6) for name, tensor in expected.params.items())
+    assert found.with_name("post.result.rounds.csv").exists()
+    said = [line for line in caplog.messages if "cannot be saved as" in line]
+    assert len(said) == 1
+    assert caplog.messages[-1].endswith(f"saved as {found}")

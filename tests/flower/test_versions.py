@@ -80,3 +80,17 @@ def test_flowers_programming_interface_is_the_one_that_is_used():
     assert {"get_nodes", "send_and_receive"} <= set(dir(Grid)), f"flwr {version}: correct gmfl_lite/flower/strategy.py"
     steps = {"configure_train", "aggregate_train", "configure_evaluate", "aggregate_evaluate", "summary"}
     assert Strategy.__abstractmethods__ == steps, f"flwr {version}: MetaFedAvg must have other methods"
+
+
+def test_flowers_secure_aggregation_is_for_its_older_interface_alone():
+    """Notebook 10 says so. Where this fails, try to switch it on for MetaFedAvg, and correct the notebook."""
+    installed("flwr")
+    from flwr import clientapp
+    from flwr.app import Context, RecordDict
+    from flwr.server.workflow import SecAggPlusWorkflow
+    from flwr.serverapp.strategy import Strategy
+
+    assert not [name for name in dir(clientapp.mod) if "secagg" in name]
+    assert not hasattr(Strategy, "configure_fit"), "what the workflow calls"
+    with pytest.raises(TypeError, match="Expect a LegacyContext, but get Context"):
+        SecAggPlusWorkflow(num_shares=3, reconstruction_threshold=2)(None, Context(1, 1, {}, RecordDict(), {}))

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import socket
 import struct
 import zlib
@@ -9,11 +10,20 @@ import zlib
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 import gmfl_lite as gl
 from gmfl_lite.data import load_images
 
+try:
+    import resource
+except ImportError:  # on Windows
+    resource = None
+
+EXAMPLES = int(os.environ.get("GMFL_LITE_FUZZ", "100"))
+"""Files that the fuzzer makes."""
 STROKE = [(20, 10), (44, 10), (28, 54)]
 COLOURED = gl.Dataset("coloured", torch.zeros(2, 3, 8, 8), torch.tensor([0, 1]), ("3", "7"))
 
@@ -55,6 +65,21 @@ def grey16_png(transparent=None, values=None):
     rows = b"".join(b"\0" + row.tobytes() for row in values)
     key = [] if transparent is None else [(b"tRNS", struct.pack(">H", transparent))]
     return png([(b"IHDR", header), *key, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")])
+
+
+def deep_png(kind, channels):
+    """Write 16 bits a channel: the seven in all of them, and an opaque alpha if there is one."""
+    values = np.repeat(share(9000, 60000, ">u2")[..., None], channels, -1)
+    if kind in (4, 6):
+        values[..., -1] = 65535
+    rows = b"".join(b"\0" + row.tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", *values.shape[1::-1], 16, kind, 0, 0, 0)
+    return png([(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")])
+
+
+def sprite(path):
+    """Save a GIF whose first frame is ink on nothing, and whose second fills the canvas."""
+    palette(0).save(path, save_all=True, append_images=[Image.new("L", (64, 64), 77)], transparency=0, disposal=2)
 
 
 def half_seen():
@@ -99,7 +124,13 @@ FILES = {
     "real, 0 to 1": ("tif", Image.fromarray(share(0.25, 0.75, np.float32)), 0.25, 0.75),
     "real, 0 to 255": ("tif", Image.fromarray(share(51, 204, np.float32)), 0.2, 0.8),
     "real, around 0": ("tif", Image.fromarray(share(-0.3, 0.2, np.float32)), 0, 1),
+    "16 bits in three colours": ("png", deep_png(2, 3), 9000 / 65535, 60000 / 65535),
+    "16 bits and alpha": ("png", deep_png(4, 2), 9000 / 65535, 60000 / 65535),
     "a GIF that moves": ("gif", animation, 0, 1),
+    "a PNG that moves": ("png", animation, 0, 1),
+    "a WebP that moves": ("webp", animation, 0, 1),
+    "a TIFF of two pages": ("tif", animation, 0, 1),
+    "a GIF on nothing": ("gif", sprite, 0, 1),
 }  # fmt: skip
 
 
@@ -140,10 +171,14 @@ def test_ink_is_ink_and_paper_is_paper_however_a_file_holds_them(name, coloured,
     np.testing.assert_allclose(read, np.broadcast_to(expected, read.shape), atol=0.03)  # JPEG spreads the stroke
 
 
-@pytest.mark.parametrize("tag", [3, 6, 8])
+@pytest.mark.parametrize("tag", [2, 3, 4, 5, 6, 7, 8])
 @pytest.mark.parametrize(("ending", "image"), [("jpg", ink()), ("png", ink("RGBA", (0, 0, 0, 0), (0, 0, 0, 255)))])
 def test_images_are_upright_whatever_their_kind(tag, ending, image, digits, tmp_path):
-    back = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
+    back = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }  # fmt: skip
     exif = Image.Exif()
     exif[0x0112] = tag
     read = load_images(
@@ -223,6 +258,61 @@ def test_a_class_is_found_however_a_mac_spells_it(tmp_path):
         ink().save(tmp_path / name / "a.png")
     like = gl.Dataset("breakfast", torch.zeros(2, 1, 8, 8), torch.tensor([0, 1]), ("K\u00e4se", "Brot"))
     assert load_images(tmp_path, like=like).y.tolist() == [0, 1]
+
+
+def test_two_folders_that_a_screen_shows_alike_are_refused(tmp_path):
+    like = gl.Dataset("breakfast", torch.zeros(2, 1, 8, 8), torch.tensor([0, 1]), ("K\u00e4se", "Brot"))
+    for name in ("Ka\u0308se", "K\u00e4se"):
+        try:
+            (tmp_path / name).mkdir()
+        except FileExistsError:
+            pytest.skip("to this system they are one folder")
+        ink().save(tmp_path / name / "a.png")
+    with pytest.raises(ValueError, match="must hold one folder Käse, not two"):
+        load_images(tmp_path, like=like)
+
+
+@pytest.mark.parametrize(
+    "exif", [b"Exif\0\0", b"Exif\0\0MM\0*\xff\xff\xff\xff", b"nonsense", b"Exif\0\0II*\0\x08\0\0\0\xff\xff"]
+)
+def test_damaged_notes_on_how_a_telephone_was_held_do_not_matter(exif, digits, tmp_path):
+    folder = folder_of(tmp_path, "jpg", lambda path: ink().save(path, exif=exif))
+    read = load_images(folder, like=digits)
+    np.testing.assert_allclose(read.x[0], read.x[1], atol=0.03)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(data=st.data())
+def test_any_bytes_in_a_folder_are_an_image_or_refused_by_name(data, digits, tmp_path_factory):
+    """Structure is kept: a file that is right but for a few bytes."""
+    root = tmp_path_factory.mktemp("fuzzed", numbered=True)
+    name = data.draw(st.sampled_from(sorted(FILES)))
+    ending, what, *_ = FILES[name]
+    folder = folder_of(root, ending, what)
+    path = folder / "3" / f"A b ü.{ending}"
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        place = min(data.draw(st.integers(0, 200) | st.integers(0, len(content))), len(content) - 1)
+        if data.draw(st.booleans()):
+            content[place] = data.draw(st.integers(0, 255) | st.sampled_from([0, 1, 127, 128, 255]))
+        elif data.draw(st.booleans()):
+            del content[place : place + data.draw(st.integers(1, 64))]
+        else:
+            content[place:place] = data.draw(st.binary(max_size=32))
+        content = content or bytearray(b"\0")
+    path.write_bytes(content)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss if resource else 0
+    try:
+        read = load_images(folder, like=digits).x
+    except ValueError as error:
+        assert str(path) in str(error)  # noqa: PT017
+    else:
+        assert read.shape == (2, 1, 8, 8)
+        assert 0 <= read.min() <= read.max() <= 1
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss if resource else 0
+    assert after - before < 200_000, f"{(after - before) / 1000:.0f} MB for a file of {len(content)} bytes"
+    shutil.rmtree(root)
 
 
 def bytes_of(tmp_path, ending, image):
