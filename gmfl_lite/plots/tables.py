@@ -182,7 +182,8 @@ def sweep(
 def mismatch(tables: Mapping[str, pd.DataFrame], *, label: str) -> Picture:
     """Draw losses of models trained for ν steps (down) and deployed with ν′ steps (across) as heat maps.
 
-    Colours are by the logarithm, dark for high; the lowest value of each column is framed.
+    Colours are by the logarithm, dark for high; the lowest value of each column is framed, and printed with as many
+    digits as tell it from the others.
 
     Parameters
     ----------
@@ -207,9 +208,8 @@ def mismatch(tables: Mapping[str, pd.DataFrame], *, label: str) -> Picture:
     said = []
     for axes, (title, table) in zip(grid, zip(words(tables).values(), tables.values(), strict=True), strict=True):
         shown = table.set_axis(_ticks(table.index)).set_axis(_ticks(table.columns), axis=1)
-        texts = shown.map(lambda value: f"{value:.2g}")
         norm = LogNorm(table.to_numpy().min(), table.to_numpy().max())
-        sns.heatmap(shown, ax=axes, cmap="rocket_r", norm=norm, annot=texts, fmt="", cbar=False)
+        sns.heatmap(shown, ax=axes, cmap="rocket_r", norm=norm, annot=_told_apart(shown), fmt="", cbar=False)
         axes.set(title=literal(title), xlabel="deployed with ν′ steps", ylabel="trained for ν steps")
         axes.tick_params(axis="both", rotation=0, length=0)
         for column, row in enumerate(table.to_numpy().argmin(axis=0)):
@@ -218,6 +218,21 @@ def mismatch(tables: Mapping[str, pd.DataFrame], *, label: str) -> Picture:
         said.append(f"{title}: in {own} of {table.shape[1]} columns the lowest value is where trained equals deployed")
     figure.alt = f"Heat maps of {label}, trained (rows) by deployed (columns). " + "; ".join(said) + "."
     return figure
+
+
+def _told_apart(table: pd.DataFrame) -> pd.DataFrame:
+    """Return numbers as texts, with two digits or as many as no column's lowest value shares with another one.
+
+    >>> _told_apart(pd.DataFrame({"a": [1.0, 1.004, 2.0]}))["a"].to_list()
+    ['1', '1.004', '2']
+    """
+    lowest = table.to_numpy() == table.to_numpy().min(axis=0)
+    for digits in range(2, 8):
+        texts = table.map(lambda value, digits=digits: f"{value:.{digits}g}")
+        shown = texts.to_numpy()
+        if not ((shown == np.where(lowest, shown, "").max(axis=0)) & ~lowest).any():
+            break
+    return texts
 
 
 def bound_terms(table: pd.DataFrame) -> Picture:
