@@ -113,7 +113,7 @@ def undeclared(folder: Path = house.PACKAGE) -> list[str]:
 
 
 def test_what_is_imported_is_asked_for():
-    """Not only by way of something else that needs it today; widgets by the explorer and gl.predict alone, Flower by its package."""
+    """Not only by way of something else that needs it today; widgets by the explorer and gl.predict alone."""
     assert undeclared() == []
 
 

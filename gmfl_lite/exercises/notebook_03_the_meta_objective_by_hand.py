@@ -28,8 +28,8 @@ def _mark_one_step_ahead(answer: Any) -> None:
     mark=_mark_one_step_ahead,
     hint="Where does the step from w = 1 lead? Take f′ there. Then multiply by what the step does to a small change of "
     "its start.",
-    why="Two derivatives of f at two places: the curvature where the step starts, the slope where it ends. With ν steps "
-    "there is such a factor for each of them.",
+    why="Two derivatives of f at two places: the curvature where the step starts, the slope where it ends. With ν "
+    "steps there is such a factor for each of them.",
 )
 def one_step_ahead():
     w, alpha = 1.0, 0.1

@@ -3,22 +3,17 @@
 Screenshots are left in artefacts/, to be looked at.
 """
 
-import os
 import re
-import secrets
-import signal
-import socket
-import subprocess
-import sys
 import time
-import urllib.request
 from pathlib import Path
 
 import chromium
+import jupyter_lab
 import nbformat
 import pytest
 from chromium import playwright
 from clean_machine import ROOT
+from jupyter_lab import run_all_cells, until_ready
 
 ARTEFACTS = ROOT / "artefacts"
 WIDTHS = {"wide": (1280, 800), "narrow": (900, 800)}
@@ -33,30 +28,8 @@ def lab(tmp_path_factory):
     notebook = nbformat.read(ROOT / "notebooks" / "07-explorer.ipynb", as_version=4)
     shown = next(i for i, cell in enumerate(notebook.cells) if "gl.Explorer(" in cell.source)
     notebook.cells = notebook.cells[: shown + 1]
-    (folder / "work").mkdir()
-    nbformat.write(notebook, folder / "work" / "playground.ipynb")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    token = secrets.token_hex(16)
-    own = {name: str(folder / name) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR")}
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}"]
-    command += [f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder / 'work'}"]
-    command += ["--LabApp.news_url=", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
-    with open(folder / "log", "w", encoding="utf-8") as log:
-        server = subprocess.Popen(command, env={**os.environ, **own}, stdout=log, stderr=log, start_new_session=True)
-    try:
-        address = f"http://127.0.0.1:{port}"
-        for _ in range(300):
-            try:
-                urllib.request.urlopen(f"{address}/api", timeout=5).close()
-                break
-            except OSError:
-                time.sleep(0.1)
-        yield f"{address}/lab/tree/playground.ipynb?token={token}&reset"
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait(30)
+    with jupyter_lab.lab(folder, notebook) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -66,13 +39,7 @@ def page(lab):
         context = browser.new_context(viewport=dict(zip(("width", "height"), WIDTHS["wide"], strict=True)))
         context.grant_permissions(["clipboard-read", "clipboard-write"])
         page = context.new_page()
-        page.set_default_timeout(60_000)
-        page.goto(lab)
-        page.wait_for_selector(".jp-Notebook .jp-Cell")
-        page.get_by_text("(ipykernel) | Idle").wait_for()  # before that, JupyterLab asks which kernel to use
-        news = page.get_by_role("button", name="No", exact=True)
-        if news.is_visible():
-            news.click()
+        until_ready(page, lab)
         run_all_cells(page)
         page.wait_for_selector(".gmfl-explorer img")
         page.locator(".gmfl-explorer").scroll_into_view_if_needed()
@@ -90,11 +57,6 @@ def panel(page):
     until_said(panel, "FedAvg fine-tuned as long")
     page.wait_for_function("!document.querySelector('.gmfl-explorer progress')")
     return panel
-
-
-def run_all_cells(page) -> None:
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
 
 
 def button(panel, name: str):

@@ -1,4 +1,4 @@
-"""A prediction holds back a live figure until it is made; what is stored and exported shows everything, and waits never."""
+"""A prediction holds back a live figure until it is made; what is stored shows everything, and nothing waits."""
 
 import nbformat
 import pandas as pd
