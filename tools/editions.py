@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "notebooks" / "for-teachers.md"
 YOURS = "**Notice:** what do you see? Was your prediction right? Write two or three sentences here."
 
-_ASKS = re.compile(r"\*\*Predict:\*\*|\bgl\.predict\(")
+_ASKS = re.compile(r"\*Predict:\*|\bgl\.predict\(")
 _CHECKS = re.compile(r"gl\.exercises\.(\w+)\.check\(")
 _ROW = re.compile(r"^\| (\d\d) \| (.*?) \| (.*) \|$", re.MULTILINE)
 

@@ -34,15 +34,30 @@ _FORMULA = re.compile(r"\$\$(.+?)\$\$|\$(.+?)\$", re.DOTALL)
 
 def slides(notebook: nbformat.NotebookNode) -> str:
     """Return the tagged cells of a notebook as slides of reveal.js, figures without the code that drew them."""
-    made = copy.deepcopy(notebook)
+    made, formulas = copy.deepcopy(notebook), []
     for cell in made.cells:
         kinds = [SLIDES[tag] for tag in cell.metadata.get("tags", []) if tag in SLIDES]
         cell.metadata["slideshow"] = {"slide_type": kinds[0] if kinds else "skip"}
+        cell.source = kept_apart(cell.source, formulas) if cell.cell_type == "markdown" else cell.source
     template = str(HERE / "slides.html.j2")  # with the pictures' alternative texts
     exporter = SlidesExporter(
         template_file=template, exclude_input=True, exclude_output_prompt=True, reveal_scroll=True
     )
-    return exporter.from_notebook_node(made)[0]
+    return put_back(exporter.from_notebook_node(made)[0], formulas)
+
+
+def kept_apart(markdown: str, formulas: list[str]) -> str:
+    """Return Markdown with a mark in place of each formula, which is added to `formulas` as MathML."""
+
+    def keep(found: re.Match) -> str:
+        formulas.append(convert(found[1] or found[2], display="block" if found[1] else "inline"))
+        return f"FORMULA{len(formulas) - 1}END"
+
+    return _FORMULA.sub(keep, markdown)
+
+
+def put_back(text: str, formulas: list[str]) -> str:
+    return re.sub(r"FORMULA(\d+)END", lambda found: formulas[int(found[1])], text)
 
 
 def has_slides(notebook: nbformat.NotebookNode) -> bool:
@@ -189,13 +204,7 @@ def _text(node: ast.expr) -> str:
 def page(title: str, markdown: str) -> str:
     """Return Markdown as an HTML page that needs no network: its formulas are MathML."""
     formulas: list[str] = []
-
-    def keep(found: re.Match) -> str:
-        formulas.append(convert(found[1] or found[2], display="block" if found[1] else "inline"))
-        return f"FORMULA{len(formulas) - 1}END"
-
-    text = markdown2html(_FORMULA.sub(keep, markdown))
-    text = re.sub(r"FORMULA(\d+)END", lambda found: formulas[int(found[1])], text)
+    text = put_back(markdown2html(kept_apart(markdown, formulas)), formulas)
     css = (HERE / "print.css").read_text(encoding="utf-8")
     return (
         f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>gmfl_lite: {title}</title>\n'

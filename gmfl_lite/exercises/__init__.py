@@ -4,7 +4,7 @@
 >>> gl.exercises.look_ahead.check([..., ..., ...])
 **Not attempted yet.** Still to be filled in: 1, 2, 3.
 >>> gl.exercises.look_ahead.check([1, 2, 2.5])
-**Incorrect.** These are the points w⁽ᵛ⁾. Asked is the loss f at them.
+**Incorrect.** These are the points w⁽ᵛ⁾. The question asks for the loss f at them.
 """
 
 from ..basics.checks import nearest

@@ -12,7 +12,7 @@ def _mark_look_ahead(answer: Any) -> None:
         answer,
         f,
         {
-            "These are the points w⁽ᵛ⁾. Asked is the loss f at them.": [1, 2, 2.5],
+            "These are the points w⁽ᵛ⁾. The question asks for the loss f at them.": [1, 2, 2.5],
             "The walk goes uphill: a fine-tuning step is w *minus* α times the gradient.": [2, 4.5, 10.125],
             "You began with ν = 1. ν = 0 takes no step: F(w) = f(w).": [0.5, 0.125, 0.03125],
             "The ½ in front of the square is missing.": [4, 1, 0.25],

@@ -100,7 +100,7 @@ def _mark_where_fedavg_ends(answer: Any) -> None:
                 "This is the mean of the optima: where FedAvg ends when τ goes to infinity.": c.mean(),
                 "You weighted with (1 − βa)^τ, the part of the way that is *left* after τ steps. What pulls at w is "
                 "the part that an agent has *gone*.": (shrunk * c).sum() / shrunk.sum(),
-                "This is where one round from w = 0 leads. Asked is where the rounds end.": (c - shrunk * c).mean(),
+                "This is where one round from w = 0 leads. The question asks where they end.": (c - shrunk * c).mean(),
             },
             what=shown,
         )

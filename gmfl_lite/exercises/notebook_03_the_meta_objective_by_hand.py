@@ -18,7 +18,7 @@ def _mark_one_step_ahead(answer: Any) -> None:
             "The second derivative is wanted where the step *starts*, at w = 1.": (1 - 0.3 * 0.81) * 0.9**3,
             "The factor is 1 *minus* α times the second derivative.": 1.3 * 0.9**3,
             "The factor is right. The gradient is wanted after the step, not before it.": 0.7,
-            "This is F(1), the loss after the step. Asked is its derivative.": 0.9**4 / 4,
+            "This is F(1), the loss after the step. The question asks for its derivative.": 0.9**4 / 4,
             "This is f′ at w = 1: with ν = 0 that would be it.": 1.0,
         },
     )

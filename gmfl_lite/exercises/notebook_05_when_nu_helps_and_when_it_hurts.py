@@ -88,7 +88,7 @@ def _mark_fair_beta(answer: Any) -> None:
 
 @exercise(
     mark=_mark_fair_beta,
-    hint="What part of the safe step size 1 / L_F does FedAvg take? Give ν = 10 the same part of its own.",
+    hint="What part of the safe step size 1 / L_F does FedAvg take? Give the other one the same part of its own.",
     why="Who compares both at the β of one of them measures step sizes, not methods.",
 )
 def fair_beta():

@@ -221,17 +221,22 @@ def mismatch(tables: Mapping[str, pd.DataFrame], *, label: str) -> Picture:
 
 
 def _told_apart(table: pd.DataFrame) -> pd.DataFrame:
-    """Return numbers as texts, with two digits or as many as no column's lowest value shares with another one.
+    """Return numbers as texts of two digits, with more where a column's lowest would look like another one.
 
     >>> _told_apart(pd.DataFrame({"a": [1.0, 1.004, 2.0]}))["a"].to_list()
     ['1', '1.004', '2']
     """
-    lowest = table.to_numpy() == table.to_numpy().min(axis=0)
-    for digits in range(2, 8):
-        texts = table.map(lambda value, digits=digits: f"{value:.{digits}g}")
-        shown = texts.to_numpy()
-        if not ((shown == np.where(lowest, shown, "").max(axis=0)) & ~lowest).any():
+    return table.apply(_column_told_apart)
+
+
+def _column_told_apart(column: pd.Series) -> list[str]:
+    lowest, digits = column.min(), np.full(len(column), 2)
+    for _ in range(6):
+        texts = [f"{value:.{many}g}" for value, many in zip(column, digits, strict=True)]
+        alike = np.array(texts) == texts[int(column.to_numpy().argmin())]
+        if not (alike & (column.to_numpy() > lowest)).any():
             break
+        digits[alike] += 1
     return texts
 
 
