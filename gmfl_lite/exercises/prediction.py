@@ -42,7 +42,8 @@ class Prediction:
     """
 
     def __init__(self, question: str, options: Sequence[str]) -> None:
-        self.question, self.options, self.answered = question, list(options), None
+        self.question, self.options = question, list(options)
+        self.answered: str | None = None
         self._held: list[tuple[widgets.HTML, str]] = []
         self._said = widgets.HTML(_DOT)
         self._buttons = [self._button(option) for option in self.options]
@@ -96,8 +97,7 @@ class Held:
     """What `Prediction.then` returns: a widget where one lives, and elsewhere what is held back."""
 
     def __init__(self, prediction: Prediction, shown: Any) -> None:
-        shell = get_ipython()
-        formatter = shell.display_formatter if shell is not None else DisplayFormatter()
+        formatter = getattr(get_ipython(), "display_formatter", None) or DisplayFormatter()
         self._data, self._metadata = formatter.format(shown)
         revealed = _as_html(self._data, self._metadata)
         waiting = (
