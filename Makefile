@@ -5,7 +5,7 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 # Processes that run the tests; each computes with one thread, and some only wait for others.
 WORKERS ?= 3
 
-.PHONY: lab demo test test-quick oldest doors gpu notebooks pages docs pictures lint release wheel binder bench evidence
+.PHONY: lab demo test test-quick oldest doors gpu notebooks student teacher kit pages docs pictures lint release wheel binder bench evidence
 
 lab: .venv/ready  ## open JupyterLab at the first notebook
 	$(BIN)/jupyter lab notebooks/00-start-here.ipynb
@@ -35,6 +35,15 @@ notebooks: .venv/ready-to-test  ## run all notebooks and commit-ready their outp
 	$(BIN)/python tools/notebooks.py refresh notebooks/*.ipynb
 	$(BIN)/ruff format -q notebooks
 	$(BIN)/python tools/notebooks.py index notebooks/*.ipynb
+
+student: .venv/ready-to-test  ## the notebooks without outputs and without what is to be found out, in build/student
+	$(BIN)/python tools/editions.py student notebooks/*.ipynb
+
+teacher: .venv/ready-to-test  ## the notebooks with an answer below every question, in build/teacher
+	$(BIN)/python tools/editions.py teacher notebooks/*.ipynb
+
+kit: .venv/ready-to-test  ## slides, a handout, the answers and the exercises for nbgrader, in build/kit
+	$(BIN)/python tools/kit.py notebooks/*.ipynb
 
 pages: .venv/ready-to-test  ## the notebooks as HTML, in build/html
 	$(BIN)/python tools/notebooks.py html notebooks/*.ipynb

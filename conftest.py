@@ -5,6 +5,7 @@ from importlib.util import find_spec
 NEEDS = {
     "gmfl_lite/flower": "flwr",
     "gmfl_lite/flower_app.py": "flwr",
+    "gmfl_lite/exercises/prediction.py": "ipywidgets",
     "gmfl_lite/explorer": "ipywidgets",
 }
 

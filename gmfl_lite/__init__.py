@@ -35,12 +35,19 @@ from .sweep import Tuned, sweep, tune
 from .theory.heterogeneity import label_heterogeneity, model_heterogeneity
 from .trainer import local_update, train
 
-_LATE = {"plots": ".plots", "explain": ".explain", "exercises": ".exercises", "Explorer": ".explorer"}
+_LATE = {
+    "plots": ".plots",
+    "explain": ".explain",
+    "exercises": ".exercises",
+    "Explorer": ".explorer",
+    "predict": ".exercises.prediction",
+}
 
 if TYPE_CHECKING:  # for editors and type checkers, which complete these names and refuse misspelled ones
     from types import ModuleType
 
     from . import explain, plots
+    from .exercises.prediction import predict
     from .explorer import Explorer
 
     exercises: ModuleType  # it stands on this face, which therefore does not import it
@@ -68,5 +75,5 @@ __all__ = [
     "PerFedAvgSplit", "Result", "Shards", "Tuned", "Vectorized", "aggregate", "build_engine", "build_federation",
     "build_model", "by_hand", "exercises", "explain", "fine_tune", "label_heterogeneity", "load_dataset",
     "load_federation", "load_result", "local_update", "meta_gradient", "meta_loss", "methods", "model_heterogeneity",
-    "partition", "plots", "run", "server_step", "sweep", "theory", "train", "tune",
+    "partition", "plots", "predict", "run", "server_step", "sweep", "theory", "train", "tune",
 ]  # fmt: skip

@@ -1,5 +1,6 @@
 """JupyterLab for tests: on a folder of theirs, without anybody's own settings, driven in a browser."""
 
+import json
 import os
 import secrets
 import signal
@@ -25,7 +26,10 @@ def started(folder: Path) -> Iterator[Callable[[str], str]]:
     command += [f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder}"]
     command += ["--LabApp.news_url=", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
     command += ["--LabApp.expose_app_in_browser=True"]
-    settings.mkdir()
+    configured = Path(own["JUPYTER_CONFIG_DIR"]) / "labconfig"
+    configured.mkdir(parents=True)
+    page = {"disabledExtensions": {"@jupyter/nbgrader": True}}  # its buttons are no part of what is tested
+    (configured / "page_config.json").write_text(json.dumps(page), encoding="utf-8")
     with open(settings / "log", "w", encoding="utf-8") as log:
         server = subprocess.Popen(command, env={**os.environ, **own}, stdout=log, stderr=log, start_new_session=True)
     try:

@@ -106,14 +106,14 @@ def test_what_git_ignores_is_not_copied_into_the_image():
 
 
 def undeclared(folder: Path = house.PACKAGE) -> list[str]:
-    of_rooms = {"explorer": EXTRAS["notebooks"], "flower": EXTRAS["flower"], "gpu_check": EXTRAS["dask"]}
-    of_rooms["privacy"] = EXTRAS["privacy"]
+    of_rooms = {"flower": EXTRAS["flower"], "gpu_check": EXTRAS["dask"], "privacy": EXTRAS["privacy"]}
+    of_rooms |= dict.fromkeys(("explorer", "exercises"), EXTRAS["notebooks"])  # exercises: gl.predict alone
     extras = {room: set(pip_packages(lines)) for room, lines in of_rooms.items()}
     return house.undeclared(folder, set(CORE), extras)
 
 
 def test_what_is_imported_is_asked_for():
-    """Not only by way of something else that needs it today; widgets by the explorer alone, Flower by its package."""
+    """Not only by way of something else that needs it today; widgets by the explorer and gl.predict alone."""
     assert undeclared() == []
 
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import doors
 import nbformat
+import tracks
 
 MEMORY_GB = 1.0
 """What Binder guarantees, in units of 2³⁰ bytes as there and in all of this: no notebook's kernel may reach it."""
@@ -20,6 +21,9 @@ SLACK_SECONDS = 2
 """… after so many seconds for a cold start on a busy machine."""
 
 STATED = re.compile(r"\*Time: (\d+) seconds on two cores([^.]*)\. Memory: (\d\.\d\d) GB\.")
+
+MOST_WORDS, MOST_LINES = 900, 20
+"""Of a notebook of the core track: words of its text, lines of a cell of code."""
 
 UNCHECKED = ("nbval-ignore-output", "nbval-skip", "NBVAL_IGNORE_OUTPUT", "NBVAL_SKIP")
 """Tags, or comments, of cells whose outputs nbval does not compare."""
@@ -72,6 +76,7 @@ def faults(path: Path) -> list[str]:
         "the first cell does not state time and memory": stated_cost(notebook) is not None,
         "the badges below the title are not what `link` writes": doors.badges(path.name)
         in notebook.cells[0].source.split("\n")[1:3],
+        "the track is not what `link` writes": tracks.line(path.stem) in notebook.cells[0].source.split("\n"),
         "the first code cell is not what `link` writes": notebook.cells[1:2] == code[:1]
         and [cell.source for cell in code if cell.id == doors.CELL] == [doors.install(path.name)] == [code[0].source],
         "a link works in the repository only": not doors.relative_links(notebook),
@@ -115,6 +120,29 @@ def _are_constants(source: str) -> bool:
         isinstance(line, ast.AnnAssign) and constant(line.value) and line.end_lineno in commented
         for line in ast.parse(source).body
     )
+
+
+def words(notebook: nbformat.NotebookNode) -> int:
+    """Count the words of a notebook's text, without formulas, links of the series and what `link` and `refresh` write.
+
+    >>> words(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("Two words and $w$.\\n\\nNext: [b](b)")]))
+    3
+    """
+    written = ("[![", "*Time: ", tracks.MARK, "Before: [", "Next: [", "[All notebooks](")
+    lines = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown").split("\n")
+    text = "\n".join(line for line in lines if not line.startswith(written))
+    return sum(
+        any(map(str.isalpha, word)) for word in re.sub(r"\$.*?\$", "", text.replace("$$", "$"), flags=re.DOTALL).split()
+    )
+
+
+def too_long(notebook: nbformat.NotebookNode) -> list[str]:
+    """Say what makes a notebook too long for a lesson."""
+    wrong = [f"{words(notebook)} words of text"] * (words(notebook) > MOST_WORDS)
+    for cell in notebook.cells:
+        if cell.cell_type == "code" and len(cell.source.split("\n")) > MOST_LINES:
+            wrong.append(f"{len(cell.source.split(chr(10)))} lines in the cell {cell.id}")
+    return wrong
 
 
 def broken_links(notebook: nbformat.NotebookNode, folder: Path) -> list[str]:

@@ -2,7 +2,7 @@
 
 python tools/notebooks.py link notebooks/*.ipynb      all of them: badges, the first cell, links to the neighbours
 python tools/notebooks.py refresh notebooks/*.ipynb   the committed outputs, and the time and memory that are stated
-python tools/notebooks.py index notebooks/*.ipynb     all of them: the table in README.md
+python tools/notebooks.py index notebooks/*.ipynb     all of them: the tables in README.md and on the teachers' page
 python tools/notebooks.py html notebooks/*.ipynb      pages in build/html, which need no network
 python tools/notebooks.py demo notebooks/00-start-here.ipynb      run it and print its last table
 """
@@ -19,11 +19,16 @@ from pathlib import Path
 import doors
 import nbformat
 import papermill
+import tracks
 from guards import STATED, Cost, faults, overruns, stated_cost
 
 ROOT = Path(__file__).parent.parent
 INDEX = f"[All notebooks]({doors.HERE}README.md#the-notebooks)"
-BEGIN, END = "<!-- notebooks: written by `make notebooks` -->", "<!-- end of notebooks -->"
+PAGES = {
+    ROOT / "README.md": ("<!-- notebooks: written by `make notebooks` -->", "<!-- end of notebooks -->"),
+    ROOT / "notebooks" / "for-teachers.md": ("<!-- tracks: written by `make notebooks` -->", "<!-- end of tracks -->"),
+}
+"""Where a table of the notebooks stands, and between which two lines."""
 GRID = (10, 15, 20, 30, 45, 60, 75, 90, 120, 180)
 """Seconds that a notebook may state."""
 
@@ -120,7 +125,8 @@ def restate(notebook: nbformat.NotebookNode, measured: Cost) -> None:
 def linked(notebooks: dict[str, nbformat.NotebookNode]) -> dict[str, nbformat.NotebookNode]:
     """Return notebooks, by file name in reading order, whose first and last cells point to their neighbours.
 
-    The last line of the first cell also points to the index. Each of them opens from anywhere (tools/doors.py).
+    The last lines of the first cell also name its track and point to the index. Each of them opens from anywhere
+    (tools/doors.py).
     """
     names = list(notebooks)
 
@@ -128,7 +134,7 @@ def linked(notebooks: dict[str, nbformat.NotebookNode]) -> dict[str, nbformat.No
         kept = [
             line
             for line in cell.source.split("\n")
-            if not line.startswith(("Before: [", "Next: [", "[All notebooks]("))
+            if not line.startswith(("Before: [", "Next: [", "[All notebooks](", tracks.MARK))
         ]
         cell.source = "\n\n".join(["\n".join(kept).rstrip(), " · ".join(links)]).rstrip()
 
@@ -138,7 +144,8 @@ def linked(notebooks: dict[str, nbformat.NotebookNode]) -> dict[str, nbformat.No
     for position, (name, notebook) in enumerate(notebooks.items()):
         doors.open_doors(name, notebook)
         before, after = names[max(0, position - 1) : position], names[position + 1 : position + 2]
-        end_with(notebook.cells[0], *(to("Before", other) for other in before), INDEX)
+        around = " · ".join([*(to("Before", other) for other in before), INDEX])
+        end_with(notebook.cells[0], f"{tracks.line(Path(name).stem)}\n\n{around}")
         end_with(notebook.cells[-1], *(to("Next", other) for other in after))
     return notebooks
 
@@ -151,25 +158,31 @@ def index(notebooks: dict[str, nbformat.NotebookNode]) -> str:
     """Return a table of notebooks, by file name in reading order, with what they state of their cost."""
     stated = {name: stated_cost(notebook) for name, notebook in notebooks.items()}
     rows = [
-        f"| [{name[:2]}](notebooks/{name}) | {title(notebook)} | {stated[name].seconds:.0f} s "
-        f"| {stated[name].gigabytes:.2f} GB | {doors.links(name)} |"
+        f"| [{name[:2]}](notebooks/{name}) | {title(notebook)} | {tracks.track_of(Path(name).stem)} "
+        f"| {stated[name].seconds:.0f} s | {stated[name].gigabytes:.2f} GB | {doors.links(name)} |"
         for name, notebook in notebooks.items()
     ]
     minutes = sum(spent.seconds for spent in stated.values()) / 60
     most = max(spent.gigabytes for spent in stated.values())
-    rows.append(f"| | all of them, one after the other | {minutes:.0f} min | {most:.2f} GB | |")
-    head = "| | notebook | time on two cores | memory | open in |\n|---|---|---|---|---|"
-    return "\n".join([BEGIN, head, *rows, END])
+    rows.append(f"| | all of them, one after the other | | {minutes:.0f} min | {most:.2f} GB | |")
+    head = "| | notebook | track | time on two cores | memory | open in |\n|---|---|---|---|---|---|"
+    return "\n".join([head, *rows])
+
+
+def by_track(notebooks: dict[str, nbformat.NotebookNode]) -> str:
+    """Return the table of the teachers' page: the tracks, what is on them, how long they compute."""
+    titles = {Path(name).stem: title(notebook) for name, notebook in notebooks.items()}
+    return tracks.table(titles, {Path(name).stem: stated_cost(one).seconds for name, one in notebooks.items()})
 
 
 def write_index(notebooks: dict[str, nbformat.NotebookNode]) -> None:
-    """Put the table of notebooks between its two marks in README.md."""
-    readme = ROOT / "README.md"
-    before, _, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
-    _, found, after = rest.partition(END)
-    if not found:
-        raise ValueError(f"README.md has not got the lines {BEGIN} and {END}")
-    readme.write_text(before + index(notebooks) + after, encoding="utf-8")
+    """Put the tables of notebooks between their marks in README.md and on the teachers' page."""
+    for (page, (begin, end)), table in zip(PAGES.items(), (index(notebooks), by_track(notebooks)), strict=True):
+        before, _, rest = page.read_text(encoding="utf-8").partition(begin)
+        _, found, after = rest.partition(end)
+        if not found:
+            raise ValueError(f"{page.name} has not got the lines {begin} and {end}")
+        page.write_text(f"{before}{begin}\n{table}\n{end}{after}", encoding="utf-8")
 
 
 def as_page(path: Path) -> str:

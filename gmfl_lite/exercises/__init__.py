@@ -4,17 +4,17 @@
 >>> gl.exercises.look_ahead.check([..., ..., ...])
 **Not attempted yet.** Still to be filled in: 1, 2, 3.
 >>> gl.exercises.look_ahead.check([1, 2, 2.5])
-**Incorrect.** These are the points w⁽ᵛ⁾. Asked is the loss f at them.
+**Incorrect.** These are the points w⁽ᵛ⁾. The question asks for the loss f at them.
 """
 
 from ..basics.checks import nearest
 from .exercise import REGISTRY, Exercise, Note, Verdict, every, progress
-from .notebook_00_start_here import look_ahead, which_nu
+from .notebook_00_start_here import look_ahead, read_the_curve, which_nu
 from .notebook_01_who_holds_what import effective_classes
-from .notebook_02_one_model_for_all import two_averages, where_fedavg_ends
-from .notebook_03_the_meta_objective_by_hand import first_order_length, jacobian_product
+from .notebook_02_one_model_for_all import two_averages, two_walks, where_fedavg_ends
+from .notebook_03_the_meta_objective_by_hand import first_order_length, jacobian_product, one_step_ahead
 from .notebook_04_how_it_converges import enough_agents, which_floor
-from .notebook_05_when_nu_helps_and_when_it_hurts import tipping_nu, undo_truncation
+from .notebook_05_when_nu_helps_and_when_it_hurts import fair_beta, tipping_nu, undo_truncation
 from .notebook_06_train_at_full_size import traffic
 from .notebook_07_explorer import fair_comparison
 from .notebook_08_exercises import (
@@ -42,6 +42,7 @@ __all__ = [
     "effective_classes",
     "enough_agents",
     "every",
+    "fair_beta",
     "fair_comparison",
     "first_order_length",
     "first_step_of_adam",
@@ -50,9 +51,11 @@ __all__ = [
     "look_ahead",
     "one_beats_ten",
     "one_loss_a_sample",
+    "one_step_ahead",
     "price_of_sending",
     "progress",
     "proximal_update",
+    "read_the_curve",
     "resumed_sweep",
     "server_step",
     "tipping_nu",
@@ -61,6 +64,7 @@ __all__ = [
     "two_averages",
     "two_gradients",
     "two_halves",
+    "two_walks",
     "undo_truncation",
     "where_fedavg_ends",
     "which_floor",

@@ -183,7 +183,7 @@ def every() -> list[Exercise]:
     """Return all exercises, in the order of the notebooks.
 
     >>> [one.name for one in every()][:3]
-    ['look_ahead', 'which_nu', 'effective_classes']
+    ['look_ahead', 'which_nu', 'read_the_curve']
     """
     return sorted(REGISTRY.values(), key=lambda one: one.notebook)
 

@@ -12,7 +12,7 @@ def _mark_look_ahead(answer: Any) -> None:
         answer,
         f,
         {
-            "These are the points w⁽ᵛ⁾. Asked is the loss f at them.": [1, 2, 2.5],
+            "These are the points w⁽ᵛ⁾. The question asks for the loss f at them.": [1, 2, 2.5],
             "The walk goes uphill: a fine-tuning step is w *minus* α times the gradient.": [2, 4.5, 10.125],
             "You began with ν = 1. ν = 0 takes no step: F(w) = f(w).": [0.5, 0.125, 0.03125],
             "The ½ in front of the square is missing.": [4, 1, 0.25],
@@ -74,3 +74,38 @@ def which_nu():
         "Per-FedAvg": 1,
         "agents will take four steps": 4,
     }
+
+
+def _mark_read_the_curve(answer: Any) -> None:
+    truth = {"nobody fine-tunes": "P", "everybody takes two steps": "Q", "Q is ahead from step": 1}
+    keys(answer, truth)
+    for situation in ("nobody fine-tunes", "everybody takes two steps"):
+        if answer[situation] not in ("P", "Q"):
+            raise Wrong(f'Write "P" or "Q" for {situation!r}.')
+        if answer[situation] != truth[situation]:
+            raise Wrong(
+                f"“{situation}”: go to that number of steps on the horizontal axis. Which curve is higher there?"
+            )
+    compare(
+        number(answer["Q is ahead from step"], "the step"),
+        1,
+        {
+            "Before fine-tuning P is ahead: step 0 is the left end of the curves.": 0,
+            "Already one step earlier.": 2,
+            "There both have stopped rising. The curves cross much earlier.": 5,
+        },
+        what="the step",
+    )
+
+
+@exercise(
+    mark=_mark_read_the_curve,
+    hint="Each column is a number of fine-tuning steps. Compare the two rows in that column, and in no other.",
+    why="Neither is the better model. Which one to ship depends on how many steps its users will take, and an accuracy "
+    "without that number says little.",
+)
+def read_the_curve():
+    p, q = {0: 60, 1: 62, 2: 63, 5: 64}, {0: 15, 1: 70, 2: 80, 5: 85}
+    best = {steps: "P" if p[steps] > q[steps] else "Q" for steps in p}
+    crossing = min(steps for steps in best if best[steps] == "Q")
+    return {"nobody fine-tunes": best[0], "everybody takes two steps": best[2], "Q is ahead from step": crossing}

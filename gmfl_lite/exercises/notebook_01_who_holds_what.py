@@ -31,7 +31,7 @@ def _mark_effective_classes(answer: Any) -> None:
                 "The logarithm has base 2 and the exponential base e. Take the same base in both.": np.exp(
                     np.log2(truth)
                 ),
-                "This is 1 / Σq², another measure of the same thing (inverse Simpson). Asked is exp of the entropy.": (
+                "This is 1 / Σq², another measure of it (inverse Simpson). The question asks for exp of the entropy.": (
                     1 / (mix**2).sum()
                 ),
             },

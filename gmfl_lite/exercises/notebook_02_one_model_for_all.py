@@ -1,4 +1,4 @@
-"""Two ways to average, and where FedAvg ends."""
+"""Two ways to average, one round on paper, and where FedAvg ends."""
 
 from typing import Any
 
@@ -38,6 +38,44 @@ def two_averages():
     return {"uniform": w.mean(), "samples": (samples * w).sum() / samples.sum()}
 
 
+def _mark_two_walks(answer: Any) -> None:
+    truth = {"τ = 1": 0.5, "τ = 2": 0.625}
+    keys(answer, truth)
+    given = {name: number(value, f"w for {name!r}") for name, value in answer.items()}
+    messages: dict[str, dict[str, float]] = {
+        "τ = 1": {
+            "This is the sum of the two ends. The server takes their mean.": 1.0,
+            "B is half as steep as A: its gradient is ½(w + 4).": 0.0,
+            "This is A's end alone.": 2.0,
+        },
+        "τ = 2": {
+            "The second step needs the gradient at the point that the agent has reached, not at 0.": 1.0,
+            "You averaged after each step. With τ = 2 the agents walk twice before the server averages.": 0.8125,
+            "This is the sum of the two ends. The server takes their mean.": 1.25,
+            "B is half as steep as A: its gradient is ½(w + 4).": 0.0,
+        },
+    }
+    for name, value in given.items():
+        compare(value, truth[name], messages[name], what=f"w for {name!r}")
+
+
+@exercise(
+    mark=_mark_two_walks,
+    hint="Write each agent's walk on a line of its own: point, gradient there, next point. Average the ends only.",
+    why="Twice the steps do not take the server twice as far: A is already close to home and slows down, B still has "
+    "most of its way to go. What the average means changes with τ. That is drift.",
+)
+def two_walks():
+    ends = {}
+    for tau in (1, 2):
+        a = b = 0.0
+        for _ in range(tau):
+            a -= 0.5 * (a - 4)
+            b -= 0.5 * 0.5 * (b + 4)
+        ends[f"τ = {tau}"] = (a + b) / 2
+    return ends
+
+
 def _mark_where_fedavg_ends(answer: Any) -> None:
     for curvatures, optima, beta, tau in (
         ([1.0, 0.1], [1.0, -1.0], 0.5, 4),
@@ -62,7 +100,7 @@ def _mark_where_fedavg_ends(answer: Any) -> None:
                 "This is the mean of the optima: where FedAvg ends when τ goes to infinity.": c.mean(),
                 "You weighted with (1 − βa)^τ, the part of the way that is *left* after τ steps. What pulls at w is "
                 "the part that an agent has *gone*.": (shrunk * c).sum() / shrunk.sum(),
-                "This is where one round from w = 0 leads. Asked is where the rounds end.": (c - shrunk * c).mean(),
+                "This is where one round from w = 0 leads. The question asks where they end.": (c - shrunk * c).mean(),
             },
             what=shown,
         )

@@ -1,4 +1,4 @@
-"""The product of Jacobians, and what a first-order gradient forgets of it."""
+"""One factor, the product of Jacobians, and what a first-order gradient forgets of it."""
 
 from typing import Any
 
@@ -7,6 +7,34 @@ import torch
 
 from .exercise import exercise
 from .marking import call, compare, number
+
+
+def _mark_one_step_ahead(answer: Any) -> None:
+    compare(
+        number(answer),
+        0.7 * 0.9**3,
+        {
+            "This is the first-order gradient: f′ after the step, without the factor.": 0.9**3,
+            "The second derivative is wanted where the step *starts*, at w = 1.": (1 - 0.3 * 0.81) * 0.9**3,
+            "The factor is 1 *minus* α times the second derivative.": 1.3 * 0.9**3,
+            "The factor is right. The gradient is wanted after the step, not before it.": 0.7,
+            "This is F(1), the loss after the step. The question asks for its derivative.": 0.9**4 / 4,
+            "This is f′ at w = 1: with ν = 0 that would be it.": 1.0,
+        },
+    )
+
+
+@exercise(
+    mark=_mark_one_step_ahead,
+    hint="Where does the step from w = 1 lead? Take f′ there. Then multiply by what the step does to a small change of "
+    "its start.",
+    why="Two derivatives of f at two places: the curvature where the step starts, the slope where it ends. With ν "
+    "steps there is such a factor for each of them.",
+)
+def one_step_ahead():
+    w, alpha = 1.0, 0.1
+    after = w - alpha * w**3  # f′(w) = w³
+    return (1 - alpha * 3 * w**2) * after**3
 
 
 def _mark_jacobian_product(answer: Any) -> None:

@@ -1,4 +1,4 @@
-"""From which ν on the start changes sides, and how to make up for truncation."""
+"""From which ν on the start changes sides, how to make up for truncation, and a fair step size."""
 
 from typing import Any
 
@@ -71,3 +71,26 @@ def _mark_undo_truncation(answer: Any) -> None:
 def undo_truncation():
     wanted = 4  # = (ν + m) / 2
     return {"first-order": 2 * wanted - 0, "two factors kept": 2 * wanted - 2}
+
+
+def _mark_fair_beta(answer: Any) -> None:
+    compare(
+        number(answer),
+        10,
+        {
+            "Upside down: a flatter loss allows a *larger* step.": 0.025,
+            "This is FedAvg's step size. On a loss that is 20 times as flat it is 20 times too short.": 0.5,
+            "This is 1 / L_F itself. FedAvg takes only a part of its own 1 / L_F: the same part is asked for.": 12.5,
+            "These are how many times flatter the meta-loss is. What follows for β?": 20,
+        },
+    )
+
+
+@exercise(
+    mark=_mark_fair_beta,
+    hint="What part of the safe step size 1 / L_F does FedAvg take? Give the other one the same part of its own.",
+    why="Who compares both at the β of one of them measures step sizes, not methods.",
+)
+def fair_beta():
+    part = 0.5 * 1.6  # β L_F of FedAvg
+    return part / 0.08

@@ -157,7 +157,7 @@ def _mark_largest_nu(answer: Any) -> None:
         truth = max(converging)
         average = [beta * agents.meta_smoothness(nu, alpha) for nu in nus]
         each = [beta * agents.largest_meta_smoothness(nu, alpha) for nu in nus]
-        mistakes = {truth + 1: "This is the first ν that diverges. Asked is the last that converges."}
+        mistakes = {truth + 1: "This is the first ν that diverges. The question asks for the last that converges."}
         for careful in ([h <= 1 for h in average], [h <= 0.5 for h in average], [h < 2 for h in each]):
             mistakes[max(np.flatnonzero(careful).tolist(), default=0)] = (
                 "Too careful. Convergence goes on up to βL = 2, beyond the 1 or ½ that theorems ask for to be safe; "

@@ -16,7 +16,8 @@ def _mark_price_of_sending(answer: Any) -> None:
             "This is how many gradients more ν = 3 takes in all. How many rounds of sending does it save?": more,
             "Upside down: the gradients that are spent go above the rounds that are saved.": fewer / more,
             "This is how much dearer *one* round of ν = 3 is. It also takes fewer rounds.": 11.5 - 4.5,
-            "This is how much dearer a round of ν = 3 is, as a ratio. Asked is the price of sending.": 11.5 / 4.5,
+            "This is how much dearer a round of ν = 3 is, as a ratio. The question asks for the price of sending.": 11.5
+            / 4.5,
             "The sign is wrong: ν = 3 spends more gradients, and saves rounds.": -more / fewer,
             "If sending were free ν = 1 would be cheaper: 180 gradients against 230.": 0,
         },

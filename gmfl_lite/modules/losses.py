@@ -36,12 +36,18 @@ def hits(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return _over_positions((logits.argmax(-1) == y).to(logits.dtype))
 
 
+def _mean(values: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
+    return values.mean() if weight is None else (values * weight).sum()
+
+
 LOSSES: dict[str, PerSample] = {"cross_entropy": _cross_entropy, "squared_error": _squared_error}
 """Losses that can be asked for by name; the mean over a sample's positions or numbers."""
 
 
 class Objective:
     """f_i: the loss of a batch (x, y, weight) of an agent, whose weights sum to one: the weighted sum of its samples'.
+
+    Without weights, of a batch (x, y), it is the mean.
 
     Attributes
     ----------
@@ -66,17 +72,19 @@ class Objective:
         """Why agents have to be computed one after the other, or ""."""
         return getattr(self.predict, "alone", "")
 
-    def __call__(self, params: Params, batch: Batch) -> torch.Tensor:
-        x, y, weight = batch
-        return (self.per_sample(self.predict(params, x), y) * weight).sum()
+    def __call__(self, params: Params, batch: Batch | tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        x, y, *weight = batch
+        return _mean(self.per_sample(self.predict(params, x), y), *weight)
 
-    def scores(self, params: Params, batch: Batch, accurate: bool) -> dict[str, torch.Tensor]:
+    def scores(
+        self, params: Params, batch: Batch | tuple[torch.Tensor, torch.Tensor], accurate: bool
+    ) -> dict[str, torch.Tensor]:
         """Return the batch's loss and, if asked for, its accuracy, and the metric if there is one."""
-        x, y, weight = batch
+        x, y, *weight = batch
         prediction, functions = self.predict(params, x), {"loss": self.per_sample}
         functions |= {"accuracy": hits} if accurate else {}
         functions |= {"metric": self.metric} if self.metric is not None else {}
-        return {name: (function(prediction, y) * weight).sum() for name, function in functions.items()}
+        return {name: _mean(function(prediction, y), *weight) for name, function in functions.items()}
 
     def accurate(self, params: Params, federation: Federation) -> bool:
         """Say whether predictions are logits of the federation's classes, so that they are right or wrong."""
@@ -99,7 +107,7 @@ def loss_of(predict: Predict, loss: str | PerSample | None = None, metric: PerSa
 
 
 def cross_entropy(predict: Predict) -> Objective:
-    """Return f_i: the weighted cross-entropy of an agent's batch (x, y, weight), whose weights sum to one."""
+    """Return f_i: the cross-entropy of a batch (x, y), or weighted, of (x, y, weight) with weights that sum to one."""
     return Objective(predict, "cross_entropy")
 
 

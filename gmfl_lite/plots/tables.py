@@ -178,7 +178,8 @@ def sweep(
 def mismatch(tables: Mapping[str, pd.DataFrame], *, label: str) -> Picture:
     """Draw losses of models trained for ν steps (down) and deployed with ν′ steps (across) as heat maps.
 
-    Colours are by the logarithm, dark for high; the lowest value of each column is framed.
+    Colours are by the logarithm, dark for high; the lowest value of each column is framed, and printed with as many
+    digits as tell it from the others.
 
     Parameters
     ----------
@@ -203,9 +204,8 @@ def mismatch(tables: Mapping[str, pd.DataFrame], *, label: str) -> Picture:
     said = []
     for axes, (title, table) in zip(grid, zip(words(tables).values(), tables.values(), strict=True), strict=True):
         shown = table.set_axis(_ticks(table.index)).set_axis(_ticks(table.columns), axis=1)
-        texts = shown.map(lambda value: f"{value:.2g}")
         norm = LogNorm(table.to_numpy().min(), table.to_numpy().max())
-        sns.heatmap(shown, ax=axes, cmap="rocket_r", norm=norm, annot=texts, fmt="", cbar=False)
+        sns.heatmap(shown, ax=axes, cmap="rocket_r", norm=norm, annot=_told_apart(shown), fmt="", cbar=False)
         axes.set(title=literal(title), xlabel="deployed with ν′ steps", ylabel="trained for ν steps")
         axes.tick_params(axis="both", rotation=0, length=0)
         for column, row in enumerate(table.to_numpy().argmin(axis=0)):
@@ -214,6 +214,26 @@ def mismatch(tables: Mapping[str, pd.DataFrame], *, label: str) -> Picture:
         said.append(f"{title}: in {own} of {table.shape[1]} columns the lowest value is where trained equals deployed")
     figure.alt = f"Heat maps of {label}, trained (rows) by deployed (columns). " + "; ".join(said) + "."
     return figure
+
+
+def _told_apart(table: pd.DataFrame) -> pd.DataFrame:
+    """Return numbers as texts of two digits, with more where a column's lowest would look like another one.
+
+    >>> _told_apart(pd.DataFrame({"a": [1.0, 1.004, 2.0]}))["a"].to_list()
+    ['1', '1.004', '2']
+    """
+    return table.apply(_column_told_apart)
+
+
+def _column_told_apart(column: pd.Series) -> list[str]:
+    lowest, digits = column.min(), np.full(len(column), 2)
+    for _ in range(6):
+        texts = [f"{value:.{many}g}" for value, many in zip(column, digits, strict=True)]
+        alike = np.array(texts) == texts[int(column.to_numpy().argmin())]
+        if not (alike & (column.to_numpy() > lowest)).any():
+            break
+        digits[alike] += 1
+    return texts
 
 
 def bound_terms(table: pd.DataFrame) -> Picture:

@@ -347,3 +347,15 @@ def test_what_is_no_loss_is_refused_with_what_to_change(request, name):
 def test_what_is_no_metric_is_refused_with_what_to_change(numbers, metric, message):
     with pytest.raises(ValueError, match=message):
         run(numbers, one_number, metric=metric)
+
+
+def test_a_batch_without_weights_counts_all_samples_the_same():
+    """As a notebook has it from federation.train; held against PyTorch's own mean."""
+    draws = torch.Generator().manual_seed(0)
+    x, y = torch.randn(7, 3, dtype=torch.float64, generator=draws), torch.arange(7) % 4
+    w = {"w": torch.randn(3, 4, dtype=torch.float64, generator=draws)}
+    loss = gl.models.cross_entropy(lambda params, x: x @ params["w"])
+    torch.testing.assert_close(loss(w, (x, y)), F.cross_entropy(x @ w["w"], y))
+    torch.testing.assert_close(loss(w, (x, y)), loss(w, (x, y, torch.full((7,), 1 / 7, dtype=torch.float64))))
+    right = ((x @ w["w"]).argmax(1) == y).double().mean()
+    torch.testing.assert_close(loss.scores(w, (x, y), accurate=True)["accuracy"], right)

@@ -235,6 +235,13 @@ def test_curves_wraps_panels_and_shows_all_values():
     assert not figure.legends
 
 
+def test_the_framed_value_of_a_mismatch_looks_like_no_other():
+    table = pd.DataFrame([[1.0, 9.536e-7], [1.004, 9.537e-7], [1.0, 5.0]], index=[0, 1, 2], columns=[0, 1])
+    figure = gl.plots.mismatch({"mine": table}, label="loss")
+    shown = [text.get_text() for text in figure.axes[0].texts]
+    assert shown == ["1", "9.536e-07", "1.004", "9.537e-07", "1", "5"]
+
+
 def test_mismatch_draws_the_table():
     table = pd.DataFrame([[1.0, 4.0], [2.0, 3.0]], pd.Index([0, 5]), pd.Index([0, 5]))
     figure = gl.plots.mismatch({"mine": table}, label="loss")

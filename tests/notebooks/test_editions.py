@@ -1,0 +1,103 @@
+"""The students' edition gives nothing away; the teachers' has every answer where it belongs."""
+
+import re
+
+import editions
+import guards
+import nbformat
+import pytest
+import tracks
+from test_notebooks import NOTEBOOKS, tools
+
+import gmfl_lite as gl
+
+CORE = [path for path in NOTEBOOKS if path.stem in tracks.TRACKS["core"].notebooks]
+EACH = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def sentences(text: str) -> list[str]:
+    return [part.strip() for part in re.split(r"(?<=[.!?])\s|\n", text) if len(part.strip()) > 25]
+
+
+@EACH
+def test_nothing_of_the_answers_is_in_the_students_edition(path):
+    whole = nbformat.read(path, as_version=4)
+    made = editions.student(whole)
+    text = nbformat.writes(made)
+    said = "\n".join(cell.source for cell in made.cells)
+    assert not [cell for cell in made.cells if cell.get("outputs") or cell.get("execution_count")]
+    assert "image/png" not in text
+    held = [sentence for cell in editions.held_back(whole) for sentence in sentences(cell.source)]
+    solutions = [line.strip() for one in gl.exercises.every() for line in one.solution().text.splitlines()[2:-1]]
+    answers = [sentence for _, answer in editions.key().get(path.stem[:2], []) for sentence in sentences(answer)]
+    for secret in (
+        held + answers + [line for line in solutions if len(line) > 30 and line not in path.read_text("utf-8")]
+    ):
+        assert secret not in said
+    assert "Open in Colab" not in said, "it opens the edition with the outputs"
+    assert [cell.source for cell in whole.cells if cell.cell_type == "code"] == [
+        cell.source for cell in made.cells if cell.cell_type == "code"
+    ]
+
+
+def test_what_predict_holds_back_is_found():
+    cells = [nbformat.v4.new_code_cell("guess.then(figure)"), nbformat.v4.new_markdown_cell("It is 42.")]
+    cells += [nbformat.v4.new_markdown_cell("What comes next."), nbformat.v4.new_code_cell("1")]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    made = editions.student(notebook)
+    assert [cell.source for cell in made.cells] == ["guess.then(figure)", editions.YOURS, "What comes next.", "1"]
+    assert notebook.cells[1].source == "It is 42."
+
+
+@pytest.mark.parametrize("path", CORE[:4], ids=lambda path: path.stem)
+def test_the_core_holds_back_what_there_is_to_notice(path):
+    notebook = nbformat.read(path, as_version=4)
+    assert 1 <= sum(cell.source.count("gl.predict(") for cell in notebook.cells) <= 2
+    held = editions.held_back(notebook)
+    assert held
+    assert all(cell.source.startswith("**Notice**") for cell in held)
+
+
+@EACH
+def test_the_teachers_edition_answers_every_question(path):
+    if path.stem == "08-exercises":
+        pytest.skip("one of its checks trains six models; the kit's answers have it")
+    whole = nbformat.read(path, as_version=4)
+    made = editions.teacher(whole, path.stem)
+    added = [cell.source for cell in made.cells if cell not in whole.cells]
+    answers = [answer for _, answer in editions.key().get(path.stem[:2], [])]
+    assert [text.removeprefix("> **Answer:** ") for text in added if "**Answer:**" in text] == answers
+    names = [one.name for one in gl.exercises.every() if one.notebook == path.stem]
+    assert re.findall(r"\*\*Solution of `(\w+)`", "".join(added)) == names
+    assert [cell for cell in made.cells if cell in whole.cells] == whole.cells
+    nbformat.validate(made)
+
+
+def test_every_notebook_is_on_one_track():
+    listed = [stem for track in tracks.TRACKS.values() for stem in track.notebooks]
+    assert sorted(listed) == [path.stem for path in NOTEBOOKS]
+
+
+def test_the_teachers_page_has_the_tracks():
+    assert tools.by_track(tools.read(NOTEBOOKS)) in editions.PAGE.read_text(encoding="utf-8")
+
+
+SHORT = [path for path in CORE if path.stem != "07-explorer"]
+"""All of the core but the panel, whose one call states every setting."""
+
+
+@pytest.mark.parametrize("path", SHORT, ids=lambda path: path.stem)
+def test_a_core_notebook_fits_its_part_of_a_lesson(path):
+    notebook = nbformat.read(path, as_version=4)
+    assert guards.too_long(notebook) == []
+    code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    assert len(re.findall(r"^gl\.explain\.\w+\(", code, flags=re.MULTILINE)) == 1, "one picture that moves"
+    assert len(re.findall(r"^gl\.exercises\.\w+\.check\(", code, flags=re.MULTILINE)) == 3
+    long = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_markdown_cell("word " * 901), nbformat.v4.new_code_cell("1\n" * 20, id="x")]
+    )
+    assert guards.too_long(long) == ["901 words of text", "21 lines in the cell x"]
+
+
+def test_the_core_computes_in_less_than_three_minutes():
+    assert sum(guards.stated_cost(nbformat.read(path, as_version=4)).seconds for path in CORE) < 180

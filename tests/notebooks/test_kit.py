@@ -1,0 +1,100 @@
+"""The teacher's kit: assignments that nbgrader accepts, slides of what is tagged, two pages to print, all answers."""
+
+import re
+
+import chromium
+import editions
+import kit
+import nbformat
+import pytest
+import tracks
+from nbconvert.preprocessors import ClearOutputPreprocessor
+from test_notebooks import NOTEBOOKS
+
+import gmfl_lite as gl
+
+READ = {path.stem: nbformat.read(path, as_version=4) for path in NOTEBOOKS}
+
+
+def by_mark(notebook, mark):
+    return [cell for cell in notebook.cells if cell.metadata["nbgrader"][mark]]
+
+
+@pytest.mark.parametrize("stem", READ)
+def test_every_exercise_is_a_question_an_answer_and_a_locked_check(stem):
+    made = kit.assignment(READ[stem], stem)
+    nbformat.validate(made)
+    names = [one.name for one in gl.exercises.every() if one.notebook == stem]
+    assert [cell.metadata["nbgrader"]["grade_id"] for cell in by_mark(made, "solution")] == names
+    checks = by_mark(made, "grade")
+    assert [cell.metadata["nbgrader"]["points"] for cell in checks] == [1] * len(names)
+    assert all(cell.metadata["nbgrader"]["locked"] and "assert" in cell.source for cell in checks)
+    for name in names:
+        asked = kit.questions(READ[stem])[name]
+        assert re.match(r"## |\*\*Exercise", asked)
+        assert "gl.exercises" not in asked
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stem", [stem for stem in READ if stem in tracks.TRACKS["core"].notebooks])
+def test_nbgrader_validates_the_solutions_and_takes_them_out(stem, tmp_path, forked_kernels):
+    """By its own validator and its own preprocessors; without the solutions the same checks fail."""
+    preprocessors = pytest.importorskip("nbgrader.preprocessors", reason="nbgrader is not installed (extra test)")
+    from nbgrader.validator import Validator
+
+    path = tmp_path / f"{stem}.ipynb"
+    made = kit.assignment(READ[stem], stem)
+    nbformat.write(made, path)
+    assert Validator().validate(str(path)) == {}
+    released = made
+    for one in (preprocessors.ClearSolutions(), ClearOutputPreprocessor()):
+        released, _ = one.preprocess(released, {})
+    text = nbformat.writes(released)
+    assert "BEGIN SOLUTION" not in text
+    secrets = [
+        line for one in gl.exercises.every() if one.notebook == stem for line in one.solution().text.split("\n")[2:-1]
+    ]
+    assert not [line for line in secrets if len(line.strip()) > 30 and line in text]
+    nbformat.write(released, path)
+    failed = Validator().validate(str(path))
+    assert len(failed["failed"]) == len(by_mark(made, "grade"))
+
+
+@pytest.mark.parametrize("stem", [stem for stem, notebook in READ.items() if kit.has_slides(notebook)])
+def test_slides_are_what_is_tagged_without_code(stem):
+    page = kit.slides(READ[stem])
+    tagged = [tag for cell in READ[stem].cells for tag in cell.metadata.get("tags", []) if tag == "slide"]
+    assert len(re.findall(r"<section>\s*<section>|<section ><section >", page)) == len(tagged) >= 6
+    assert 'class="highlight' not in page
+    assert "gl.exercises" not in page
+    assert page.count("<img alt=") == len(re.findall(r"<img ", page)) > 0
+
+
+@pytest.mark.skipif(chromium.CHROMIUM is None, reason="no chromium to print with")
+def test_the_handout_prints_to_two_pages(tmp_path):
+    (tmp_path / "handout.html").write_text(kit.handout(READ), encoding="utf-8")
+    assert kit.as_pdf(tmp_path / "handout.html", tmp_path / "handout.pdf")
+    assert len(re.findall(rb"/Type\s*/Page\b", (tmp_path / "handout.pdf").read_bytes())) == 2
+
+
+def test_the_handout_asks_and_does_not_answer():
+    page = kit.handout(READ)
+    asked = [question for stem in tracks.TRACKS["core"].notebooks for question in _asked(READ[stem])]
+    assert len(asked) >= 6
+    assert not [question for question in asked if kit.markdown2html(question)[3:30] not in page]
+    assert "$" not in re.sub(r"<annotation.*?</annotation>", "", page)
+    assert "FORMULA" not in page
+    assert not [answer for rows in editions.key().values() for _, answer in rows if len(answer) > 25 and answer in page]
+
+
+def _asked(notebook):
+    return re.findall(r'gl\.predict\(\s*"(.*?)"', "\n".join(cell.source for cell in notebook.cells))
+
+
+def test_the_answers_are_all_there():
+    few = {stem: READ[stem] for stem in READ if stem != "08-exercises"}  # one of its checks trains six models
+    page = kit.answers(few)
+    for one in gl.exercises.every():
+        assert (f"<code>{one.name}</code>" in page) == (one.notebook in few)
+    for number, rows in editions.key().items():
+        assert all(kit.markdown2html(answer)[3:20] in page for _, answer in rows) or number == "08"

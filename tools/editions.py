@@ -1,0 +1,93 @@
+"""Two editions of the notebooks: for students without outputs and what they are to find out, for teachers with all.
+
+python tools/editions.py student notebooks/*.ipynb    into build/student
+python tools/editions.py teacher notebooks/*.ipynb    into build/teacher
+
+Held back is the Markdown cell right below a cell that ends in `.then(…)` of gl.predict: there a student writes down
+what is to be noticed. Teachers get the notebooks as they are, and below each question its answer, from for-teachers.md
+and from the exercises' own solutions.
+"""
+
+import copy
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+
+import gmfl_lite as gl
+
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "notebooks" / "for-teachers.md"
+YOURS = "**Notice:** what do you see? Was your prediction right? Write two or three sentences here."
+
+_ASKS = re.compile(r"\*Predict:\*|\bgl\.predict\(")
+_CHECKS = re.compile(r"gl\.exercises\.(\w+)\.check\(")
+_ROW = re.compile(r"^\| (\d\d) \| (.*?) \| (.*) \|$", re.MULTILINE)
+
+
+def held_back(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    """Return the Markdown cells that say what a figure shows which `gl.predict` holds back."""
+    pairs = zip(notebook.cells, notebook.cells[1:], strict=False)
+    return [after for before, after in pairs if _holds(before) and after.cell_type == "markdown"]
+
+
+def _holds(cell: nbformat.NotebookNode) -> bool:
+    return cell.cell_type == "code" and ".then(" in cell.source
+
+
+def student(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Return a notebook without outputs and without what is held back."""
+    made = copy.deepcopy(notebook)
+    for cell in held_back(made):
+        cell.source = YOURS
+    for cell in made.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    badges = re.compile(r"^\[!\[Open in .*\n\n?", flags=re.MULTILINE)  # they open the edition with outputs
+    made.cells[0].source = badges.sub("", made.cells[0].source)
+    return made
+
+
+def teacher(notebook: nbformat.NotebookNode, stem: str) -> nbformat.NotebookNode:
+    """Return a notebook with an answer below every prediction and every exercise."""
+    made, answers = copy.deepcopy(notebook), iter(key()[stem[:2]])
+    cells = []
+    for cell in made.cells:
+        asked = [f"**Answer:** {next(answers)[1]}" for _ in _ASKS.findall(cell.source)]
+        solved = [solution(name) for name in _CHECKS.findall(cell.source)] if cell.cell_type == "code" else []
+        cells.append(cell)
+        for number, text in enumerate(asked + solved):
+            cells.append(nbformat.v4.new_markdown_cell(f"> {text}".replace("\n", "\n> "), id=f"{cell.id}-{number}"))
+    made.cells = cells
+    return made
+
+
+def key() -> dict[str, list[tuple[str, str]]]:
+    """Return the teachers' page's (question, answer) of every prediction, by the notebook's number."""
+    section = PAGE.read_text(encoding="utf-8").split("## Answers to the *Predict* questions")[1].split("\n## ")[0]
+    found: dict[str, list[tuple[str, str]]] = {}
+    for number, question, answer in _ROW.findall(section):
+        found.setdefault(number, []).append((question, answer))
+    return found
+
+
+def solution(name: str) -> str:
+    """Return an exercise's solution, and what it says to a correct answer, as Markdown."""
+    one = getattr(gl.exercises, name)
+    verdict = one.check(one.answer())
+    return f"**Solution of `{name}`**\n\n{one.solution().text}\n\n{verdict.text.removeprefix('**Correct.** ')}"
+
+
+def main(edition: str, paths: list[Path]) -> None:
+    folder = ROOT / "build" / edition
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in paths:
+        notebook = nbformat.read(path, as_version=4)
+        made = student(notebook) if edition == "student" else teacher(notebook, path.stem)
+        nbformat.write(made, folder / path.name)
+    print(f"{len(paths)} notebooks in {folder.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], [Path(path) for path in sys.argv[2:]])
