@@ -5,7 +5,7 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 # Processes that run the tests; each computes with one thread, and some only wait for others.
 WORKERS ?= 3
 
-.PHONY: lab demo test test-quick oldest doors gpu notebooks student teacher kit pages docs pictures lint release wheel binder bench evidence
+.PHONY: lab demo test test-quick oldest doors classroom gpu notebooks student teacher kit pages docs pictures lint release wheel binder bench evidence
 
 lab: .venv/ready  ## open JupyterLab at the first notebook
 	$(BIN)/jupyter lab notebooks/00-start-here.ipynb
@@ -72,6 +72,9 @@ bench: .venv/ready-to-bench  ## measure, and write benchmarks/RESULTS.md; on a q
 	$(BIN)/python benchmarks/own_models.py
 	$(BIN)/python benchmarks/import_time.py
 	$(BIN)/python benchmarks/neighbours.py
+
+classroom: .venv/ready  ## measure a class of 1, 4 and 8 students on this machine, for docs/server.md; half an hour, nobody else on it
+	$(BIN)/python -W ignore benchmarks/classroom.py
 
 gpu: .venv/ready  ## compare a GPU with the CPU, time it, and write the page benchmarks/GPU-here.md; five minutes
 	$(BIN)/python -m gmfl_lite gpu-check --page benchmarks/GPU-here.md

@@ -87,13 +87,14 @@ def machine() -> str:
     return f"Measured on: {model}, {cores} cores, {torch.get_num_threads()} threads, no GPU; {listed}."
 
 
-def write_section(name: str, body: str) -> None:
-    """Replace what stands in RESULTS.md between <!-- name --> and the next <!-- end -->."""
-    head, mark, tail = RESULTS.read_text(encoding="utf-8").partition(f"<!-- {name} -->")
+def write_section(name: str, body: str, page: Path | None = None) -> None:
+    """Replace what stands in a page, RESULTS.md if none is named, between <!-- name --> and the next <!-- end -->."""
+    page = page or RESULTS
+    head, mark, tail = page.read_text(encoding="utf-8").partition(f"<!-- {name} -->")
     if not mark:
-        raise ValueError(f"{RESULTS.name} has no section {name}")
+        raise ValueError(f"{page.name} has no section {name}")
     tail = tail.partition("<!-- end -->")[2]
-    RESULTS.write_text(f"{head}{mark}\n{machine()}\n\n{body}\n<!-- end -->{tail}", encoding="utf-8")
+    page.write_text(f"{head}{mark}\n{machine()}\n\n{body}\n<!-- end -->{tail}", encoding="utf-8")
 
 
 def table(header: list[str], rows: list[list[Any]]) -> str:

@@ -1,12 +1,14 @@
 """The benchmarks run, and what RESULTS.md says of memory holds."""
 
 import importlib
+import re
 import subprocess
 import sys
 from functools import partial
 from graphlib import TopologicalSorter
 
 import house
+import nbformat
 import numpy as np
 import pytest
 import torch
@@ -16,6 +18,7 @@ import gmfl_lite as gl
 from gmfl_lite.models import as_functions, cross_entropy
 
 BENCHMARKS = ROOT / "benchmarks"
+HOLDING = "import os, time\nheld = b'x' * 200_000_000\ntime.sleep(2)"
 MODULES = sorted(path.stem for path in BENCHMARKS.glob("*.py"))
 
 
@@ -92,6 +95,45 @@ def test_runs_beside_others_are_written_down_with_what_was_aimed_at(benchmarks, 
     assert "| two busy processes | 3.40 | at most 3, **not met** | 25.0 |" in text
     assert len(running) >= 4
     assert all(process.poll() is not None for process in running)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what processes share is counted on Linux alone")
+def test_a_class_at_once_takes_the_memory_of_all_and_the_seconds_of_the_slowest(benchmarks, monkeypatch, tmp_path):
+    """Real kernels that hold 200 MB each for two seconds."""
+    module = benchmarks("classroom")
+    page, folder = tmp_path / "server.md", tmp_path / "notebooks"
+    page.write_text("Before.\n<!-- measured -->\nof before\n<!-- end -->\nAfter.\n", encoding="utf-8")
+    folder.mkdir()
+    cell = nbformat.v4.new_code_cell(
+        f"{HOLDING}\nopen('threads', 'a').write(os.environ.get('OMP_NUM_THREADS', 'free '))"
+    )
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), folder / "00-hold.ipynb")
+    for name, value in {"ROOT": tmp_path, "PAGE": page, "LESSON": ("00",), "STUDENTS": (1, 3)}.items():
+        monkeypatch.setattr(module, name, value)
+    ran = []
+    run_at_once = module.run_at_once
+
+    async def watched(path, students, *settings):
+        ran.append(await run_at_once(path, students, *settings))
+        return ran[-1]
+
+    monkeypatch.setattr(module, "run_at_once", watched)
+    monkeypatch.setattr("sys.argv", ["classroom.py"])
+    module.main()
+    alone, three, alone_and_free, three_and_free = ran
+    assert (folder / "threads").read_text(encoding="utf-8") == "1111free free free free "
+    assert len(alone.seconds) == 1
+    assert len(three.seconds) == 3
+    assert min(*alone.seconds, *three.seconds) >= 2
+    assert max(three.seconds) < sum(three.seconds) / 2  # at once, not one after the other
+    assert 0.4e9 < three.memory - alone.memory < 0.7e9  # 200 MB each, and a kernel's own
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith("Before.")
+    assert text.endswith("<!-- end -->\nAfter.\n")
+    assert f"| [00](../notebooks/00-hold.ipynb) | {alone} | {three} |\n" in text
+    assert f"| 00 with all cores for everybody | {alone_and_free} | {three_and_free} |\n" in text
+    assert re.search(r"Each further kernel takes 0\.[23]\d GB", text)
+    assert "of before" not in text
 
 
 @pytest.mark.slow
