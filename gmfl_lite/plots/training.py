@@ -180,7 +180,7 @@ def exploration(
             fontsize="medium",
             handlelength=3.5,
         )
-    strip = place(0.09, inches["bottom"], 0.8, inches["strip"])
+    strip = place(0.09, inches["bottom"], 0.77, inches["strip"])
     drawn_so_far = "; ".join(ends) if ends else "nothing yet"
     figure.alt = (
         f"Accuracy of {GROUPS[group]} after {steps_in_words(fine_tune_steps)} against communication rounds, "
@@ -189,7 +189,7 @@ def exploration(
     if federation is None:
         strip.set_axis_off()
         return figure
-    _draw_strip(strip, place(0.915, inches["bottom"], 0.015, inches["strip"]), federation, holder)
+    _draw_strip(strip, place(0.88, inches["bottom"], 0.015, inches["strip"]), federation, holder)
     of_run = "" if holder is None else f" with {holder}"
     agents, classes = federation.label_counts.shape
     figure.alt += f" Below, who holds what{of_run}: {agents} agents by {classes} classes."
@@ -277,13 +277,13 @@ def _draw_strip(axes: Axes, bar: Axes, federation: Federation, holder: str | Non
     assert figure is not None
     figure.colorbar(drawn, cax=bar, ticks=(0, 0.5, 1))
     axes.grid(False)
-    axes.set(yticks=[], xlabel="agent", ylabel="class")
+    right = "; right of the line: new agents" if federation.n_new_agents else ""
+    axes.set(yticks=[], xlabel=f"agent{right}", ylabel="class")
     axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
     if federation.names is not None and len("  ".join(federation.names)) < 100:  # so that they stand beside each other
         axes.set_xticks(range(len(shares)), map(literal, federation.names), fontsize="small")
-    title = "who holds what" if holder is None else f"who holds what with {literal(holder)}"
     if federation.n_new_agents:
         axes.axvline(federation.n_agents - 0.5, color="tab:blue", linewidth=2)
-        title += "; right of the line: new agents"
+    title = "who holds what" if holder is None else f"who holds what with {literal(holder)}"
     axes.set_title(title, fontsize="medium", loc="left")
-    bar.set_title("share", fontsize="medium")
+    bar.set_ylabel("share", fontsize="medium")
