@@ -42,7 +42,8 @@ def test_200_changes_in_two_seconds_leave_the_last_one(panel, callback, monkeypa
         callback(move, explorer, name, draw.choice(KNOBS[name].values))
         assert len(threads("training")) <= 1
         time.sleep(0.01)
-    assert len(threads()) == 2  # one trains, one draws
+    assert len(threads("training")) == 1
+    assert len(threads()) <= 2  # another one may draw
     callback(move, explorer, "gradient", "exact")
     callback(move, explorer, "rounds", 10)
     result = explorer.wait(60)

@@ -7,7 +7,7 @@ from test_notebooks import NOTEBOOKS, tools
 
 WIDTH, HEIGHT = 1280, 800
 LONGEST = 1500
-"""Pixels, about two screens, without a picture or a table."""
+"""Pixels, about two screens, without a picture, a moving one in its frame, or a table."""
 
 pytestmark = chromium.NEEDED
 
@@ -29,7 +29,7 @@ def faults(browser, page_file) -> list[str]:
             const {top, bottom} = e.getBoundingClientRect();
             return {top: top + scrollY, bottom: bottom + scrollY};
         };
-        const shown = [...document.querySelectorAll('img, table')].filter(e => e.offsetHeight > 0);
+        const shown = [...document.querySelectorAll('img, table, iframe')].filter(e => e.offsetHeight > 0);
         const cut = e => e.getBoundingClientRect().right > innerWidth
             || [e.closest('.jp-OutputArea-output'), e.closest('.jp-MarkdownOutput')].some(
                 o => o && o.scrollWidth > o.clientWidth + 1);
