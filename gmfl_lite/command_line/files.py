@@ -65,17 +65,18 @@ def in_words(places: Places) -> Iterator[None]:
         raise Failed(str(error)) from error
 
 
-def keep(path: Path, content: bytes | Callable[[Path], None]) -> None:
-    """Write a file whole, with these bytes or by this function; what was computed has been printed before.
+def keep(path: Path | None, content: bytes | Callable[[Path], None]) -> str:
+    """Write a file whole, if one is asked for, with these bytes or by this function; return why it is not there, or "".
 
-    Raises
-    ------
-    Failed : it cannot be written.
+    Before anything is printed, as the reader may have left; and nothing is raised, as a disk may be full: what was
+    computed can be printed all the same.
     """
     try:
-        content(path) if callable(content) else put(path, content)
+        if path is not None:
+            content(path) if callable(content) else put(path, content)
     except (OSError, ValueError) as error:
-        raise Failed(f"{path} could not be written ({getattr(error, 'strerror', None) or error})") from error
+        return f"{path} could not be written ({getattr(error, 'strerror', None) or error})"
+    return ""
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,9 @@ def gpu_check(device: str, minutes: float, few: bool, page: Path | None) -> None
         equal, found = check(device, minutes=minutes, few=few, say=lambda line: click.echo(line, err=True))
     except ValueError as error:
         raise click.UsageError(str(error)) from error
+    not_kept = keep(page, found.encode())
     click.echo(found, nl=False)
-    if page is not None:
-        keep(page, found.encode())
+    if not_kept:
+        raise Failed(not_kept)
     if not equal:
         raise Failed("the GPU does not train as the CPU does")

@@ -38,9 +38,10 @@ def run(file: Path, changes: dict[str, str], save: Path | None, figure: Path | N
     for name, one in zip(called, asked, strict=True):
         with in_words(one.places):
             results[name] = result = one.run(progress=not quiet)
+        not_kept = keep(save, result.save)
         click.echo(f"{name}: {result.status}\n{tables.of_run(result)}")
-        if save is not None:
-            keep(save, result.save)
+        if not_kept:
+            raise Failed(not_kept)
         if result.status == "stopped":
             break
     drawn = {name: result for name, result in results.items() if not result.history.empty}
@@ -50,7 +51,8 @@ def run(file: Path, changes: dict[str, str], save: Path | None, figure: Path | N
         picture = io.BytesIO()
         with in_words({}):
             accuracy_against_steps(drawn).savefig(picture, format=figure.suffix[1:].lower())
-        keep(figure, picture.getvalue())
+        if not_kept := keep(figure, picture.getvalue()):
+            raise Failed(not_kept)
     if result.status == "stopped":
         click.echo(result.message, err=True)
         raise click.exceptions.Exit(130)

@@ -48,10 +48,11 @@ def sweep(
     except KeyboardInterrupt:
         table = pd.concat([done[number] for number in sorted(done)], ignore_index=True) if done else pd.DataFrame()
         stopped = True
-    if len(table):  # before the file, which a full disk may refuse
+    if len(table):
+        not_kept = keep(csv, table.to_csv(index=False).encode())
         click.echo(tables.of_sweep(table, grid))
-    if csv is not None and len(table):
-        keep(csv, table.to_csv(index=False).encode())
+        if not_kept:
+            raise Failed(not_kept)
     if stopped:
         click.echo(f"stopped after {len(done)} points", err=True)
         raise click.exceptions.Exit(130)

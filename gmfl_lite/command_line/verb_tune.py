@@ -68,16 +68,19 @@ def tune(
     except KeyboardInterrupt:
         pass
     table = pd.DataFrame(rows)
-    if rows:  # before the files, which a full disk may refuse
+    not_kept = []
+    if rows:
+        not_kept.append(keep(csv, table.to_csv(index=False).encode()))
+    if tuned is not None:
+        best = {name: getattr(tuned.best, name) for name in tuned.settings}
+        not_kept.append(keep(save, f"{written({**asked.values, **best})}\n".encode()))
+    if rows:
         click.echo(tables.of_trials(table))
     if tuned is not None:
         found = ", ".join(f"{name} = {getattr(tuned.best, name)!r}" for name in tuned.settings)
         click.echo(f"the best of {len(rows)}: {found}")
-    if csv is not None and rows:
-        keep(csv, table.to_csv(index=False).encode())
-    if save is not None and tuned is not None:
-        best = {name: getattr(tuned.best, name) for name in tuned.settings}
-        keep(save, f"{written({**asked.values, **best})}\n".encode())
+    if any(not_kept):
+        raise Failed("\n".join(filter(None, not_kept)))
     if problem is not None:
         raise problem
     if tuned is None:
