@@ -42,15 +42,16 @@ def surface(monkeypatch, height, accuracy=True):
     """Let trials score what `height` says of an experiment, its accuracy or loss; None diverges."""
     asked = []
 
-    def fake(runs, *, on_point, **_):
+    def fake(runs, base, given, executor, cache, on_point, **_):
         for number, run in reversed(list(enumerate(runs))):  # in whatever order they finish
             asked.append(run)
             score = height(run)
             scores = {"loss": 1.0, "accuracy": score} if accuracy else {"loss": score}
             rows = pd.DataFrame([{"group": group, **scores} for group in ("trained", "new")])
             on_point(number, rows.assign(status="diverged" if score is None else "completed", message=""))
+        return None, []
 
-    monkeypatch.setattr(module, "sweep", fake)
+    monkeypatch.setattr(module, "swept", fake)
     return asked
 
 
@@ -184,12 +185,13 @@ def test_without_accuracies_the_lowest_loss_is_best(monkeypatch):
 
 
 def test_of_equal_accuracies_the_lower_loss_is_better(monkeypatch):
-    def fake(runs, *, on_point, **_):
+    def fake(runs, base, given, executor, cache, on_point, **_):
         for number, run in enumerate(runs):
             row = {"group": "new", "status": "completed", "accuracy": 0.5, "loss": 2 - hill(run)}
             on_point(number, pd.DataFrame([row]))
+        return None, []
 
-    monkeypatch.setattr(module, "sweep", fake)
+    monkeypatch.setattr(module, "swept", fake)
     np.testing.assert_allclose(tune().best.meta_lr, 0.125, rtol=0.1)
 
 

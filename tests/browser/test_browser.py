@@ -54,6 +54,8 @@ def panel(page):
         unfolded.click()
     button(panel, "Clear pins").click()
     button(panel, "Reset").click()
+    page.wait_for_timeout(300)  # what was said before may read the same
+    until_drawn(panel, r"ν = 3 \d+ % after round 100; FedAvg")
     until_said(panel, "FedAvg fine-tuned as long")
     page.wait_for_function("!document.querySelector('.gmfl-explorer progress')")
     return panel
