@@ -84,7 +84,7 @@ def idle_server() -> int:
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
             next(line for line in server.stderr or () if "is running at" in line)
             held = memory(psutil.Process(server.pid))
-            server.terminate()
+            server.kill()  # nothing of it is to be kept, and while it starts it may miss a gentler word
         return held
 
 
