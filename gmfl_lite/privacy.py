@@ -70,7 +70,8 @@ def epsilon(
     rounds = checks.integer("rounds", rounds, 0)
     m = checks.integer("agents_per_round", agents_per_round, 1, n_agents)
     n = m if n_agents is None else checks.integer("n_agents", n_agents, 1)
-    if checks.number("delta", delta, 0, 1, above=True) and not rounds:
+    delta = checks.number("delta", delta, 0, 1, above=True)
+    if not rounds:
         return 0.0
     if not noise:
         return math.inf

@@ -201,3 +201,13 @@ def command():
         return ran.exit_code, ran.output
 
     return run
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium, for tests that look at pages; screenshots are left in artefacts/."""
+    import chromium
+
+    (clean_machine.ROOT / "artefacts").mkdir(exist_ok=True)
+    with chromium.started() as browser:
+        yield browser

@@ -42,13 +42,6 @@ def violations(page, part: str | None = None) -> list[str]:
     return found
 
 
-@pytest.fixture(scope="module")
-def browser():
-    ARTEFACTS.mkdir(exist_ok=True)
-    with chromium.started() as browser:
-        yield browser
-
-
 @pytest.fixture(params=["light", "dark"])
 def page(request, browser):
     options = {"viewport": {"width": 1280, "height": 800}, "reduced_motion": "reduce"}

@@ -55,13 +55,6 @@ def lab(folder):
 
 
 @pytest.fixture(scope="module")
-def browser():
-    ARTEFACTS.mkdir(exist_ok=True)
-    with chromium.started() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
 def page(browser, lab):
     """The notebook in JupyterLab, run, saved, and opened once more: what is seen comes from the file."""
     width, height = SIZES["wide"]
