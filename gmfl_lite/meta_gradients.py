@@ -177,21 +177,22 @@ def factors_kept(method: str, backprop_steps: int | None, nu: int) -> int:
     checks.choice("method", method, METHODS)
     record = METHODS[method]
     if nu < record.least_nu:
-        raise checks.refusal("nu", nu, f"at least {record.least_nu} with {method!r}")
+        raise checks.refusal("nu", nu, f"at least {record.least_nu} with the gradient {method!r}")
     if backprop_steps is None and record.backprop_steps == "needed":
-        raise checks.refusal("backprop_steps", None, f"given with {method!r}, from 0 to nu = {nu}")
+        raise checks.refusal("backprop_steps", None, f"given with the gradient {method!r}, from 0 to nu = {nu}")
     if backprop_steps is None:
         return nu if record.keeps == "all" else 0
     if record.backprop_steps == "refused":
         those = " or ".join(repr(name) for name, other in METHODS.items() if other.backprop_steps != "refused")
-        raise checks.refusal("backprop_steps", backprop_steps, f"left out with {method!r}; method {those} uses it")
+        allowed = f"left out with the gradient {method!r}; {those} uses it"
+        raise checks.refusal("backprop_steps", backprop_steps, allowed)
     return checks.integer("backprop_steps", backprop_steps, 0, nu)
 
 
 def check_moves_parts(name: str, value: Any, whole: str, method: str) -> None:
     """Say what is wrong where only a part of the parameters is to move, which a method does not know."""
     if not METHODS[method].moves_parts:
-        raise checks.refusal(name, value, f"{whole} with {method!r}, which knows no fine-tuning of a part")
+        raise checks.refusal(name, value, f"{whole} with the gradient {method!r}, which knows no fine-tuning of a part")
 
 
 def methods_with(formula: str) -> str:

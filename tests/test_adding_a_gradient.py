@@ -157,5 +157,5 @@ def test_reptile_on_quadratics():
 
 
 def test_reptile_without_a_step_is_refused():
-    with pytest.raises(gl.ExperimentError, match="nu = 0: must be at least 1 with 'reptile'"):
+    with pytest.raises(gl.ExperimentError, match="nu = 0: must be at least 1 with the gradient 'reptile'"):
         gl.Experiment(gradient="reptile", nu=0)

@@ -36,7 +36,7 @@ def test_every_problem_is_listed_at_once():
     ("settings", "message"),
     [
         ({"agents_per_round": 60}, "agents_per_round = 60: must be at most n_agents = 50"),
-        ({"backprop_steps": 1}, "backprop_steps = 1: must be left out with 'exact'"),
+        ({"backprop_steps": 1}, "backprop_steps = 1: must be left out with the gradient 'exact'"),
         ({"gradient": "truncated"}, "backprop_steps = None"),
         ({"gradient": "truncated", "backprop_steps": 4}, "backprop_steps = 4"),
         ({"partition": "per_fedavg"}, "per_fedavg_a = None: must be given with partition='per_fedavg'"),

@@ -392,9 +392,9 @@ BATCH = (torch.eye(7, dtype=torch.float64), torch.zeros(7, dtype=torch.float64))
     ("changes", "message"),
     [
         ({"method": "exakt"}, r"method = 'exakt'.*did you mean 'exact'"),
-        ({"backprop_steps": 1}, r"backprop_steps = 1: must be left out with 'exact'"),
-        ({"method": "first_order", "backprop_steps": 0}, "left out with 'first_order'"),
-        ({"method": "truncated"}, "backprop_steps = None: must be given with 'truncated', from 0 to nu = 2"),
+        ({"backprop_steps": 1}, r"backprop_steps = 1: must be left out with the gradient 'exact'"),
+        ({"method": "first_order", "backprop_steps": 0}, "left out with the gradient 'first_order'"),
+        ({"method": "truncated"}, "None: must be given with the gradient 'truncated', from 0 to nu = 2"),
         ({"method": "truncated", "backprop_steps": 3}, "backprop_steps = 3.*at most 2"),
         ({"method": "truncated", "backprop_steps": -1}, "backprop_steps = -1"),
         ({"delta": 0.1}, "delta = 0.1: must be left out"),

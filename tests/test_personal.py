@@ -216,7 +216,7 @@ def test_a_module_of_ones_own_has_its_last_layer_for_a_head():
         ({"model": "softmax"}, "personal = 'head': must be 'all' with a model of one layer"),
         (
             {"gradient": "reptile"},
-            "personal = 'head': must be 'all' with 'reptile', which knows no fine-tuning of a part",
+            "personal = 'head': must be 'all' with the gradient 'reptile', which knows no fine-tuning of a part",
         ),
         ({"personal": "tail"}, "personal = 'tail': must be one of 'all', 'head', 'body'"),
     ],

@@ -20,7 +20,15 @@ from hypothesis import strategies as st
 from same_result import assert_same
 
 import gmfl_lite as gl
+from gmfl_lite.aggregation import AGGREGATIONS
 from gmfl_lite.basics import storage
+from gmfl_lite.basics.devices import PRECISIONS
+from gmfl_lite.data import DATASETS
+from gmfl_lite.federation import QUERIES
+from gmfl_lite.meta_gradients import METHODS
+from gmfl_lite.models import MODELS, PERSONAL
+from gmfl_lite.partition import PARTITIONS
+from gmfl_lite.server import SERVER_STEPS
 
 ROOT = Path(__file__).parent.parent
 EXPERIMENT = gl.Experiment(
@@ -60,6 +68,29 @@ def test_hostile_settings_are_taken_as_they_are_or_refused_by_name(given_setting
         given = tuple(value) if isinstance(value, list) else value
         assert kept == (float(given) if isinstance(kept, float) else given)  # a float cannot hold every integer
         assert type(kept) in (int, float, str, tuple, type(None))
+
+
+WORDS = {
+    "aggregation": AGGREGATIONS,
+    "dataset": DATASETS,
+    "gradient": METHODS,
+    "model": MODELS,
+    "partition": PARTITIONS,
+    "personal": PERSONAL,
+    "precision": PRECISIONS,
+    "query": QUERIES,
+    "server": SERVER_STEPS,
+}
+CHOICES = [(name, word) for name, words in WORDS.items() for word in words]
+
+
+@pytest.mark.parametrize(("name", "choice"), CHOICES)
+def test_a_choice_that_needs_another_setting_is_refused_by_its_own_name(name, choice):
+    """Where nothing else was given, nothing else can be at fault."""
+    try:
+        assert getattr(gl.Experiment(**{name: choice}), name) == choice
+    except gl.ExperimentError as error:
+        assert name in str(error)  # noqa: PT017
 
 
 @contextmanager

@@ -4,6 +4,7 @@ Screenshots are left in artefacts/, to be looked at.
 """
 
 import io
+import os
 import re
 import shutil
 import time
@@ -15,6 +16,8 @@ import pytest
 from chromium import playwright
 from clean_machine import ROOT
 from PIL import Image
+
+from gmfl_lite.engine.threads_and_memory import usable_cores
 
 ARTEFACTS = ROOT / "artefacts"
 WIDTHS = {"wide": (1280, 800), "middle": (1024, 768), "narrow": (900, 700)}
@@ -151,8 +154,9 @@ def test_stop_stops(page, panel, record_property):
     until_said(panel, "Stopped: press Run to start again.")
     took = time.monotonic() - pressed
     record_property("browser: click to stopped on screen", f"{took:.2f} s")
-    # 0.3 s for the run to stop; the rest for the way there and back, and for a picture that is just being drawn.
-    assert took < 1.5
+    # 0.3 s for the run to stop; the rest for the way there and back, and for a picture that is just being drawn; more
+    # where other processes take their turns.
+    assert took < 1.5 * max(1.0, os.getloadavg()[0] / usable_cores())
     page.wait_for_timeout(500)  # words come first, then the picture
     before = alt(panel)
     page.wait_for_timeout(1500)
