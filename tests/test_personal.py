@@ -231,7 +231,7 @@ def test_one_layer_of_ones_own_is_refused_before_any_work():
         flat = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     with pytest.raises(ValueError, match="must be 'all' with a model of one layer"):
         gl.run(BASE, model=flat, on_round=lambda *_: pytest.fail("it works"), progress=False)
-    with pytest.raises(ValueError, match=r"moving = .*: must be None with 'reptile'"):
+    with pytest.raises(ValueError, match=r"moving = .*: must be None with the gradient 'reptile'"):
         gl.meta_gradient(
             lambda w, _: w["a"].sum(), {"a": torch.ones(1)}, [0], 0, fine_tune_lr=1, method="reptile", moving=["a"]
         )
