@@ -14,6 +14,7 @@ import pytest
 
 import gmfl_lite as gl
 from gmfl_lite.data import DATASETS
+from gmfl_lite.sweep import kept as cached
 from gmfl_lite.sweep import prune
 
 module = sys.modules["gmfl_lite.sweep.grid"]  # the name gl.sweep is the function's
@@ -74,6 +75,32 @@ def test_a_finished_point_is_not_computed_again(serial, tmp_path, monkeypatch):
     assert len(ran) == 2
     for table in (first, again):
         pd.testing.assert_frame_equal(table, serial, check_exact=True)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_what_differs_in_how_it_is_scored_alone_is_not_trained_again(tmp_path, monkeypatch, precision):
+    """Of ν = 0 that is α, too; wherever a point comes from, its numbers are those of a run, to the bit."""
+    base = BASE.replace(model="mlp", rounds=4, eval_every=4, precision=precision)
+    points = [
+        base.replace(nu=nu, fine_tune_lr=lr, eval_steps=steps, seed=seed)
+        for nu in (0, 1) for lr in (0.1, 0.5, 1e300) for steps in ((0, 2), (5,)) for seed in (0, 1)
+    ]  # fmt: skip
+    points += [base.replace(nu=0, meta_lr=0.3), base.replace(nu=0, eval_agents=2), base.replace(nu=0, eval_every=3)]
+    expected = gl.sweep(points, progress=False)
+    assert set(expected["status"]) == {"completed", "diverged"}
+    ran = []
+    run = module.run
+    monkeypatch.setattr(module, "run", lambda experiment, **k: ran.append(experiment) or run(experiment, **k))
+    table = gl.sweep(points, cache=tmp_path, progress=False)
+    pd.testing.assert_frame_equal(table, expected, check_exact=True)
+    plain = [point for point in ran if point.fine_tune_lr < 1]
+    assert [(point.nu, point.fine_tune_lr, point.seed) for point in plain] == [
+        *((0, 0.1, 0), (0, 0.1, 1), (1, 0.1, 0), (1, 0.1, 1), (1, 0.5, 0), (1, 0.5, 1)),
+        *((0, base.fine_tune_lr, 0), (0, base.fine_tune_lr, 0)),  # another β; some agents alone
+    ]
+    ways = {"history": True, "progress": False}
+    on_the_way = gl.sweep(points, cache=tmp_path, **ways)
+    pd.testing.assert_frame_equal(on_the_way, gl.sweep(points, **ways), check_exact=True)
 
 
 def test_several_sweeps_may_share_a_cache(serial, tmp_path):
@@ -200,7 +227,7 @@ def test_points_of_other_versions_are_counted_ignored_and_pruned(serial, tmp_pat
     assert (prune(tmp_path), prune(tmp_path), prune(tmp_path / "nowhere")) == (4, 0, 0)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*mine, *others])
     gl.sweep(GRID, BASE, cache=tmp_path, progress=False)
-    monkeypatch.setattr(module, "library", lambda: "f" * 16)
+    monkeypatch.setattr(cached, "library", lambda: "f" * 16)
     assert prune(tmp_path) == 8
 
 
@@ -208,11 +235,11 @@ def test_other_files_of_a_dataset_are_other_points(digits, tmp_path, monkeypatch
     """The name of the dataset is the same, and what lies in its files is not."""
     tables = []
     for shade in (0.5, 0.25):
-        module._samples.cache_clear()
+        cached._samples.cache_clear()
         source = dataclasses.replace(DATASETS["digits"], read=lambda *_, shade=shade: (shade * digits.x, digits.y))
         monkeypatch.setitem(DATASETS, "digits", source)
         tables.append(gl.sweep([BASE], cache=tmp_path, progress=False))
-    module._samples.cache_clear()
+    cached._samples.cache_clear()
     assert len(list(tmp_path.iterdir())) == 2
     assert not tables[0]["loss"].equals(tables[1]["loss"])
 

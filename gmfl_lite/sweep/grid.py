@@ -1,14 +1,9 @@
 """Grids of experiments, on any executor, finished points kept on disk."""
 
-import hashlib
 import itertools
-import json
-import os
-import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future
-from functools import cache as kept_in_memory
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -18,18 +13,16 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from ..basics import checks
-from ..basics.identity import identity
 from ..basics.progress import progress_hidden
 from ..basics.setting_records import settings
-from ..basics.storage import expanded, tidy
-from ..data import load_dataset
 from ..engine import prepare_process
 from ..experiment import Experiment, ExperimentError
 from ..federation import Federation
 from ..modules import PerSample
-from ..result import HISTORY_COLUMNS, Result, load_result
+from ..result import HISTORY_COLUMNS
 from ..runner import run
-from .given import Given, library
+from .given import Given
+from .kept import entry, folder_of, kept, of_other_versions, trained_alike
 
 
 def sweep(
@@ -58,7 +51,8 @@ def sweep(
         Dask, client.get_executor() does the points of a lost worker again, on others; with workers that were started
         with `--resources GPU=1`, client.get_executor(resources={"GPU": 1}) gives each GPU one point at a time.
     cache : a folder; a finished point is kept there and never computed again, unless its settings, the library's or
-        torch's code, the dataset, or what was handed over changed. A point that cannot be kept is computed all the
+        torch's code, the dataset, or what was handed over changed; one that differs in how it is scored alone, of ν = 0
+        in its α too, is scored and not trained again. A point that cannot be kept is computed all the
         same, and a warning says so; another counts points of other versions, which `gmfl_lite.sweep.prune` deletes.
         Several processes may share it; workers on other computers write to it if they see it under this path.
     on_point : called as on_point(number, rows) as soon as a point is done, in whatever order they finish.
@@ -106,7 +100,7 @@ def swept(
     """Return the table of `sweep`, and what is to be said of its cache."""
     points, varied = _points(grid, base)
     given.check(varied, type(base))
-    folder, not_kept = _folder(cache)
+    folder, not_kept = folder_of(cache)
     tables: list[pd.DataFrame | None] = [None] * len(points)
     with tqdm(total=len(points), unit="point", disable=progress_hidden(progress)) as bar:
         for number, answer in _answers(points, executor, (given, folder, history)):
@@ -119,60 +113,12 @@ def swept(
     problems = []
     if not_kept:
         problems.append(f"cache: points could not be kept there, and will be computed again ({not_kept})")
-    if others := _of_other_versions(folder):
+    if others := of_other_versions(folder):
         count = f"{len(others)} point{'s' * (len(others) > 1)} there"
         problems.append(
             f"cache: {count} of other versions of gmfl_lite or torch are not used; gmfl_lite.sweep.prune deletes them"
         )
     return pd.concat(tables, ignore_index=True), problems
-
-
-def prune(cache: str | Path) -> int:
-    """Delete the points in a cache that other versions of the library or of torch have computed; return how many.
-
-    What else lies in the folder stays; what another process has just deleted, or is another user's, is passed over.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     table = sweep({"nu": [0, 1]}, Experiment(model="softmax", rounds=1), cache=folder, progress=False)
-    ...     prune(folder)
-    0
-    """
-    pruned = 0
-    for path in _of_other_versions(expanded(cache)):
-        try:
-            path.unlink()
-            pruned += 1
-        except OSError:
-            continue
-    return pruned
-
-
-ENTRY = re.compile(r"([0-9a-f]{16}-)?[0-9a-f]{64}\.result")
-"""A point's name: which version computed it, and which point it is; early versions did not say the first."""
-
-
-def _of_other_versions(folder: Path | None) -> list[Path]:
-    try:
-        found = [] if folder is None else sorted(folder.iterdir())
-    except OSError:
-        return []
-    return [path for path in found if ENTRY.fullmatch(path.name) and not path.name.startswith(f"{library()}-")]
-
-
-def _folder(cache: str | Path | None) -> tuple[Path | None, str]:
-    """Return the folder, made if need be, and why there is none where that cannot be done."""
-    if cache is None:
-        return None, ""
-    folder = expanded(cache)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tidy(folder)
-    except OSError as error:
-        return None, str(error)
-    return folder, ""
 
 
 Point = tuple[type[Experiment], Mapping[str, Any]]
@@ -184,8 +130,10 @@ def run_point(point: Point, given: Given = Given(), cache: Path | None = None, h
     try:
         kind, values = point
         experiment = kind.from_dict(values)
-        path, not_kept = None if cache is None else cache / _entry(experiment, given), ""
-        result = _kept(path, given.as_run(experiment))
+        path, not_kept = None if cache is None else cache / entry(experiment, given), ""
+        result = kept(path, given.as_run(experiment))
+        if result is None and path is not None and not history and not given.arguments:
+            result = trained_alike(path, experiment)
         if result is None:
             result = run(experiment, progress=False, **given.arguments)
             if result.status == "stopped":  # by Ctrl-C, which is meant for the whole sweep
@@ -270,28 +218,6 @@ def _points(
     if not points:
         raise ValueError("grid: holds no point")
     return points, varied
-
-
-def _entry(experiment: Experiment, given: Given) -> str:
-    """Return the name of a point's file: all that its numbers depend on."""
-    data = "" if given.federation is not None else _samples(experiment.dataset, os.environ.get("GMFL_LITE_DATA", ""))
-    known = json.dumps([library(), given.key, data, experiment.to_dict()], sort_keys=True)
-    return f"{library()}-{hashlib.sha256(known.encode()).hexdigest()}.result"
-
-
-@kept_in_memory
-def _samples(dataset: str, folder: str) -> str:
-    """Return what tells the samples in files from others of the same name."""
-    found = load_dataset(dataset)
-    return identity((found.x, found.y, found.classes))
-
-
-def _kept(path: Path | None, experiment: Experiment) -> Result | None:
-    try:
-        result = None if path is None else load_result(path, type(experiment))
-    except (OSError, ValueError):  # not there, not to be read, or damaged: compute it (again)
-        return None
-    return result if result is not None and result.experiment == experiment else None
 
 
 def _stopped() -> pd.DataFrame:

@@ -1,0 +1,132 @@
+"""Finished points on disk: what each is called, which are there, and which another version left."""
+
+import hashlib
+import json
+import os
+import re
+from dataclasses import replace
+from functools import cache as kept_in_memory
+from pathlib import Path
+from typing import Any
+
+from ..basics.identity import identity
+from ..basics.setting_records import settings_that_change
+from ..basics.storage import expanded, tidy
+from ..data import load_dataset
+from ..evaluation import summarise
+from ..experiment import Experiment, build_federation
+from ..models import build_model
+from ..result import Result, load_result
+from .given import Given, library
+
+
+def prune(cache: str | Path) -> int:
+    """Delete the points in a cache that other versions of the library or of torch have computed; return how many.
+
+    What else lies in the folder stays; what another process has just deleted, or is another user's, is passed over.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import gmfl_lite as gl
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     table = gl.sweep({"nu": [0, 1]}, gl.Experiment(model="softmax", rounds=1), cache=folder, progress=False)
+    ...     prune(folder)
+    0
+    """
+    pruned = 0
+    for path in of_other_versions(expanded(cache)):
+        try:
+            path.unlink()
+            pruned += 1
+        except OSError:
+            continue
+    return pruned
+
+
+ENTRY = re.compile(r"([0-9a-f]{16}-)?[0-9a-f]{64}\.result")
+"""A point's name: which version computed it, and which point it is; early versions did not say the first."""
+
+
+def of_other_versions(folder: Path | None) -> list[Path]:
+    """Return the points in a folder that this version does not use."""
+    try:
+        found = [] if folder is None else sorted(folder.iterdir())
+    except OSError:
+        return []
+    return [path for path in found if ENTRY.fullmatch(path.name) and not path.name.startswith(f"{library()}-")]
+
+
+def folder_of(cache: str | Path | None) -> tuple[Path | None, str]:
+    """Return the folder, made if need be, and why there is none where that cannot be done."""
+    if cache is None:
+        return None, ""
+    folder = expanded(cache)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tidy(folder)
+    except OSError as error:
+        return None, str(error)
+    return folder, ""
+
+
+_HALF = 32
+"""Characters of a point's name that say what its training depends on, and as many that say how it is scored."""
+
+
+def entry(experiment: Experiment, given: Given) -> str:
+    """Return the name of a point's file: all that its numbers depend on."""
+    data = "" if given.federation is not None else _samples(experiment.dataset, os.environ.get("GMFL_LITE_DATA", ""))
+    values, scoring = experiment.to_dict(), _scoring(experiment)
+    values = {name: value for name, value in values.items() if name not in scoring}
+    halves = ([library(), given.key, data, values], scoring)
+    names = (hashlib.sha256(json.dumps(half, sort_keys=True).encode()).hexdigest()[:_HALF] for half in halves)
+    return f"{library()}-{''.join(names)}.result"
+
+
+def _scoring(experiment: Experiment) -> dict[str, Any]:
+    """Return the settings that no training depends on: when and how agents are scored, of ν = 0 with which α, too."""
+    looks = settings_that_change("looks", of=type(experiment))
+    return {name: getattr(experiment, name) for name in (*looks, *(() if experiment.nu else ("fine_tune_lr",)))}
+
+
+@kept_in_memory
+def _samples(dataset: str, folder: str) -> str:
+    """Return what tells the samples in files from others of the same name."""
+    found = load_dataset(dataset)
+    return identity((found.x, found.y, found.classes))
+
+
+def _read(path: Path, experiment: Experiment) -> Result | None:
+    try:
+        return load_result(path, type(experiment))
+    except (OSError, ValueError):  # not there, not to be read, or damaged: compute it (again)
+        return None
+
+
+def kept(path: Path | None, experiment: Experiment) -> Result | None:
+    """Return the result of this very point, if it is there."""
+    result = None if path is None else _read(path, experiment)
+    return result if result is not None and result.experiment == experiment else None
+
+
+def trained_alike(path: Path, experiment: Experiment) -> Result | None:
+    """Return what a run would, from the w of one in the cache that differs in how it is scored alone."""
+    scoring = _scoring(experiment)
+
+    def fits(found: Result | None) -> bool:
+        return found is not None and found.status == "completed" and found.experiment.replace(**scoring) == experiment
+
+    others = path.parent.glob(f"{path.name[: -_HALF - len(path.suffix)]}*{path.suffix}")
+    trained = next(filter(fits, (_read(other, experiment) for other in others)), None)
+    if trained is None or experiment.eval_agents is not None:
+        return None
+    trained, federation = replace(trained, experiment=experiment), build_federation(experiment)
+    model = build_model(experiment.model, federation, seed=experiment.seed)
+    begun = replace(trained, params={name: p.detach().to(federation.dtype) for name, p in model.named_parameters()})
+    try:
+        begun.evaluate(federation)  # a run that cannot score its beginning says so, and ends
+        agents = trained.evaluate(federation)
+    except FloatingPointError:
+        return None
+    return replace(trained, agents=agents, history=summarise(agents).assign(round=experiment.rounds))
