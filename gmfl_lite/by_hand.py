@@ -5,6 +5,7 @@ from torch import nn
 from torch.func import grad
 
 from .aggregation import aggregate
+from .engine import modestly
 from .experiment import Experiment, build_federation
 from .federation import Batch, Federation
 from .meta_gradients import meta_gradient
@@ -15,6 +16,7 @@ from .server import Memory, pick_agents, server_step
 from .trainer import batches_of
 
 
+@modestly
 def by_hand(experiment: Experiment, federation: Federation | None = None, model: nn.Module | None = None) -> Params:
     """Train as `gmfl_lite.run` does, in the plainest way, and return the shared initial model w.
 

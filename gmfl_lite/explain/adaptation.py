@@ -9,6 +9,7 @@ from matplotlib.colors import to_hex
 from torch import nn
 
 from ..basics import checks
+from ..engine import modestly
 from ..federation import Federation
 from ..modules import PerSample
 from ..plots import accuracy_against_steps
@@ -21,6 +22,7 @@ from .samples import Shown, kind_of_samples
 MOST_AGENTS, MOST_STEPS = 6, 10
 
 
+@modestly
 def adaptation(
     result: Result,
     federation: Federation,

@@ -8,7 +8,7 @@ from torch import nn
 
 from ..aggregation import AGGREGATIONS, aggregate
 from ..basics import checks
-from ..engine import build_engine, estimate_settings, one_step
+from ..engine import build_engine, estimate_settings, modestly, one_step
 from ..experiment import Experiment, build_federation
 from ..federation import Batch, Federation
 from ..meta_gradients import factors_kept, meta_gradient
@@ -82,6 +82,7 @@ class Round:
         return sum((part @ part.T for part in away), torch.zeros((), dtype=torch.float64))
 
 
+@modestly
 def measure_round(experiment: Experiment, federation: Federation | None, model: nn.Module | None, round: int) -> Round:
     """Train up to a round, and take that one step by step.
 

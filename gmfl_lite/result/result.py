@@ -11,6 +11,7 @@ from torch import nn
 
 from ..basics import checks
 from ..basics.setting_records import OWN
+from ..engine import modestly
 from ..evaluation import evaluate
 from ..experiment import Experiment
 from ..federation import Federation
@@ -52,6 +53,7 @@ class Result:
     loss: str = field(default="", kw_only=True)
     objective: Objective | None = field(default=None, repr=False, kw_only=True)
 
+    @modestly
     def personalise(
         self,
         x: torch.Tensor,
@@ -91,14 +93,21 @@ class Result:
         part = moving(w, self.experiment.personal)
         return fine_tune(objective, w, [batch] * steps, self.experiment.fine_tune_lr, moving=part)
 
+    @modestly
     def evaluate(
-        self, federation: Federation, *, model: nn.Module | None = None, loss: str | PerSample | None = None
+        self,
+        federation: Federation,
+        *,
+        model: nn.Module | None = None,
+        loss: str | PerSample | None = None,
+        progress: bool = True,
     ) -> pd.DataFrame:
         """Score w on every agent of a federation, before and after fine-tuning: rows as those of `agents`.
 
         federation : any agents whose samples the model takes, with the same classes in the same order (give
             `classes=` where they are made, as not all labels may occur).
         model, loss : as in `personalise`.
+        progress : whether to show a bar where scoring takes more than some seconds.
 
         Raises
         ------
@@ -117,7 +126,7 @@ class Result:
             fine_tune_lr=self.experiment.fine_tune_lr,
             execution="loop" if self.engine.startswith("loop") else "vectorized",
             personal=self.experiment.personal,
-            progress=True,
+            progress=progress,
         )
 
     def state_dict(self, model: nn.Module | None = None) -> Params:

@@ -125,8 +125,8 @@ def trained_alike(path: Path, experiment: Experiment) -> Result | None:
     model = build_model(experiment.model, federation, seed=experiment.seed)
     begun = replace(trained, params={name: p.detach().to(federation.dtype) for name, p in model.named_parameters()})
     try:
-        begun.evaluate(federation)  # a run that cannot score its beginning says so, and ends
-        agents = trained.evaluate(federation)
+        begun.evaluate(federation, progress=False)  # a run that cannot score its beginning says so, and ends
+        agents = trained.evaluate(federation, progress=False)
     except FloatingPointError:
         return None
     return replace(trained, agents=agents, history=summarise(agents).assign(round=experiment.rounds))

@@ -224,3 +224,35 @@ def test_a_sweep_on_processes_ends_whatever_was_computed_before(method, before, 
     ran = subprocess.run(command, env=threads, capture_output=True, text=True, timeout=150, check=False)
     assert ran.returncode == 0, ran.stderr[-2000:]
     assert ran.stdout.startswith("['completed']")
+
+
+def test_what_scores_and_explains_computes_with_one_thread_and_leaves_torchs_number(monkeypatch):
+    """Two would wait for each other wherever another program computes: scoring thirty agents then takes seconds."""
+    seen = set()
+
+    class Watched(torch.nn.Linear):
+        def forward(self, x):
+            seen.add(torch.get_num_threads())
+            return super().forward(x.flatten(1))
+
+    mine = torch.get_num_threads()
+    monkeypatch.delenv("GMFL_LITE_THREADS", raising=False)
+    with torch.random.fork_rng():
+        model = Watched(64, 10)
+    experiment, federation = SMALL.replace(nu=1), gl.build_federation(SMALL)
+    result = gl.run(experiment, federation=federation, model=model, progress=False)
+    torch.set_num_threads(2)
+    try:
+        for work in (
+            lambda: result.evaluate(federation),
+            lambda: result.personalise(*federation.train(0), steps=1),
+            lambda: gl.by_hand(experiment, federation, model),
+            lambda: gl.explain.adaptation(result, federation),
+            lambda: gl.explain.one_round(experiment, federation=federation, model=model),
+        ):
+            seen.clear()
+            work()
+            assert seen == {1}
+            assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(mine)
