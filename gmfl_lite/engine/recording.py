@@ -16,7 +16,7 @@ A recording holds for tensors of the shapes it was made with.
 import math
 import operator
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import partial
 from types import MethodType
 from typing import Any
@@ -26,7 +26,7 @@ from torch.func import functionalize
 from torch.fx import Graph, GraphModule, Node
 from torch.fx._lazy_graph_module import _use_lazy_graph_module
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from .watching import BeforeEveryOperation
 
@@ -76,6 +76,27 @@ def capture(
             return replay(*structure.flatten_up_to(args))
 
     return replayed
+
+
+MOST_KEPT = 8
+_kept: dict[Hashable, Callable[..., Any]] = {}
+
+
+def recorded_once(key: Hashable, record: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
+    """Return what is recorded under a key, one of this process's last ones, or record it.
+
+    A recording takes as long as hundreds of small steps, and runs that differ in their agents, seed or w alone need the
+    same. The key says all that the function depends on, but the values of its arguments.
+    """
+    _kept[key] = found = _kept.pop(key, None) or record()
+    while len(_kept) > MOST_KEPT:
+        _kept.pop(next(iter(_kept)), None)  # the one that was asked for longest ago; another thread may be quicker
+    return found
+
+
+def kinds(example: Any) -> str:
+    """Return what a recording of an example holds for: the structure, and the tensors' shapes, types and devices."""
+    return str(tree_map(lambda tensor: (tuple(tensor.shape), tensor.dtype, tensor.device), example))
 
 
 def _tidy(graph: Graph, look_up: Callable[[], None], compiled: bool) -> None:

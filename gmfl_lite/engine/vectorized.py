@@ -11,14 +11,14 @@ import torch
 from torch.utils._pytree import tree_map
 
 from ..federation import Federation
-from ..meta_gradients import factors_kept
+from ..meta_gradients import METHODS, factors_kept
 from ..objective import LossFn, Params
 from ..server import Step
 from .agents_axis import a_gradient, agents_at_once
 from .base import Engine
 from .cuda_graphs import Graphs
 from .local_step import LocalStep, OneStep, Stopped, estimate_settings, look_at, one_step, take_steps
-from .recording import capture
+from .recording import capture, kinds, recorded_once
 from .threads_and_memory import choose_threads, prepare_process
 
 if TYPE_CHECKING:
@@ -71,7 +71,8 @@ class Vectorized(Engine):
         prepare_process()
         self.hooks["local_step"] = local_step
         kept = factors_kept(experiment.gradient, experiment.backprop_steps, experiment.nu)
-        one = partial(one_step, loss_fn, local_step, check_finite=False, **estimate_settings(experiment, params))
+        estimate = estimate_settings(experiment, params)
+        one = partial(one_step, loss_fn, local_step, check_finite=False, **estimate)
         picked = experiment.agents_per_round
 
         @cache
@@ -114,6 +115,9 @@ class Vectorized(Engine):
         if self.graphs.in_words and not compiled:  # they save all that a recording would, and are made at once
             self.records, self.recording_in_words = False, ""
         self.recordings: dict[tuple[int, int], OneStep] = {}
+        known = getattr(loss_fn, "known", "") if local_step is None else ""
+        of_step = (known, METHODS[experiment.gradient].estimate, *estimate.values(), compiled)
+        self.known = of_step if known else ()
         if device.type == "cpu":
             at_once = min(picked, self.agents_at_once)
             self.count_threads(*choose_threads(a_gradient(loss_fn, params, federation.example(self.widest), at_once)))
@@ -147,8 +151,11 @@ class Vectorized(Engine):
         look_up, way = partial(look_at, stop), self.way(shape[1])
         if way.recompute:
             return
+        record = partial(capture, way.together, *example, look_up=look_up, compiled=self.compiled)
         try:
-            self.recordings[shape] = capture(way.together, *example, look_up=look_up, compiled=self.compiled)
+            self.recordings[shape] = (
+                recorded_once((*self.known, way.alone, kinds(example)), record) if self.known else record()
+            )
         except Stopped:
             raise
         except Exception as error:  # whatever it is that cannot be recorded may run all the same

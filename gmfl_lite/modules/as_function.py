@@ -50,6 +50,11 @@ class Function:
             placed = {place: params[name] for place, name in self._places.items()}
             return functional_call(self.skeleton, placed, (x,), tie_weights=False)
 
+    @property
+    def known(self) -> bool:
+        """Whether all it computes is in its layers, the library's own, and in the parameters that it is given."""
+        return self._plain and not self.frozen()[-1]
+
     def frozen(self) -> tuple[Any, ...]:
         """Return what the function is, beside the values of its parameters: structure, what is frozen, buffers."""
         fixed = {**dict(self.skeleton.named_buffers()), **dict(self.skeleton.named_parameters())}

@@ -1,6 +1,7 @@
 """What an agent's loss is made of: one loss a sample, of a prediction and what was to be predicted."""
 
 from collections.abc import Callable, Collection
+from functools import cached_property
 
 import torch
 
@@ -8,7 +9,7 @@ from ..basics import checks
 from ..basics.identity import identity, named
 from ..federation import Batch, Federation
 from ..objective import Params
-from .as_function import Predict
+from .as_function import Function, Predict
 
 PerSample = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """A loss or a metric: (prediction [samples, …], y [samples, …]) -> one number a sample, [samples]."""
@@ -42,6 +43,7 @@ def _mean(values: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Ten
 
 LOSSES: dict[str, PerSample] = {"cross_entropy": _cross_entropy, "squared_error": _squared_error}
 """Losses that can be asked for by name; the mean over a sample's positions or numbers."""
+_KNOWN = (*LOSSES.values(), _as_y_asks)
 
 
 class Objective:
@@ -66,6 +68,13 @@ class Objective:
         self.per_sample = _as_y_asks if loss is None else LOSSES[loss] if isinstance(loss, str) else loss
         self.name = loss if isinstance(loss, str) else "" if loss is None else named(loss)
         self.names = self.name, "" if metric is None else named(metric)
+
+    @cached_property
+    def known(self) -> str:
+        """What tells this function from others, where it is the library's in all its parts; else ""."""
+        if not isinstance(self.predict, Function) or not self.predict.known or self.per_sample not in _KNOWN:
+            return ""
+        return identity((self.predict.frozen(), self.per_sample.__name__))
 
     @property
     def alone(self) -> str:
@@ -126,7 +135,7 @@ def check_scores(
     ValueError : they are not; the message says what to change.
     """
     for name, function in (("loss", objective.per_sample), ("metric", objective.metric)):
-        if function is not None and function not in (*LOSSES.values(), _as_y_asks):
+        if function is not None and function not in _KNOWN:
             _check_numbers(name, function, prediction, y)
     expected, given = tuple(prediction.shape), tuple(y.shape)
     if objective.per_sample is LOSSES["squared_error"] or (objective.name == "" and classes is None):

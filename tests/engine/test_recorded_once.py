@@ -1,0 +1,121 @@
+"""Runs of the same local step share its recording; runs whose step differs in anything do not."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+import gmfl_lite as gl
+from gmfl_lite.engine import recording as module
+from gmfl_lite.engine import vectorized
+from gmfl_lite.meta_gradients import METHODS
+
+BASE = gl.Experiment(
+    model="softmax", n_agents=8, n_new_agents=0, agents_per_round=3, rounds=3, local_steps=1, eval_every=3, nu=1,
+    eval_steps=(0,), batch_size=5,
+)  # fmt: skip
+
+
+@pytest.fixture
+def recorded(monkeypatch):
+    """Count the recordings that are made, beginning with none that are kept."""
+    made = []
+    capture = vectorized.capture
+    monkeypatch.setattr(vectorized, "capture", lambda *a, **k: made.append(1) or capture(*a, **k))
+    monkeypatch.setattr(vectorized, "RECORDED_FROM", 1)
+    monkeypatch.setattr(module, "_kept", {})
+    return made
+
+
+def run(experiment, **more):
+    return gl.run(experiment, progress=False, **more).params
+
+
+OTHERS = [
+    {"fine_tune_lr": 0.06}, {"meta_lr": 0.06}, {"nu": 2}, {"gradient": "first_order"}, {"gradient": "hessian_free"},
+    {"proximal": 0.5}, {"batch_size": 6}, {"agents_per_round": 4}, {"precision": "float64"}, {"model": "mlp"},
+    {"nu": 2, "gradient": "truncated", "backprop_steps": 1}, {"model": "mlp", "personal": "head"},
+    {"model": "mlp", "personal": "body"}, {"dataset": "sinusoids", "model": "mlp", "partition": "iid"},
+]  # fmt: skip
+
+
+def test_each_kind_of_step_has_its_own(recorded, monkeypatch):
+    """What comes after others is what comes first, to the bit, whatever the others have left."""
+    monkeypatch.setattr(module, "MOST_KEPT", 100)
+    kinds = [BASE, *(BASE.replace(**other) for other in OTHERS)]
+    later = [run(experiment) for experiment in kinds]
+    assert len(recorded) == len(kinds)
+    for experiment, params in zip(kinds[::3], later[::3], strict=True):
+        module._kept.clear()
+        alone = run(experiment)
+        assert all(torch.equal(params[name], alone[name]) for name in alone)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"seed": 3}, {"dirichlet_alpha": 5.0}, {"rounds": 4}, {"local_steps": 3}, {"server": "adam", "server_lr": 0.1},
+     {"weighting": "samples"}, {"n_agents": 9}],
+)  # fmt: skip
+def test_what_no_step_depends_on_shares_it(recorded, other):
+    alone = run(BASE.replace(**other))
+    module._kept.clear()
+    recorded.clear()
+    run(BASE)
+    shared = run(BASE.replace(**other))
+    assert len(recorded) == 1
+    assert all(torch.equal(shared[name], alone[name]) for name in alone)
+
+
+def test_what_is_not_the_librarys_in_all_its_parts_is_recorded_by_itself(recorded):
+    """A module's, a loss's or a local step's code may close over anything."""
+
+    class Scaled(nn.Linear):
+        by = 1.0
+
+        def forward(self, x):
+            return self.by * super().forward(x.flatten(1))
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        modules = Scaled(64, 10), Scaled(64, 10)
+        frozen = [nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ELU(), nn.Linear(8, 10)) for _ in range(2)]
+    modules[1].load_state_dict(modules[0].state_dict())
+    modules[1].by = 2.0
+    for model in frozen:
+        model[1].requires_grad_(False)
+    frozen[1][3].load_state_dict(frozen[0][3].state_dict())
+    for pair in (modules, frozen):
+        first, second = (run(BASE, model=model) for model in pair)
+        assert any(not torch.equal(first[name], second[name]) for name in first)
+    run(BASE, loss=lambda prediction, y: nn.functional.cross_entropy(prediction, y, reduction="none"))
+    run(BASE, loss=lambda prediction, y: 2 * nn.functional.cross_entropy(prediction, y, reduction="none"))
+    assert len(recorded) == 6
+    assert not module._kept
+
+
+def test_another_estimate_under_the_same_name_is_recorded_anew(recorded, monkeypatch):
+    before = run(BASE)
+    exact = METHODS["exact"]
+
+    def twice(*args, **kwargs):
+        gradient, loss = exact.estimate(*args, **kwargs)
+        return {name: 2 * tensor for name, tensor in gradient.items()}, loss
+
+    monkeypatch.setitem(METHODS, "exact", dataclasses.replace(exact, estimate=twice))
+    after = run(BASE)
+    assert len(recorded) == 2
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_few_are_kept_the_ones_that_were_asked_for_last(recorded):
+    lrs = [0.01 * (1 + k) for k in range(module.MOST_KEPT + 1)]
+    for lr in lrs:
+        run(BASE.replace(meta_lr=lr))
+        run(BASE.replace(meta_lr=lrs[0]))  # is asked for again and again
+    assert len(module._kept) == module.MOST_KEPT
+    assert len(recorded) == len(lrs)
+    run(BASE.replace(meta_lr=lrs[0]))
+    assert len(recorded) == len(lrs)
+    run(BASE.replace(meta_lr=lrs[1]))
+    assert len(recorded) == len(lrs) + 1
