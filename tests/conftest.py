@@ -25,6 +25,7 @@ from quick_settings import QUICK
 
 import gmfl_lite as gl
 from gmfl_lite.command_line import program
+from gmfl_lite.engine import recording
 
 LONGEST = ("tests/flower/test_app.py", "tests/notebooks/", "tests/explorer/test_background_runs.py", "tests/browser/")
 """Files that begin first, as they take minutes: what comes last is done by one process while the others are idle."""
@@ -54,6 +55,11 @@ def pytest_collection_modifyitems(items):
     items.sort(
         key=lambda item: next((i for i, long in enumerate(LONGEST) if item.nodeid.startswith(long)), len(LONGEST))
     )
+
+
+@pytest.fixture(autouse=True)
+def _no_recordings_of_other_tests():
+    recording.forget()
 
 
 @pytest.fixture(scope="session")

@@ -94,6 +94,11 @@ def recorded_once(key: Hashable, record: Callable[[], Callable[..., Any]]) -> Ca
     return found
 
 
+def forget() -> None:
+    """Let go of the recordings that this process keeps: the next runs make their own."""
+    _kept.clear()
+
+
 def kinds(example: Any) -> str:
     """Return what a recording of an example holds for: the structure, and the tensors' shapes, types and devices."""
     return str(tree_map(lambda tensor: (tuple(tensor.shape), tensor.dtype, tensor.device), example))

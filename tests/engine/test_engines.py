@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 import gmfl_lite as gl
 from gmfl_lite import engine as engines
 from gmfl_lite import privacy
-from gmfl_lite.engine import vectorized
+from gmfl_lite.engine import recording, vectorized
 
 BASE = gl.Experiment(
     n_agents=12, agents_per_round=12, rounds=4, local_steps=3, nu=0, model="softmax", batch_size=None, meta_lr=0.3,
@@ -320,6 +320,7 @@ def test_what_cannot_be_recorded_runs_all_the_same_and_says_so(federation, monke
         raise NotImplementedError("no symbolic formula for this\nand a long story")
 
     monkeypatch.setattr(vectorized, "capture", fails)
+    recording.forget()  # it would be shared
     plain = gl.run(BASE, federation=federation, progress=False)
     assert "; not recorded, as that failed (NotImplementedError: no symbolic formula for this)" in plain.engine
     assert "; recorded, as" in recorded.engine

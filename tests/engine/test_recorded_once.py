@@ -47,7 +47,7 @@ def test_each_kind_of_step_has_its_own(recorded, monkeypatch):
     later = [run(experiment) for experiment in kinds]
     assert len(recorded) == len(kinds)
     for experiment, params in zip(kinds[::3], later[::3], strict=True):
-        module._kept.clear()
+        module.forget()
         alone = run(experiment)
         assert all(torch.equal(params[name], alone[name]) for name in alone)
 
@@ -59,7 +59,7 @@ def test_each_kind_of_step_has_its_own(recorded, monkeypatch):
 )  # fmt: skip
 def test_what_no_step_depends_on_shares_it(recorded, other):
     alone = run(BASE.replace(**other))
-    module._kept.clear()
+    module.forget()
     recorded.clear()
     run(BASE)
     shared = run(BASE.replace(**other))
