@@ -1,5 +1,7 @@
 """Somebody's own images, from a folder."""
 
+import io
+import math
 import os
 import stat
 import warnings
@@ -18,6 +20,11 @@ if TYPE_CHECKING:
 
 CLUTTER = ("thumbs.db", "desktop.ini", "__macosx", "icon\r")
 """What Windows and Macs leave in folders of images, in small letters; other clutter begins with a dot."""
+
+MOST_BYTES, MOST_PIXELS = 200_000_000, 50_000_000
+"""What a file may hold; Pillow keeps up to four bytes for a pixel."""
+
+_TOO_LARGE = "is too large: make it smaller, or take it out of the folder"
 
 WHITES = (1, 255, 65535)
 """What white may be where an image holds wide or real numbers: a mask's or a real number's, 8 bits', 16 bits'."""
@@ -58,21 +65,22 @@ def _listed(folder: Path) -> list[Path]:
 
 def _read(path: Path, folder: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """Return the pixels [H, W, C] of one image; whatever is wrong with it is an error that names it."""
-    from PIL import Image  # as late as sklearn and torchvision
+    from PIL import Image, UnidentifiedImageError  # as late as sklearn and torchvision
 
     advice = "save it as PNG or JPEG, or take it out of the folder"
     try:
-        _look_at(path, folder)
+        content = _content(path, folder)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # such as of a telephone's notes that are damaged
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            pixels = _pixels(path, shape)
+            pixels = _pixels(content, shape)
     except _RefusedError as refused:
         raise ValueError(f"{path} {refused}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ValueError(f"{path} is too large: make it smaller, or take it out of the folder ({error})") from error
+        raise ValueError(f"{path} {_TOO_LARGE} ({error})") from error
     except Exception as error:  # decoders fail with errors of every kind
-        reason = str(error) or type(error).__name__
+        unknown = isinstance(error, UnidentifiedImageError)  # names an object in memory
+        reason = "of no kind that Pillow knows" if unknown else str(error) or type(error).__name__
         raise ValueError(f"{path} is not an image that can be read: {advice} ({reason})") from error
     if pixels[..., 0].size > 1 and np.ptp(pixels, axis=(0, 1)).max() <= 1 / 255:
         raise ValueError(
@@ -85,8 +93,11 @@ class _RefusedError(Exception):
     """What a path is, where it is not opened as an image."""
 
 
-def _look_at(path: Path, folder: Path) -> None:
-    """Raise where opening would wait, read a device, or read what lies elsewhere."""
+def _content(path: Path, folder: Path) -> io.BytesIO:
+    """Return a file's bytes; raise where opening it would wait, read a device, or read what lies elsewhere.
+
+    From an open file, decoders would ask for as many bytes as a damaged length in it says, and get the memory for them.
+    """
     if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
         raise _RefusedError(f"is reached by a link that leads out of {folder}: put a copy of the image there")
     kind = path.stat().st_mode
@@ -94,16 +105,21 @@ def _look_at(path: Path, folder: Path) -> None:
         raise _RefusedError(f"is a folder: put its images into {path.parent}, or take it out")
     if not stat.S_ISREG(kind):
         raise _RefusedError("is no file but a pipe, a socket or a device: take it out of the folder")
+    if path.stat().st_size > MOST_BYTES:
+        raise _RefusedError(f"{_TOO_LARGE} (more than {MOST_BYTES} bytes)")
+    return io.BytesIO(path.read_bytes())
 
 
-def _pixels(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
+def _pixels(content: io.BytesIO, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """Return [H, W, C] in [0, 1], upright; of what moves, the first picture."""
     from PIL import Image, ImageOps
 
     channels, height, width = shape
-    with Image.open(path) as image:
+    with Image.open(content) as image:
         if image.format == "EPS":
             raise _RefusedError("is PostScript, a program that is not run here: save it as PNG or JPEG")
+        if math.prod(image.size) > MOST_PIXELS:
+            raise _RefusedError(f"{_TOO_LARGE} (more than {MOST_PIXELS} pixels)")
         upright = ImageOps.exif_transpose(image)  # telephones note how they were held
     if upright.mode in ("I", "F") or upright.mode.startswith("I;16"):
         grey = Image.fromarray(_scaled(upright)).resize((width, height))

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,8 @@ flwr = pytest.importorskip("flwr", reason="needs the extra: pip install 'gmfl_li
 
 from classroom import Classroom, Wire, block, environment, settings  # noqa: E402
 from idx_files import write_dataset  # noqa: E402
+from lies import IN_EVERY_ROUND, LIES  # noqa: E402
+from test_strategy import federate, post  # noqa: E402, F401
 
 from gmfl_lite.data import load_images  # noqa: E402
 from gmfl_lite.flower import app as flower_app  # noqa: E402
@@ -341,3 +344,36 @@ def test_one_leaves_another_comes_and_training_ends(patience, tmp_path):
     scores = gl.load_result(result)
     assert scores.history["round"].unique().tolist() == [0, 3]
     assert {0, 2, 3} == set(scores.agents["agent"])
+
+
+@pytest.mark.slow
+def test_one_who_lies_in_every_round_changes_nothing(patience, post, planted, tmp_path, record_property):  # noqa: F811
+    """Student 1 has changed the library. What the others give is what they give where student 1 never answers."""
+    changed = planted("flower_app.py", "from lies import agent").parent
+    rounds = range(1, len(IN_EVERY_ROUND) + 1)
+    experiment = EXPERIMENT.replace(model="softmax", rounds=len(rounds), eval_every=len(rounds))
+    seconds = 15 + 5 * patience
+    (tmp_path / "class").mkdir()
+    saved = tmp_path / "class" / "federation.result"
+    flower_app.write_app(tmp_path / "class" / "classroom", experiment, save=str(saved), round_seconds=seconds)
+    with Classroom(tmp_path / "class") as classroom:
+        classroom.superlink(block("flower-superlink --insecure --host"))
+        path = f"export PYTHONPATH={changed}:{Path(__file__).parent}:$PYTHONPATH\n"
+        classroom.terminal("liar", path + block("flower-supernode --insecure", '"agent=$AGENT"'), agent=1)
+        for number in (0, 2):
+            classroom.student(number)
+        teacher = classroom.terminal("teacher", block("gmfl_lite.flower_app classroom").split("\n", 1)[1])
+        teacher.wait_for("saved as", (len(rounds) + 4) * seconds)
+        assert teacher.popen.wait(60) == 0
+    table = pd.read_csv(f"{saved}.rounds.csv", dtype=str)
+    for lie, took_part, left_out in zip(IN_EVERY_ROUND, table["took_part"], table["left_out"], strict=True):
+        record_property(f"{lie} from a process of its own", f"left out: {left_out}")
+        assert took_part == "0 2"
+        assert left_out.startswith("1: ")
+        assert LIES[lie][1] in left_out
+    alone = federate(post(experiment, nodes={100: 0, 101: 1, 102: 2}, behave={(1, round): "error" for round in rounds}))
+    found = gl.load_result(saved)
+    others = (result.agents[result.agents["agent"] != 1].groupby("fine_tune_steps") for result in (found, alone))
+    accuracies = [each["accuracy"].mean().round(3).to_dict() for each in others]
+    record_property("accuracy of the others after so many steps, with and without the liar", accuracies)
+    assert agrees(found, alone) < 1e-5

@@ -1,0 +1,61 @@
+"""What guards the tests against strangers' inputs sees what it is to see."""
+
+import os
+import subprocess
+import sys
+from contextlib import suppress
+
+import numpy as np
+import pytest
+import torch
+from bounded import bounded
+
+
+def swallowed(folder):
+    with suppress(OSError):
+        open(folder / "none" / "here", "w").close()
+
+
+WRONG = {
+    "Python's memory": (lambda folder: bytearray(210_000_000), "210 MB by Python"),
+    "untouched memory": (lambda folder: np.empty(210_000_000, np.uint8), "210 MB by Python"),
+    "PyTorch's memory": (lambda folder: torch.ones(60_000_000), "MB by the process"),
+    "a file": (lambda folder: (folder / "file").write_text("x"), "open .*file"),
+    "an attempt": (swallowed, "open .*here"),
+    "a descriptor": (lambda folder: os.close(os.open(folder / "file", os.O_CREAT | os.O_WRONLY)), "open .*file"),
+    "a folder": (lambda folder: (folder / "new").mkdir(), "os.mkdir .*new"),
+    "a move out": (lambda folder: (folder / "inside" / "a").rename(folder / "a"), "os.rename .*a"),
+    "a removal": (lambda folder: (folder / "there").unlink(), "os.remove .*there"),
+    "a way up": (lambda folder: (folder / "inside" / ".." / "file").write_text("x"), "open .*file"),
+    "a link out": (lambda folder: (folder / "inside" / "link").write_text("x"), "open .*link"),
+    "a program": (lambda folder: subprocess.run([sys.executable, "-V"], stdout=-1, check=True), "subprocess.Popen"),
+}
+
+
+@pytest.fixture
+def inside(tmp_path):
+    for name in ("there", "inside/a"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+    (tmp_path / "inside" / "link").symlink_to(tmp_path / "there")
+    return tmp_path / "inside"
+
+
+@pytest.mark.parametrize("kind", WRONG)
+@pytest.mark.parametrize("where", ["a folder", "no folder"])
+def test_each_bound_is_seen(kind, where, inside):
+    does, said = WRONG[kind]
+    with pytest.raises(AssertionError, match=said), bounded(inside if where == "a folder" else None):
+        does(inside.parent)
+
+
+def test_less_is_allowed(inside):
+    with bounded(inside):
+        (inside / "file").write_text("x")
+        (inside / "file").rename(inside / "other")
+        assert (inside.parent / "there").read_text() == "x"
+        assert bytearray(100_000_000)
+        assert torch.ones(20_000_000).sum() > 0
+    (inside.parent / "afterwards").write_text("x")
+    with pytest.raises(AssertionError, match="20 MB by Python"), bounded(inside, most=10e6):
+        assert bytearray(20_000_000)
