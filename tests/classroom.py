@@ -91,8 +91,8 @@ class Process:
         for process in family:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
-        psutil.wait_procs(family, timeout=10)
-        self.popen.wait(10)
+        psutil.wait_procs(family, timeout=60)
+        self.popen.wait(60)
 
     def wait_for(self, pattern: str, seconds: float) -> re.Match:
         end = time.monotonic() + seconds
@@ -124,7 +124,7 @@ class Classroom(ExitStack):
 
     def superlink(self, commands: str) -> Process:
         link = self.terminal("superlink", commands)
-        link.wait_for("running on https?://", 90)
+        link.wait_for("running on https?://", 300)
         return link
 
     def student(self, agent: int, *, port: int | None = None) -> Process:

@@ -183,5 +183,5 @@ def test_a_race_times_every_contender_and_leaves_out_what_is_not_installed(bench
     monkeypatch.setenv("PYTHONPATH", str(BENCHMARKS))
     times = harness.race({"a": ("our_width", {"width": 5}), "b": ("our_fedavg", {"agents": 2, "size": 4})}, repeats=1)
     assert set(times) == {"a", "b"}
-    assert all(0 < seconds < 10 for seconds in times.values())
+    assert all(0 < seconds < 600 for seconds in times.values())
     assert harness.table(["x"], [[1], [2]]) == "| x |\n| --- |\n| 1 |\n| 2 |"

@@ -27,7 +27,7 @@ import torch.distributed as dist
 import gmfl_lite as gl
 from gmfl_lite import distributed
 
-dist.init_process_group("gloo", timeout=timedelta(seconds=60))
+dist.init_process_group("gloo", timeout=timedelta(seconds=300))
 rank = dist.get_rank()
 small = gl.Experiment.from_dict({small!r})
 how = {"checkpoint": sys.argv[2] + "/half"} if sys.argv[1] == "checkpoint" and rank == 0 else {}
@@ -44,7 +44,7 @@ def torchrun(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     command += ["--master-addr", "127.0.0.1", "--master-port", str(free_port()), *arguments]
     return subprocess.run(
-        command, env={**environment(folder), "GLOO_SOCKET_IFNAME": "lo"}, cwd=folder, timeout=200,
+        command, env={**environment(folder), "GLOO_SOCKET_IFNAME": "lo"}, cwd=folder, timeout=600,
         capture_output=True, text=True, check=False,
     )  # fmt: skip
 

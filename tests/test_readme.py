@@ -112,7 +112,7 @@ def test_lab_opens_the_first_notebook(checkout, variables, tmp_path):
             ["make", "lab"], cwd=checkout, env=variables | own, stdout=log, stderr=log, start_new_session=True
         )
     try:
-        for _ in range(600):
+        for _ in range(3000):
             running = [
                 json.loads(path.read_text(encoding="utf-8")) for path in (tmp_path / "runtime").glob("jpserver-*.json")
             ]
@@ -124,7 +124,7 @@ def test_lab_opens_the_first_notebook(checkout, variables, tmp_path):
         path = re.search(r"lab/tree/([^?]*00-start-here\.ipynb)", page)[1]
         request = f"{running[0]['url']}api/contents/{path}?content=0"
         headers = {"Authorization": f"token {running[0]['token']}"}
-        with urllib.request.urlopen(urllib.request.Request(request, headers=headers), timeout=30) as answer:
+        with urllib.request.urlopen(urllib.request.Request(request, headers=headers), timeout=60) as answer:
             assert json.load(answer)["type"] == "notebook"
     finally:
         os.killpg(lab.pid, signal.SIGKILL)

@@ -48,7 +48,7 @@ def test_a_command_has_the_options_that_its_notebook_uses(command, tmp_path, mon
     monkeypatch.setenv("FLWR_DISABLE_UPDATE_CHECK", "1")
     program, *arguments = command.split()
     try:
-        ran = subprocess.run([BIN / program, *arguments, "--help"], capture_output=True, text=True, timeout=120)
+        ran = subprocess.run([BIN / program, *arguments, "--help"], capture_output=True, text=True, timeout=300)
         missing = [option for option in options if not re.search(rf"(?<![\w-]){option}(?![\w-])", plain(ran.stdout))]
     except FileNotFoundError:
         missing = [program]
