@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import pytest
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: no test in a browser")
+playwright.expect.set_options(timeout=60_000)
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 NEEDED = [
     pytest.mark.slow,

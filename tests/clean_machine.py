@@ -65,7 +65,7 @@ def empty_home(folder: Path, *first_on_path: Path) -> dict[str, str]:
     return {**kept, "HOME": str(home), "PATH": path, "PIP_NO_BUILD_ISOLATION": "no", "TQDM_DISABLE": "1"}
 
 
-def run(command: list[str], folder: Path, variables: dict[str, str], timeout: float = 600) -> str:
+def run(command: list[str], folder: Path, variables: dict[str, str], timeout: float = 1800) -> str:
     """Run a command that must succeed and return what it printed."""
     ran = subprocess.run(
         command, cwd=folder, env=variables, capture_output=True, text=True, check=False, timeout=timeout

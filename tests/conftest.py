@@ -27,8 +27,21 @@ import gmfl_lite as gl
 from gmfl_lite.command_line import program
 from gmfl_lite.engine import recording
 
-LONGEST = ("tests/flower/test_app.py", "tests/notebooks/", "tests/explorer/test_background_runs.py", "tests/browser/")
-"""Files that begin first, as they take minutes: what comes last is done by one process while the others are idle."""
+LONGEST = (
+    "tests/flower/test_app.py",
+    "tests/browser/",
+    "tests/test_docs.py",
+    "tests/test_readme.py",
+    "tests/test_evidence.py",
+    "tests/explorer/test_background_runs.py",
+    "tests/notebooks/",
+    "tests/command_line/",
+    "tests/explorer/",
+)
+"""What begins first: what comes last is done by one process while the others are idle.
+
+Files that take minutes and that one process runs from beginning to end; then notebooks, which all processes share.
+"""
 
 
 APART = (

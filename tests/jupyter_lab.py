@@ -34,16 +34,18 @@ def started(folder: Path) -> Iterator[Callable[[str], str]]:
         server = subprocess.Popen(command, env={**os.environ, **own}, stdout=log, stderr=log, start_new_session=True)
     try:
         address = f"http://127.0.0.1:{port}"
-        for _ in range(300):
+        until = time.monotonic() + 180
+        while True:
             try:
-                urllib.request.urlopen(f"{address}/api", timeout=5).close()
+                urllib.request.urlopen(f"{address}/api", timeout=60).close()
                 break
             except OSError:
+                assert time.monotonic() < until, (settings / "log").read_text(encoding="utf-8")
                 time.sleep(0.1)
         yield lambda notebook: f"{address}/lab/tree/{notebook}?token={token}&reset"
     finally:
         os.killpg(server.pid, signal.SIGTERM)
-        server.wait(30)
+        server.wait(60)
 
 
 def until_open(page) -> None:

@@ -27,7 +27,7 @@ def opened(browser, picture, folder: Path, size: str = "wide", **how: Any) -> It
     width, height = SIZES[size]
     context = browser.new_context(viewport={"width": width, "height": height}, offline=True, **how)
     page, errors = context.new_page(), []
-    page.set_default_timeout(10_000)
+    page.set_default_timeout(60_000)
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     page.goto((folder / "page.html").as_uri())

@@ -149,7 +149,7 @@ def nothing_is_lost(places, room="room elsewhere", user=None, **how):
         "HOME": str(scratch), "MPLCONFIGDIR": str(scratch), "TMPDIR": str(scratch), "PYTHONDONTWRITEBYTECODE": "1",
     }  # fmt: skip
     command = [sys.executable, "-c", PROGRAM, str(disk), str(scratch), room, *([] if user is None else [str(user)])]
-    ran = subprocess.run(command, cwd=scratch, env=variables, capture_output=True, text=True, timeout=300, **how)
+    ran = subprocess.run(command, cwd=scratch, env=variables, capture_output=True, text=True, timeout=900, **how)
     assert ran.stdout.endswith("all is said and kept\n"), ran.stdout + ran.stderr
 
 

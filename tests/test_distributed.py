@@ -27,16 +27,21 @@ import torch.distributed as dist
 import gmfl_lite as gl
 from gmfl_lite import distributed
 
-dist.init_process_group("gloo", timeout=timedelta(seconds=60))
+dist.init_process_group("gloo", timeout=timedelta(seconds=300))
 rank = dist.get_rank()
+if sys.argv[1] == "run":
+    for number, settings in enumerate({many!r}):
+        result = gl.run(gl.Experiment.from_dict(settings), engine=distributed.build_engine, progress=False)
+        if rank == 0:
+            result.save(f"{sys.argv[2]}/{number}.result")
+    sys.exit()
 small = gl.Experiment.from_dict({small!r})
-how = {"checkpoint": sys.argv[2] + "/half"} if sys.argv[1] == "checkpoint" and rank == 0 else {}
-if sys.argv[1] == "experiment":
-    small = small.replace(meta_lr=0.1 * (1 + rank))
-try:
-    gl.run(small, engine=distributed.build_engine, progress=False, **how)
-except ValueError as error:
-    sys.stderr.write(f"process {rank}: {error}.\\n")
+differing = small.replace(meta_lr=0.1 * (1 + rank))
+for one, how in ((small, {"checkpoint": sys.argv[2] + "/half"} if rank == 0 else {}), (differing, {})):
+    try:
+        gl.run(one, engine=distributed.build_engine, progress=False, **how)
+    except ValueError as error:
+        sys.stderr.write(f"process {rank}: {error}.\\n")
 """
 
 
@@ -44,41 +49,59 @@ def torchrun(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     command += ["--master-addr", "127.0.0.1", "--master-port", str(free_port()), *arguments]
     return subprocess.run(
-        command, env={**environment(folder), "GLOO_SOCKET_IFNAME": "lo"}, cwd=folder, timeout=200,
+        command, env={**environment(folder), "GLOO_SOCKET_IFNAME": "lo"}, cwd=folder, timeout=600,
         capture_output=True, text=True, check=False,
     )  # fmt: skip
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "experiment",
-    [
-        gl.Experiment(**settings()),
-        EXPERIMENT,
-        EXPERIMENT.replace(server="adam", server_lr=0.02, proximal=0.1, shots=4, query="disjoint", personal="head"),
-        EXPERIMENT.replace(gradient="reptile", nu=2, server_lr=0.5, local_steps=2),
-    ],
-    ids=["notebook", "weighted", "Adam", "reptile"],
-)
-def test_two_processes_give_the_model_of_one(experiment, tmp_path, record_property):
+def program(folder: Path, **values: object) -> str:
+    """Write the program, with values put in, and return its path."""
+    text = PROGRAM
+    for name in ("many", "small"):
+        text = text.replace(f"{{{name}!r}}", repr(values.get(name)))
+    (folder / "program.py").write_text(text, encoding="utf-8")
+    return str(folder / "program.py")
+
+
+def difference(experiment: gl.Experiment, there: gl.Result) -> float:
+    """Return the largest difference of a parameter from a run in this process, which must have moved them."""
     here = gl.run(experiment, progress=False)
+    assert there.engine.endswith("in 2 processes")
+    assert max((here.params[name] - start).abs().max().item() for name, start in initial().items()) > 1e-2
+    assert (there.history["loss"] - here.history["loss"]).abs().max() < 1e-5
+    return max((there.params[name] - here.params[name]).abs().max().item() for name in here.params)
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_model_of_one(tmp_path, record_property):
+    """By the notebook's command."""
+    experiment = gl.Experiment(**settings())
     setting = ["--experiment", json.dumps(experiment.to_dict()), "--save", str(tmp_path / "two.result")]
     ran = torchrun(tmp_path, "-m", "gmfl_lite.distributed", *setting)
     assert ran.returncode == 0, ran.stderr[-3000:]
-    there = gl.load_result(tmp_path / "two.result")
-    assert there.engine.endswith("in 2 processes")
-    gap = max((there.params[name] - here.params[name]).abs().max().item() for name in here.params)
+    gap = difference(experiment, gl.load_result(tmp_path / "two.result"))
     record_property("torchrun, largest difference of a parameter after three rounds", gap)
     assert gap < 1e-5
-    moved = max((here.params[name] - start).abs().max().item() for name, start in initial().items())
-    assert moved > 1e-2
-    assert (there.history["loss"] - here.history["loss"]).abs().max() < 1e-5
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("what", "said"), [("checkpoint", "w at the start"), ("experiment", "experiments")])
-def test_processes_that_differ_are_refused_at_once(what, said, tmp_path):
-    """One has a checkpoint after the first of two rounds, the other none; or they are to do different things."""
+def test_two_processes_give_the_model_of_one_whatever_the_method(tmp_path):
+    """One run after the other in the same processes."""
+    experiments = [
+        EXPERIMENT,
+        EXPERIMENT.replace(server="adam", server_lr=0.02, proximal=0.1, shots=4, query="disjoint", personal="head"),
+        EXPERIMENT.replace(gradient="reptile", nu=2, server_lr=0.5, local_steps=2),
+    ]
+    many = [experiment.to_dict() for experiment in experiments]
+    ran = torchrun(tmp_path, program(tmp_path, many=many), "run", str(tmp_path))
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    for number, experiment in enumerate(experiments):
+        assert difference(experiment, gl.load_result(tmp_path / f"{number}.result")) < 1e-5
+
+
+@pytest.mark.slow
+def test_processes_that_differ_are_refused_at_once(tmp_path):
+    """One has a checkpoint after the first of two rounds, the other none; then they are to do different things."""
     small = EXPERIMENT.replace(model="softmax", agents_per_round=9, rounds=2, eval_every=1)
     stop = threading.Event()
 
@@ -87,10 +110,10 @@ def test_processes_that_differ_are_refused_at_once(what, said, tmp_path):
             stop.set()
 
     gl.run(small, checkpoint=tmp_path / "half", on_round=after_the_first, stop=stop, progress=False)
-    (tmp_path / "program.py").write_text(PROGRAM.replace("{small!r}", repr(small.to_dict())), encoding="utf-8")
-    ran = torchrun(tmp_path, str(tmp_path / "program.py"), what, str(tmp_path))
+    ran = torchrun(tmp_path, program(tmp_path, small=small.to_dict()), "differ", str(tmp_path))
     for process in range(2):
-        assert f"process {process}: the processes differ in their {said}" in ran.stderr
+        for said in ("w at the start", "experiments"):
+            assert f"process {process}: the processes differ in their {said}" in ran.stderr
 
 
 def initial():

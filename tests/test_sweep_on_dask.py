@@ -1,7 +1,9 @@
 """A sweep on Dask's workers is the serial sweep, even when a worker is killed."""
 
+import importlib
 import os
 import random
+import time
 
 import pandas as pd
 import pytest
@@ -31,6 +33,19 @@ def test_a_sweep_survives_a_killed_worker(tmp_path, record_property, dask_may_dr
     assert len(serial) == 24 * 2 * 2
     seen, killed = [], {}
 
+    def hold(folder):
+        """Let a worker's points, from the fifth that it begins, wait until one worker has been killed."""
+        module = importlib.import_module("gmfl_lite.sweep.grid")
+        run, begun = module.run, []
+
+        def held(*arguments, **how):
+            begun.append(None)
+            while len(begun) > 4 and not (folder / "killed").exists():
+                time.sleep(0.05)
+            return run(*arguments, **how)
+
+        module.run = held
+
     def kill_one(number: int, rows: pd.DataFrame) -> None:
         seen.append(number)
         if not killed and len(seen) >= 3:
@@ -40,11 +55,13 @@ def test_a_sweep_survives_a_killed_worker(tmp_path, record_property, dask_may_dr
             kept = len(list((tmp_path / "cache").glob("*.result")))
             killed.update(worker=worker, pid=pids[worker], tasks=len(busy[worker]), kept=kept)
             psutil.Process(pids[worker]).kill()
+            (tmp_path / "killed").touch()
 
     cluster = distributed.LocalCluster(
         n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0", silence_logs=60
     )
     with cluster, distributed.Client(cluster) as client:
+        client.run(hold, tmp_path)
         executor = client.get_executor()
         table = gl.sweep(GRID, BASE, executor=executor, cache=tmp_path / "cache", on_point=kill_one, progress=False)
         alive = set(client.run(os.getpid).values())

@@ -351,7 +351,7 @@ def test_identities_are_the_same_in_other_processes():
         )
         for seed in "12"
     ]
-    one, other = (process.communicate(timeout=300)[0].split() for process in said)
+    one, other = (process.communicate(timeout=900)[0].split() for process in said)
     assert one == other
     assert len(one) > 30
     assert identity({"x", "y", "z"}) == one[0]

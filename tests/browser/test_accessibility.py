@@ -42,12 +42,17 @@ def violations(page, part: str | None = None) -> list[str]:
     return found
 
 
-@pytest.fixture(params=["light", "dark"])
-def page(request, browser):
-    options = {"viewport": {"width": 1280, "height": 800}, "reduced_motion": "reduce"}
-    page = browser.new_page(color_scheme=request.param, **options)
+@pytest.fixture
+def new_page(browser):
+    page = browser.new_page(viewport={"width": 1280, "height": 800}, reduced_motion="reduce")
     yield page
     page.close()
+
+
+@pytest.fixture(params=["light", "dark"])
+def page(request, new_page):
+    new_page.emulate_media(color_scheme=request.param)
+    return new_page
 
 
 def in_colour(page, name: str) -> str:
@@ -111,26 +116,29 @@ def test_a_moving_picture(page, tmp_path, name):
     assert violations(page) == []
 
 
-def test_the_panel_in_jupyterlab(page, tmp_path):
+def test_the_panel_in_jupyterlab(new_page, tmp_path):
     """As it is at first, and with all that can be unfolded; of JupyterLab around it, nothing."""
     notebook = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}})
     notebook.cells = [nbformat.v4.new_code_cell("import gmfl_lite as gl\n\ngl.Explorer(gl.Experiment(rounds=10))")]
     (tmp_path / "work").mkdir()
     nbformat.write(notebook, tmp_path / "work" / "panel.ipynb")
+    page = new_page
     page.set_default_timeout(60_000)
     with jupyter_lab.started(tmp_path / "work") as address:
         jupyter_lab.opened(page, address("panel.ipynb"))
         jupyter_lab.run_all_cells(page)
         page.wait_for_selector(".gmfl-explorer img")
-        dark = page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
-        jupyter_lab.command(page, "apputils:change-theme", theme=f"JupyterLab {'Dark' if dark else 'Light'}")
-        page.wait_for_timeout(1000)
-        assert violations(page, ".gmfl-explorer") == []
         folded = page.locator(".gmfl-explorer .gmfl-fold:not(.mod-active)")
-        while folded.count():
-            folded.first.evaluate("button => button.click()")
-            page.wait_for_timeout(300)
-        assert violations(page, ".gmfl-explorer") == []
+        for scheme, first in (("light", True), ("dark", True), ("dark", False), ("light", False)):
+            if not first:
+                while folded.count():
+                    folded.first.evaluate("button => button.click()")
+                    page.wait_for_timeout(300)
+            page.emulate_media(color_scheme=scheme)
+            jupyter_lab.command(page, "apputils:change-theme", theme=f"JupyterLab {scheme.title()}")
+            page.wait_for_function(f"document.body.dataset.jpThemeLight === '{str(scheme == 'light').lower()}'")
+            page.wait_for_timeout(1000)
+            assert violations(page, ".gmfl-explorer") == []
 
 
 def test_what_is_wrong_is_found(page):

@@ -4,7 +4,6 @@ Screenshots are left in artefacts/, to be looked at.
 """
 
 import io
-import os
 import re
 import shutil
 import time
@@ -17,8 +16,6 @@ from chromium import playwright
 from clean_machine import ROOT
 from PIL import Image
 
-from gmfl_lite.engine.threads_and_memory import usable_cores
-
 ARTEFACTS = ROOT / "artefacts"
 WIDTHS = {"wide": (1280, 800), "middle": (1024, 768), "narrow": (900, 700)}
 
@@ -26,9 +23,13 @@ pytestmark = chromium.NEEDED
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory):
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("lab")
+
+
+@pytest.fixture(scope="module")
+def lab(folder):
     """Start JupyterLab on the playground."""
-    folder = tmp_path_factory.mktemp("lab")
     shutil.copy(ROOT / "notebooks" / "07-explorer.ipynb", folder / "playground.ipynb")
     with jupyter_lab.started(folder) as address:
         yield address("playground.ipynb")
@@ -44,7 +45,7 @@ def page(lab):
         page.set_default_timeout(60_000)
         jupyter_lab.opened(page, lab)
         jupyter_lab.run_all_cells(page)
-        page.wait_for_selector(".gmfl-explorer img", timeout=180_000)  # a cold kernel, and a run
+        page.wait_for_selector(".gmfl-explorer img", timeout=600_000)  # a cold kernel, and a run
         page.locator(".gmfl-explorer").scroll_into_view_if_needed()
         yield page
 
@@ -76,7 +77,7 @@ def alt(panel) -> str:
     return panel.locator("img").first.get_attribute("alt")
 
 
-def until_drawn(panel, pattern: str, seconds: float = 60) -> None:
+def until_drawn(panel, pattern: str, seconds: float = 180) -> None:
     playwright.expect(panel.locator("img").first).to_have_attribute("alt", re.compile(pattern), timeout=1000 * seconds)
 
 
@@ -148,19 +149,19 @@ def test_stop_stops(page, panel, record_property):
     button(panel, "Training").click()
     knob(panel, "rounds").focus()
     page.keyboard.press("End")
-    until_drawn(panel, r"after round [1-9]0\.")
+    until_drawn(panel, r"ν = 3 \d+ % after round (?!100;)[1-9]")
     pressed = time.monotonic()
     button(panel, "Stop").click()
-    until_said(panel, "Stopped: press Run to start again.")
-    took = time.monotonic() - pressed
-    record_property("browser: click to stopped on screen", f"{took:.2f} s")
-    # 0.3 s for the run to stop; the rest for the way there and back, and for a picture that is just being drawn; more
-    # where other processes take their turns.
-    assert took < 1.5 * max(1.0, os.getloadavg()[0] / usable_cores())
-    page.wait_for_timeout(500)  # words come first, then the picture
-    before = alt(panel)
-    page.wait_for_timeout(1500)
-    assert alt(panel) == before
+    until_said(panel, "Stopped: press Run to start again. In round ")
+    record_property("browser: click to stopped on screen", f"{time.monotonic() - pressed:.2f} s")
+    said = panel.get_by_role("status").inner_text()
+    assert int(re.search(r"In round (\d+)", said)[1]) < 500
+    before, now = None, alt(panel)
+    while now != before:  # words come first, then the picture; one that goes on would be at its end
+        page.wait_for_timeout(1500)
+        before, now = now, alt(panel)
+    assert "after round 500" not in now
+    assert panel.get_by_role("status").inner_text() == said
     picture_of(page, "stopped")
 
 
@@ -173,9 +174,10 @@ def test_a_pin_stays(page, panel):
     playwright.expect(rows).to_have_count(3)
     playwright.expect(rows.first).to_contain_text("ν = 3")
     button(panel, "best first").click()
-    page.wait_for_timeout(500)
-    final = [float(text) for text in panel.locator("table tbody tr td:nth-child(7)").all_inner_texts()]
-    assert final == sorted(final, reverse=True)
+    page.wait_for_function(
+        "(final => final.every((score, row) => row === 0 || score <= final[row - 1]))("
+        "[...document.querySelectorAll('.gmfl-explorer table tbody tr td:nth-child(7)')].map(e => +e.innerText))"
+    )
     panel.locator("table").scroll_into_view_if_needed()
     assert panel.locator(".gmfl-table").evaluate("b => b.offsetWidth <= b.closest('.widget-html').offsetWidth")
     picture_of(page, "pinned")
@@ -281,7 +283,7 @@ def test_folded_knobs_pin_and_reset_by_keyboard(page, panel):
     knob(panel, "rounds").wait_for()
     go_to(page, "rounds")
     page.keyboard.press("Home")
-    playwright.expect(knob(panel, "rounds")).to_have_attribute("aria-valuetext", "10", timeout=1000)
+    playwright.expect(knob(panel, "rounds")).to_have_attribute("aria-valuetext", "10")
     until_drawn(panel, r"ν = 3 \d+ % after round 10; FedAvg .* after round 10\.")
     page.wait_for_function("!document.querySelector('.gmfl-explorer progress')")
     go_to(page, "Pin this curve")
@@ -381,9 +383,10 @@ def add_and_run(page, source: str) -> None:
     page.keyboard.press("Control+Enter")
 
 
-def test_a_cell_that_holds_the_kernel_is_said_to_be_waited_for(page, panel):
-    add_and_run(page, "import time; time.sleep(5)")
+def test_a_cell_that_holds_the_kernel_is_said_to_be_waited_for(page, panel, folder):
+    add_and_run(page, "import os, time\nwhile not os.path.exists('go on'):\n    time.sleep(0.1)")
     until_said(panel, "Another cell of this notebook is at work: what you press here waits until it is done.")
+    (folder / "go on").touch()
     playwright.expect(panel.get_by_role("status")).not_to_contain_text("Another cell", timeout=60_000)
 
 
@@ -399,8 +402,7 @@ def test_run_all_leaves_one_panel_alive_as_it_was(page, panel):
     until_drawn(panel, kept)
     assert page.locator(".gmfl-explorer").count() == 1
     assert knob(panel, "nu (ν)").get_attribute("aria-valuetext") == "1"
-    page.keyboard.press("Control+s")
-    page.wait_for_timeout(1500)
+    jupyter_lab.command(page, "docmanager:save")
     page.reload()
     jupyter_lab.until_open(page)
     panel.wait_for()

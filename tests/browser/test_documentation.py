@@ -47,11 +47,9 @@ def test_search_finds_symbols(browser, served, query, place):
     """Among what is shown first, without unfolding anything."""
     page = browser.new_page()
     page.goto(f"{served}?q={query}")
-    found = page.locator(".md-search-result__item a")
-    found.first.wait_for()
-    page.wait_for_timeout(500)
-    links = [link.get_attribute("href").removeprefix(served).partition("?")[0] for link in found.all()[:10]]
-    assert any(link.startswith(place.partition("#")[0]) for link in links), links
+    shown = "[...document.querySelectorAll('.md-search-result__item a')].slice(0, 10)"
+    wanted = served + place.partition("#")[0]
+    page.wait_for_function(f"wanted => {shown}.some(link => link.href.startsWith(wanted))", arg=wanted)
     page.close()
 
 

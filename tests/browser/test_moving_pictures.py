@@ -63,7 +63,7 @@ def page(browser, lab):
     page.on("request", lambda request: asked.append(request.url))
     jupyter_lab.opened(page, lab("pictures.ipynb"))
     jupyter_lab.run_all_cells(page)
-    playwright.expect(page.locator("iframe")).to_have_count(len(CELLS), timeout=120_000)
+    playwright.expect(page.locator("iframe")).to_have_count(len(CELLS), timeout=600_000)
     jupyter_lab.command(page, "docmanager:save")
     page.reload()
     page.get_by_text("(ipykernel) | Idle").wait_for()

@@ -103,7 +103,7 @@ def test_a_run_without_a_reader_does_not_wait_and_its_page_shows_everything(fork
     sources = ["import gmfl_lite as gl, pandas as pd\nguess = gl.predict('Which?', ['this', 'that'])\nguess"]
     sources += ["guess.then(pd.DataFrame({'secret': [42]}))"]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
-    ran = NotebookClient(notebook, kernel_name="python3", timeout=60, store_widget_state=False).execute()
+    ran = NotebookClient(notebook, kernel_name="python3", timeout=600, store_widget_state=False).execute()
     page = HTMLExporter().from_notebook_node(ran)[0]
     assert "<td>42</td>" in page
     assert "<li>that</li>" in page

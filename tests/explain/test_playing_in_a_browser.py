@@ -78,22 +78,29 @@ def test_nothing_moves_that_nobody_sees(picture, play):
     frame = play(shown)
     frame.locator("button.main", has_text="Play").click()
     frame.page.clock.run_for(every + 20)
-    for away, back in (
-        ("document.body.style.paddingTop = '5000px'; scrollTo(0, 0)", "document.body.style.paddingTop = '8px'"),
-        (HIDE.replace("HIDDEN", "true"), HIDE.replace("HIDDEN", "false")),
+    for away, back, in_sight in (
+        ("document.body.style.paddingTop = '5000px'; scrollTo(0, 0)", "document.body.style.paddingTop = '8px'", False),
+        (HIDE.replace("HIDDEN", "true"), HIDE.replace("HIDDEN", "false"), True),
     ):
         before = frame.evaluate(at)
         frame.page.evaluate(away)
-        frame.page.wait_for_timeout(300)  # for the browser to see that it is out of sight
+        frame.evaluate(ONCE_IT_IS, in_sight)
         frame.page.clock.run_for(5 * every)
         assert frame.evaluate(at) == before
         assert frame.get_by_role("button", name="Pause").count() == 1
         frame.page.evaluate(back)
-        frame.page.wait_for_timeout(300)
+        frame.evaluate(ONCE_IT_IS, True)
         frame.page.clock.run_for(every + 20)
         assert frame.evaluate(at) == before + 1
 
 
+ONCE_IT_IS = """inSight => new Promise(told => new IntersectionObserver((seen, observer) => {
+    if (seen.at(-1).isIntersecting === inSight) {
+        observer.disconnect();
+        told();
+    }
+}).observe(document.body))"""
+"""Wait until the browser tells what is in sight; the picture's own observer, which is older, hears of it first."""
 HIDE = """() => {
     const page = document.querySelector('iframe').contentDocument;
     Object.defineProperty(page, 'hidden', {value: HIDDEN, configurable: true});

@@ -21,7 +21,7 @@ def threads(kind: str = "") -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith(f"gmfl_lite {kind}")]
 
 
-def until(what, seconds: float = 30.0) -> None:
+def until(what, seconds: float = 120.0) -> None:
     deadline = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < deadline, "waited in vain"

@@ -133,7 +133,7 @@ def test_the_papermill_command_gives_what_the_panel_shows(panel, tmp_path):
     command = html.unescape(re.findall("<pre.*?>(.*?)</pre>", painted(explorer, "take-away"), re.DOTALL)[1])
     root = Path(__file__).parents[2]
     command = command.replace("papermill ", f"{sys.executable} -m papermill ").replace("explored-1", f"{tmp_path}/out")
-    subprocess.run(command, shell=True, cwd=root, check=True, capture_output=True, timeout=300)
+    subprocess.run(command, shell=True, cwd=root, check=True, capture_output=True, timeout=900)
     outputs = [out for cell in nbformat.read(tmp_path / "out.ipynb", 4).cells for out in cell.get("outputs", ())]
     tables = [out.data["text/html"] for out in outputs if "<table" in out.get("data", {}).get("text/html", "")]
     numbers = [int(number) for number in re.findall(r"<td>(\d+)</td>", tables[0])]

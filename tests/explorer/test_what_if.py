@@ -77,7 +77,7 @@ def test_data_that_are_not_here_are_not_waited_for(panel, monkeypatch, tmp_path,
         monkeypatch.setattr(loader, "download", lambda _: pytest.fail("nobody can stop a download"))
     explorer = panel()
     explorer.set(dataset=dataset)
-    assert explorer.wait(10) is None
+    assert explorer.wait(60) is None
     said = f"{dataset} is not in {tmp_path} and is not downloaded here. Put torchvision's files there"
     assert said in words(explorer)
     assert list(tmp_path.iterdir()) == []

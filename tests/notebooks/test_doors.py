@@ -41,7 +41,7 @@ def run_first_cells(*before: str) -> list[nbformat.NotebookNode]:
     """Run the first cell of every notebook in one real kernel, after other code, and return them."""
     sources = [*before, *(doors.install(path.name) for path in NOTEBOOKS)]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
-    return NotebookClient(notebook, kernel_name="python3", timeout=120).execute().cells[len(before) :]
+    return NotebookClient(notebook, kernel_name="python3", timeout=600).execute().cells[len(before) :]
 
 
 def test_the_first_cell_does_nothing_where_the_library_is(forked_kernels):

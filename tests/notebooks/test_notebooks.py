@@ -21,7 +21,7 @@ import notebooks as tools
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 BADGES, FIRST = (f"the {what} not what `link` writes" for what in ("badges below the title are", "first code cell is"))
-LONG = 45  # seconds
+LONG = 30  # seconds
 SLOWER = 2
 """How many times as long the other processor's arithmetic may take; products take 1.3 to 1.7 times as long."""
 

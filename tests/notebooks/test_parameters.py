@@ -9,17 +9,14 @@ from test_notebooks import NOTEBOOKS, needs, tools
 
 PARAMETERS = {
     "00-start-here": [
-        {"rounds": 10, "n_agents": 12, "n_new_agents": 3, "nu": 5},
         {"rounds": 3, "n_agents": 2, "n_new_agents": 1, "nu": 1, "fine_tune_lr": 0.05, "seed": 4},
         {"rounds": 20, "fine_tune_lr": 0.6, "meta_lr": 0.6},  # the first of its last cell's suggestions
     ],
     "01-who-holds-what": [
-        {"n_agents": 15, "n_new_agents": 3, "seed": 1},
-        {"n_agents": 30, "n_new_agents": 30, "fine_tune_lr": 0.1},
+        {"n_agents": 30, "n_new_agents": 30, "fine_tune_lr": 0.1, "seed": 1},
     ],
     "02-one-model-for-all": [
-        {"rounds": 5, "n_agents": 9, "n_new_agents": 2, "seed": 3},
-        {"rounds": 3, "n_agents": 10, "n_new_agents": 1, "dirichlet_alpha": 10.0, "meta_lr": 0.05},
+        {"rounds": 3, "n_agents": 10, "n_new_agents": 1, "dirichlet_alpha": 10.0, "meta_lr": 0.05, "seed": 3},
     ],
     "03-the-meta-objective-by-hand": [{"nu": 1, "seed": 1}, {"nu": 10, "fine_tune_lr": 0.1, "start_x": 1.2}],
     "06-train-at-full-size": [
