@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 CLUTTER = ("thumbs.db", "desktop.ini", "__macosx", "icon\r")
 """What Windows and Macs leave in folders of images, in small letters; other clutter begins with a dot."""
 
-MOST_BYTES, MOST_PIXELS = 200_000_000, 50_000_000
-"""What a file may hold; Pillow keeps up to four bytes for a pixel."""
+MOST_BYTES, MOST_PIXELS, MOST_OF_A_JPEG = 200_000_000, 9_000_000, 80_000_000
+"""What a file may hold, of bytes and of pixels; a JPEG may hold more, of which Pillow warns from 89 million on."""
 
 _TOO_LARGE = "is too large: make it smaller, or take it out of the folder"
 
@@ -118,14 +118,28 @@ def _pixels(content: io.BytesIO, shape: tuple[int, ...]) -> NDArray[np.float32]:
     with Image.open(content) as image:
         if image.format == "EPS":
             raise _RefusedError("is PostScript, a program that is not run here: save it as PNG or JPEG")
-        if math.prod(image.size) > MOST_PIXELS:
-            raise _RefusedError(f"{_TOO_LARGE} (more than {MOST_PIXELS} pixels)")
+        _check_size(image, 8 * max(width, height))
         upright = ImageOps.exif_transpose(image)  # telephones note how they were held
     if upright.mode in ("I", "F") or upright.mode.startswith("I;16"):
         grey = Image.fromarray(_scaled(upright)).resize((width, height))
         return np.repeat(np.asarray(grey, np.float32).clip(0, 1)[..., None], channels, axis=-1)
     like_the_others = _on_paper(upright).convert("L" if channels == 1 else "RGB").resize((width, height))
     return np.asarray(like_the_others, np.float32).reshape(height, width, channels) / np.float32(255)
+
+
+def _check_size(image: "Image", enough: int) -> None:
+    """Raise where decoding would take more memory than a photograph is worth: some 20 bytes for each pixel.
+
+    A JPEG can be decoded to a half, a quarter or an eighth, here of at least `enough` pixels a side; a progressive one
+    keeps six bytes for each pixel of the whole all the same.
+    """
+    size = math.prod(image.size)
+    if image.format == "JPEG" and size <= MOST_OF_A_JPEG // (4 if "progressive" in image.info else 1):
+        if size > MOST_PIXELS:
+            image.draft(None, (enough, enough))
+        size = math.prod(image.size)
+    if size > MOST_PIXELS:
+        raise _RefusedError(f"{_TOO_LARGE} (more than {MOST_PIXELS} pixels)")
 
 
 def _on_paper(image: "Image") -> "Image":
@@ -143,12 +157,16 @@ def _scaled(image: "Image") -> NDArray[np.float32]:
     White is the first of `WHITES` that no pixel exceeds. Where there is none, or a pixel is negative, the darkest
     pixel becomes black and the lightest white.
     """
-    values = np.asarray(image, np.float32)
-    low, high = values.min(), values.max()
+    values = np.array(image, np.float32)  # its own, changed in place: it may be large
+    low, high = float(values.min()), float(values.max())
     if not np.isfinite([low, high]).all():
         raise ValueError("it holds NaN or infinite values")
-    white = next((white for white in WHITES if low >= 0 and high <= white), None)
-    scaled = values / white if white is not None else (values - low) / max(high - low, np.finfo(np.float32).tiny)
-    if isinstance(seen_through := image.info.get("transparency"), int):
-        scaled = np.where(values == seen_through, 1, scaled)
-    return scaled.astype(np.float32)
+    seen_through = image.info.get("transparency")
+    paper = values == seen_through if isinstance(seen_through, int) else None
+    whites = [white for white in WHITES if low >= 0 and high <= white]
+    if not whites:
+        values -= np.float32(low)
+    values /= whites[0] if whites else max(np.float32(high) - np.float32(low), np.finfo(np.float32).tiny)
+    if paper is not None:
+        values[paper] = 1
+    return values

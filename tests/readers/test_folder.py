@@ -365,9 +365,7 @@ def test_ctrl_c_is_not_an_unreadable_image(mine, digits, monkeypatch):
         load_images(mine, like=digits)
 
 
-@pytest.mark.parametrize(
-    "side", [7_100, 10_000, 14_000, 60_000]
-)  # beyond 50 MP, Pillow's warning and error, any memory
+@pytest.mark.parametrize("side", [3_100, 10_000, 14_000, 60_000])  # beyond 9 MP, Pillow's warning and error, any memory
 @pytest.mark.parametrize("kind", ["png", "gif", "bmp"])
 def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(side, kind, digits, tmp_path, monkeypatch):
     """A file of some bytes that claims to be huge."""
@@ -383,6 +381,39 @@ def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(side, kind,
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda image: pytest.fail("decoded"))
     with pytest.raises(ValueError, match=rf"A b ü\.{kind} is too large: make it smaller.*pixels"):
         load_images(folder, like=digits)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "P", "LA", "CMYK", "I;16", "F", "1"])
+def test_the_largest_image_that_is_read_stays_within_the_bound(mode, digits, tmp_path):
+    """Turned by its camera, and in part transparent where a file can be."""
+    kind = {"CMYK": "tiff", "I;16": "png", "F": "tiff", "P": "gif"}.get(mode, "png")
+    image = Image.new(mode, (2990, 3000))
+    image.paste(
+        ink().convert("L" if mode in ("F", "I;16") else mode).resize((1500, 1500)).convert(image.mode), (700, 700)
+    )
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    folder = folder_of(tmp_path, kind, b"")
+    more = {"transparency": 0} if mode == "P" else {}
+    image.save(next((folder / "3").iterdir()), **({} if kind == "gif" else {"exif": exif}), **more)
+    del image
+    with bounded():
+        load_images(folder, like=digits)
+
+
+@pytest.mark.parametrize(("side", "progressive"), [(8_900, False), (4_400, True)])
+def test_a_large_photograph_is_decoded_smaller(side, progressive, digits, tmp_path):
+    folder, small = folder_of(tmp_path, "jpeg", b""), ink().convert("RGB")
+    path = next((folder / "3").iterdir())
+    small.resize((side, side)).save(path, quality=80, progressive=progressive)
+    with bounded():
+        read = load_images(folder, like=digits).x
+    small.resize((1_000, 1_000)).save(path, quality=95)
+    assert (read - load_images(folder, like=digits).x).abs().max() < 0.02
+    if progressive:
+        small.resize((5_100, 5_100)).save(path, progressive=True)
+        with pytest.raises(ValueError, match="is too large: make it smaller"):
+            load_images(folder, like=digits)
 
 
 def test_a_file_of_too_many_bytes_is_refused_before_it_is_read(mine, digits):
