@@ -251,7 +251,7 @@ ALIKE = 1e-3
 def outliers(values: Sequence[float] | np.ndarray, floor: float) -> np.ndarray:
     """Return which of a round's values [agents] lie far above the others: above median + 25 max(1.48 MAD, floor).
 
-    Of fewer than three values none can be outvoted: they are held against what is known without them, 25 floor.
+    Of fewer than three values none can be outvoted: they are compared with what is known without them, 25 floor.
 
     >>> outliers([1.0, 1.1, 0.9, 300.0], floor=1.0).tolist()
     [False, False, False, True]
@@ -275,7 +275,7 @@ def judge(
     """Return, for every agent of a round, why it is left out: "" for those that are not.
 
     Only what is too large is left out. Agents differ by nature, and late in training a few move while most have almost
-    come to rest; so an update is an outlier only if it is long beside what was usual in earlier rounds, too.
+    come to rest; so an update is an outlier only if it is also long compared with what was usual in earlier rounds.
 
     A liar below the bound takes part. One of ten agents (Dirichlet 1, 60 rounds) that sends 24 usual lengths against
     the others' way takes the average from 96 % to guessing; two of them take a trimmed mean or a median 2 points

@@ -88,7 +88,7 @@ class Dataset:
 
 
 def outputs(of: Any) -> int:
-    """Return how many numbers a model gives for a sample of a Dataset or a Federation: one a class, or those of y.
+    """Return how many numbers a model gives for a sample of a Dataset or a Federation: one per class, or those of y.
 
     Raises
     ------

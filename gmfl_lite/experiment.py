@@ -219,7 +219,7 @@ class Experiment:
             object.__setattr__(self, name, value)
 
     def replace(self, **changes: Any) -> Self:
-        """Return this experiment with some settings changed, checked anew."""
+        """Return this experiment with some settings changed, and check it again."""
         return type(self)(**{**vars(self), **changes})
 
     def to_dict(self) -> dict[str, Any]:

@@ -61,7 +61,7 @@ class Dirichlet:
     is honoured by construction, without retrying, and does not bend the mixes. The mixes together ask for more of some
     classes than there is, and every sample must be used: the table of counts is the one closest to the mixes (in
     relative entropy, by Sinkhorn scaling) that uses each class up exactly; what a bounded number of scalings leaves
-    over is moved between classes at the agents who mind least. alpha → ∞ tends to IID, alpha → 0 to one class an agent
+    over is moved between classes at the agents who mind least. alpha → ∞ tends to IID, alpha → 0 to one class per agent
     (two or three for those who take what is left).
 
     Parameters

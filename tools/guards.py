@@ -15,10 +15,10 @@ MEMORY_GB = 1.0
 """What Binder guarantees, in units of 2³⁰ bytes as there and in all of this: no notebook's kernel may reach it."""
 
 OVERRUN = 1.5
-"""How many times what a notebook states it may take …"""
+"""A notebook may take this many times the seconds that it states …"""
 
 SLACK_SECONDS = 2
-"""… after so many seconds for a cold start on a busy machine."""
+"""… and this many more for a cold start on a busy machine."""
 
 STATED = re.compile(r"\*Time: (\d+) seconds on two cores([^.]*)\. Memory: (\d\.\d\d) GB\.")
 

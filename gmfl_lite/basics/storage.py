@@ -64,7 +64,7 @@ def write(path: str | Path, record: dict[str, Any], arrays: dict[str, np.ndarray
 
 
 def put(path: str | Path, content: bytes) -> None:
-    """Write a file whole or not at all: beside it first, so that a crash or a full disk leaves the old one in place.
+    """Write a file whole or not at all: next to it first, so that a crash or a full disk leaves the old one in place.
 
     A symbolic link is followed, and a file that is there keeps its mode.
 
@@ -101,7 +101,7 @@ def tidy(folder: Path, name: str = "*") -> None:
 
 
 def read(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Read what `write` wrote, and the rows beside it if it grows.
+    """Read what `write` wrote, and the rows in the file next to it if it grows.
 
     Nothing in a file is ever executed, and no more memory is taken than a few times the file's size.
 
@@ -127,7 +127,7 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def _content(path: Path) -> bytes:
-    """Return what a file holds; a pipe would wait for ever, and a device never ends."""
+    """Return what a file holds; a pipe would wait forever, and a device never ends."""
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):
         raise ValueError(f"{path} is no file")

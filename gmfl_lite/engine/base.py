@@ -110,12 +110,12 @@ class Engine(ABC):
         return after
 
     def state(self) -> Memory:
-        """Return all that a run needs to go on, beside w and the number of rounds: a dict of tensors."""
+        """Return all that a run needs to continue, apart from w and the number of rounds: a dict of tensors."""
         parts = {"own": self.own, "memory": self.memory, "threads": {"": torch.tensor(self.threads)}}
         return {f"{part}/{name}": tensor for part, kept in parts.items() for name, tensor in kept.items()}
 
     def load_state(self, state: Memory) -> None:
-        """Go on from what `state` returned.
+        """Continue from what `state` returned.
 
         Raises
         ------

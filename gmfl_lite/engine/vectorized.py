@@ -28,7 +28,7 @@ RECORDED_FROM = 150
 """Local steps of a whole run from which on they are recorded (gmfl_lite.engine.recording)."""
 
 MOST_RECORDINGS = 16
-"""As each takes seconds and holds only for so many agents with batches of one width, more are not made."""
+"""Each takes seconds and is valid for one number of agents and one width of batches: no more are made."""
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 Nothing here waits. A kernel cannot hide the cells below a question, and under papermill, under nbval or on an exported
 page nobody is there to answer. So the cell whose figure is held back ends in `.then(figure)`. Its output is a widget,
-which shows the figure once the question is answered, and next to it, in the same output, the figure itself: that is
-what is shown and stored where no widget lives. A Markdown cell right below it, with what to notice, is hidden by one
+which shows the figure once the question is answered, and next to it, in the same output, the figure itself, which
+is shown and stored where no widget lives. A Markdown cell right below it, with what to notice, is hidden by one
 rule of CSS until then (JupyterLab and Notebook 7); Colab shows it, and `make student` leaves it out.
 """
 

@@ -71,8 +71,8 @@ def sweep(
     that vary, status, message, round, group, fine_tune_steps, loss, accuracy, worst_decile_accuracy; `round` is the
     one that the row's numbers were measured in. A point that failed is one row with status "failed" and its error as
     the message; the other points go on. Where the executor is shut down meanwhile, `shutdown(cancel_futures=True)`, a
-    point that was not begun is one row with status "stopped". Ctrl-C ends the sweep; with a cache, the next call goes
-    on from there.
+    point that was not begun is one row with status "stopped". Ctrl-C ends the sweep; with a cache, the next call
+    continues from there.
 
     Raises
     ------
@@ -222,7 +222,7 @@ def _answers(
         return
     prepare_process()  # before workers are forked from this process
     waiting: dict[Future[pd.DataFrame], int] = {}
-    done: SimpleQueue[Future[pd.DataFrame]] = SimpleQueue()  # as_completed waits for ever for what `shutdown` cancels
+    done: SimpleQueue[Future[pd.DataFrame]] = SimpleQueue()  # as_completed waits forever for what `shutdown` cancels
     try:
         for number, point in enumerate(points):
             try:

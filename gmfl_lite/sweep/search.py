@@ -91,7 +91,7 @@ def tune(
     federation, model, loss, metric : as in `sweep`. With a federation, validation seeds change the picks and the
         batches alone: the agents that settings are compared on are its new ones, so do not report their scores.
     executor, cache : as in `sweep`. The same settings are tried in the same order however many workers there are; with
-        a cache, a search that was stopped goes on from where it was. Where the executor is shut down, the best of what
+        a cache, a search that was stopped continues where it was. Where the executor is shut down, the best of what
         was tried until then is returned, `at_edge`.
     on_trial : called with every trial, a row of the table, as soon as it is done.
     progress : whether to show a progress bar.
