@@ -1,4 +1,4 @@
-"""The default run next to other programs that compute: with the threads that the library chooses, and with one per core.
+"""The default run next to other programs: with the threads that the library chooses, and with one per core.
 
 python benchmarks/neighbours.py [--quick]     prints the table and writes it to benchmarks/RESULTS.md
 """

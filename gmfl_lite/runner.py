@@ -59,8 +59,8 @@ def run(
     on_round : called as on_round(round, rows) after every evaluation, with that round's rows of the history.
     stop : an event looked at before every local step; Ctrl-C does the same. The run returns the result so far.
     checkpoint : a path, written after every evaluation; a run that finds one continues from its w, whatever the model's
-        parameters are now, and ends as if it had never been interrupted. Until it ends, the history is in a file next to it,
-        a file whose name ends in .history. Where it cannot be written, one warning says so and the run goes on.
+        parameters are now, and ends as if it had never been interrupted. Until it ends, the history is in a second
+        file, whose name ends in .history. Where it cannot be written, one warning says so and the run goes on.
     engine : builds what computes the agents' updates, an Engine: a class of your own, `build_engine` with a
         `local_step` or a `server_step` of your own, or `gmfl_lite.distributed.build_engine`, which shares the agents
         among the processes that torchrun has started.

@@ -70,7 +70,8 @@ RULES = {
 """What to write differently, by what is wrong with it: a pattern, and what to write instead."""
 
 TITLES = re.compile(
-    r"adaptive federated optimization|personalized federated learning|optimization by direct search|deep networks from\s+decentralized data",
+    r"adaptive federated optimization|optimization by direct search|personalized federated learning|"
+    r"deep networks from\s+decentralized data",
     re.IGNORECASE,
 )
 """Of papers: their authors' spelling."""

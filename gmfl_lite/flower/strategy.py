@@ -332,7 +332,7 @@ class MetaFedAvg(Strategy):
                 self.saved = path
                 break
         if why and self.saved != before:
-            log("the result so far cannot be saved as %s (%s); it is in %s", self.path, why, self.saved or "memory alone")
+            log("the result so far cannot be saved as %s (%s): it is in %s", self.path, why, self.saved or "memory")
         return result
 
 

@@ -145,7 +145,7 @@ def tune(
 
     def rank(point: Point) -> tuple[float, ...]:
         trial = tried[point]
-        if trial["status"] == "diverged":  # of these, the one with the lowest steps is nearest to a better one
+        if trial["status"] == "diverged":  # the one of these with the lowest steps is nearest to a better one
             return -float("inf"), -max(point), -sum(point)
         loss, accuracy = (float(f"{trial.get(name, 0):.4g}") for name in ("loss", "accuracy"))
         return accuracy, -loss, 0
