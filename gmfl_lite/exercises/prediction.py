@@ -7,7 +7,6 @@ is shown and stored where no widget lives. A Markdown cell right below it, with 
 rule of CSS until then (JupyterLab and Notebook 7); Colab shows it, and `make student` leaves it out.
 """
 
-import base64
 import html
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,7 +16,7 @@ import pandas as pd
 from IPython.core.formatters import DisplayFormatter
 from IPython.core.getipython import get_ipython
 
-from ..basics import checks
+from ..basics import checks, images
 
 ASKED: dict[str, "Prediction"] = {}
 """All questions of this kernel, by their text: one that is asked again takes the place of the first."""
@@ -175,8 +174,6 @@ def _as_html(data: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
     if "text/html" in data:
         return f'<div class="jp-RenderedHTMLCommon">{data["text/html"]}</div>'
     if "image/png" in data:
-        png = data["image/png"]
-        text = png if isinstance(png, str) else base64.b64encode(png).decode()
-        alt = html.escape(metadata.get("image/png", {}).get("alt", ""))
-        return f'<img style="max-width:100%" alt="{alt}" src="data:image/png;base64,{text}">'
+        alt = metadata.get("image/png", {}).get("alt", "")
+        return images.element(data["image/png"], alt, 'style="max-width:100%"')
     return f"<pre>{html.escape(str(data.get('text/plain', '')))}</pre>"
