@@ -183,7 +183,7 @@ def misspelled() -> list[str]:
 
 def main() -> int:
     found = [one for name, text in prose() for one in mistakes(name, text)] + misspelled()
-    print("\n".join(found))
+    print(*found, sep="\n", end="\n" if found else "")
     return 1 if found else 0
 
 
