@@ -97,17 +97,17 @@ def aggregate(
     aggregation: str = "average",
     check_weights: bool = True,
 ) -> Params:
-    """Make one w of those that the agents sent back: their average Σ_i p_i w_i, or what outvotes a few liars.
+    """Combine what the agents sent back into one w: the average Σ_i p_i w_i, or something that outvotes a few liars.
 
-    Who sends a number that is not finite is left out of a median and a trimmed mean. Each other liar may move them by a
-    rank in every number: little where agents are alike, much where they differ.
+    A median and a trimmed mean leave out agents that send a number that is not finite. Each other liar may move them by
+    a rank in every number: little where agents are alike, much where they differ.
 
     Parameters
     ----------
     updates : dict of tensors [agents, …].
-    weights : non-negative [agents], scaled here to sum to one; None is the uniform average, which is what the
-        objective (1/n) Σ_i F_i asks for.
-    check_weights : whether to look at the weights' values, for which a GPU has to be waited for.
+    weights : non-negative [agents], scaled here to sum to one; None is the uniform average, as in the objective
+        (1/n) Σ_i F_i.
+    check_weights : whether to check the weights' values; on a GPU this means waiting for it.
 
     Raises
     ------

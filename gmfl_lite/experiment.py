@@ -39,7 +39,7 @@ from .server import SERVER_STEPS
 
 
 class ExperimentError(ValueError):
-    """What is wrong with an experiment, every problem at once."""
+    """Lists every problem of an experiment at once."""
 
 
 def _renamed(name: str, value: Any) -> int:

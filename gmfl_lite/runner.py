@@ -49,13 +49,12 @@ def run(
     experiment : the what-if.
     federation, model : replace what the experiment would build: your own data, your own module, whose current
         parameters are the start and which is not changed. Both are computed with in experiment.precision; the result's
-        experiment says "own" for what was handed over.
+        experiment says "own" for them.
     loss : "cross_entropy", "squared_error" or a function of (prediction, y) that gives one loss per sample; by default
         what y asks for. The mean over an agent's samples is its f_i.
     metric : another such function; its mean is reported in a column `metric`, next to the loss.
-    start : a result to take `experiment.rounds` more rounds from: its w is where they begin and its round where they
-        go on counting, so that two runs in a row give what one of all rounds does (but for what a server with a memory
-        remembers). Settings may differ.
+    start : a result from which to take `experiment.rounds` more rounds: they begin at its w and continue its count, so
+        that two runs in a row are one long run (except for the memory of a server that has one). Settings may differ.
     on_round : called as on_round(round, rows) after every evaluation, with that round's rows of the history.
     stop : an event looked at before every local step; Ctrl-C does the same. The run returns the result so far.
     checkpoint : a path, written after every evaluation; a run that finds one continues from its w, whatever the model's

@@ -116,10 +116,10 @@ class Held:
 
 
 def predict(question: str, options: Sequence[str]) -> Prediction:
-    """Ask for a prediction, and hold back what comes after it until it is made; it is counted, and not graded.
+    """Ask for a prediction, and hide the figure until it is made; predictions are counted, not graded.
 
-    In a notebook the question is shown with a button for each option, which Tab and Enter reach as well. Where nobody
-    can answer, in a stored or exported page, under papermill or nbval, everything is shown, and nothing ever waits.
+    A notebook shows the question with a button for each option, which Tab and Enter reach as well. Where nobody can
+    answer (a stored or exported page, papermill, nbval), everything is shown, and nothing ever waits.
 
     Parameters
     ----------

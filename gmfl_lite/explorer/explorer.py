@@ -42,15 +42,15 @@ FRAME = 0.1
 class Explorer:
     """A panel of knobs next to a live picture: what do ν, heterogeneity and step sizes do?
 
-    Letting a knob go starts a run and ends the one at work. Display the explorer to see it; its methods do what its
-    buttons do, and `run` does for a script what the panel does. Run the cell that made an explorer again, with the same
-    base, and the new one goes on where the old one stood, with its knobs, pins and results.
+    Moving a knob starts a run and ends the current one. Display the explorer to see it. Each button has a method, and
+    `run` is the panel for scripts. If the cell that made an explorer runs again with the same base, the new explorer
+    continues where the old one was, with its knobs, pins and results.
 
     Parameters
     ----------
     base : the knobs' first values, and all the settings that have no knob.
     federation, model, loss : as in `gmfl_lite.run`: your own agents, of any samples with classes, your own module and
-        loss. What they decide has no knob then, and the picks are at most all of the agents.
+        loss. Settings that they decide have no knob then, and at most all agents are picked.
     weights_seed : of the initial weights; by default base.seed.
 
     Attributes

@@ -23,7 +23,7 @@ from .storing import store
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What a run gave.
+    """The result of a run.
 
     Attributes
     ----------
