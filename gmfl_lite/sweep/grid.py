@@ -59,7 +59,7 @@ def sweep(
         with `--resources GPU=1`, client.get_executor(resources={"GPU": 1}) gives each GPU one point at a time.
     cache : a folder; a finished point is kept there and never computed again, unless its settings, the library's or
         torch's code, the dataset, or the objects given have changed. A point that cannot be kept is still
-        computed, with a warning; another warning counts points of other versions, which `gmfl_lite.sweep.prune` deletes.
+        computed, with a warning; another one counts points of other versions, which `gmfl_lite.sweep.prune` deletes.
         Several processes may share it; workers on other computers write to it if they see it under this path.
     on_point : called as on_point(number, rows) as soon as a point is done, in whatever order they finish.
     progress : whether to show a progress bar.
