@@ -73,7 +73,7 @@ class Dataset:
                 raise ValueError("Dataset y: must hold at least one number to predict for each sample, got none")
         elif not self.classes or self.y.min() < 0 or self.y.max() >= len(self.classes):
             found = f"{self.y.min()} to {self.y.max()} with {len(self.classes)} classes"
-            raise ValueError(f"Dataset y: labels must be from 0 to the number of classes less one, got {found}")
+            raise ValueError(f"Dataset y: labels must be from 0 to the number of classes minus one, got {found}")
 
     def __len__(self) -> int:
         return len(self.y)

@@ -319,7 +319,7 @@ def _loaded(source: DatasetSource) -> Dataset:
 def build_federation(experiment: Experiment) -> Federation:
     """Load an experiment's dataset and deal it out to its agents, the new ones last; or make each agent's own."""
     if experiment.dataset == OWN:
-        raise ExperimentError("dataset = 'own': these agents were handed over; hand them over again (federation=…)")
+        raise ExperimentError("dataset = 'own': these agents were the caller's; pass them again (federation=…)")
     source = DATASETS[experiment.dataset]
     n_agents = experiment.n_agents + experiment.n_new_agents
     if source.of_agent is not None:

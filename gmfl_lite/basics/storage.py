@@ -70,7 +70,7 @@ def put(path: str | Path, content: bytes) -> None:
 
     Raises
     ------
-    ValueError : what is there is no file.
+    ValueError : the path is not a file.
     OSError : the disk is full, or does not let us.
     """
     path = Path(os.path.realpath(expanded(path)))
@@ -130,9 +130,9 @@ def _content(path: Path) -> bytes:
     """Return what a file holds; a pipe would wait forever, and a device never ends."""
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):
-        raise ValueError(f"{path} is no file")
+        raise ValueError(f"{path} is not a file")
     if found.st_size > LARGEST:
-        raise ValueError(f"{path} is larger than {LARGEST} bytes, which no result is")
+        raise ValueError(f"{path} is larger than {LARGEST} bytes, larger than any result")
     return path.read_bytes()
 
 
@@ -181,7 +181,7 @@ def _array(data: bytes) -> np.ndarray:
     header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, fortran, dtype = header(stream)
     if dtype.kind not in "biufc":
-        raise ValueError(f"an array holds {dtype}, which is no number")
+        raise ValueError(f"an array holds {dtype}, not numbers")
     flat = np.frombuffer(data, dtype, offset=stream.tell())
     return flat.reshape(shape, order="F" if fortran else "C").copy()
 
@@ -189,7 +189,7 @@ def _array(data: bytes) -> np.ndarray:
 def _json(text: bytes) -> dict[str, Any]:
     found = json.loads(text)
     if not isinstance(found, dict):
-        raise ValueError("its record is no mapping")
+        raise ValueError("its record is not a mapping")
     return found
 
 

@@ -181,7 +181,7 @@ class Explorer:
 
         Raises
         ------
-        ValueError : a name that is no knob, or a value that its knob has not got; nothing is set then.
+        ValueError : a name that is not a knob, or a value that its knob does not have; nothing is set then.
 
         Examples
         --------
@@ -202,7 +202,7 @@ class Explorer:
 
         Raises
         ------
-        ValueError : a name that is no knob, or a knob that changes nothing, given the others.
+        ValueError : a name that is not a knob, or a knob that changes nothing, given the others.
         """
         knob = None if name is None else self._knob(name)
         with self._lock:
@@ -215,7 +215,7 @@ class Explorer:
 
         Raises
         ------
-        ValueError : a name that is no knob.
+        ValueError : a name that is not a knob.
         """
         values = self._knob(name).values
         with self._lock:

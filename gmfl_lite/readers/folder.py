@@ -93,7 +93,7 @@ def _look_at(path: Path, folder: Path) -> None:
     if stat.S_ISDIR(kind):
         raise _RefusedError(f"is a folder: put its images into {path.parent}, or take it out")
     if not stat.S_ISREG(kind):
-        raise _RefusedError("is no file but a pipe, a socket or a device: take it out of the folder")
+        raise _RefusedError("is not a file but a pipe, a socket or a device: take it out of the folder")
 
 
 def _pixels(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
