@@ -29,6 +29,7 @@ lint: .venv/ready-to-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python tools/english.py
 
 notebooks: .venv/ready-to-test  ## run all notebooks and commit-ready their outputs
 	$(BIN)/python tools/notebooks.py link notebooks/*.ipynb
@@ -51,7 +52,7 @@ pages: .venv/ready-to-test  ## the notebooks as HTML, in build/html
 docs: .venv/ready-to-test  ## build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
-pictures: .venv/ready-to-test  ## make the pictures in README and CONTRIBUTING anew
+pictures: .venv/ready-to-test  ## redraw the pictures in README and CONTRIBUTING
 	$(BIN)/python tools/pictures.py
 
 release: .venv/ready-to-test  ## build sdist and wheel into dist/
@@ -79,7 +80,7 @@ classroom: .venv/ready  ## measure a class of 1, 4 and 8 students on this machin
 gpu: .venv/ready  ## compare a GPU with the CPU, time it, and write the page benchmarks/GPU-here.md; five minutes
 	$(BIN)/python -m gmfl_lite gpu-check --page benchmarks/GPU-here.md
 
-evidence: .venv/ready  ## make the tables of studies/evidence; an hour or more, and it goes on from where it was stopped
+evidence: .venv/ready  ## make the tables of studies/evidence; an hour or more, and it continues where it was stopped
 	$(BIN)/python studies/evidence.py
 
 .venv/ready: pyproject.toml

@@ -1,4 +1,4 @@
-"""How long `import gmfl_lite` takes beside `import torch`, each in fresh processes, in turns.
+"""How long `import gmfl_lite` takes next to `import torch`, each in fresh processes, in turns.
 
 python benchmarks/import_time.py [--quick]     prints both and their difference; writes them to benchmarks/RESULTS.md
 """

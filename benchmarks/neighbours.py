@@ -1,4 +1,4 @@
-"""The default run beside other programs that compute: with the threads that the library chooses, and with one per core.
+"""The default run next to other programs: with the threads that the library chooses, and with one per core.
 
 python benchmarks/neighbours.py [--quick]     prints the table and writes it to benchmarks/RESULTS.md
 """
@@ -76,7 +76,7 @@ def main() -> None:
         bar = f"at most {BARS[who]:g}, {'met' if chosen <= BARS[who] else '**not met**'}" if who in BARS else ""
         given_up = f"given up after {PATIENCE} s"
         rows.append([who, f"{chosen:.2f}", bar, f"{one_per_core:.1f}" if one_per_core < float("inf") else given_up])
-    header = [f"beside … (1 is {alone:.1f} s: one thread, nobody)", "the library's threads", "bar", "one per core"]
+    header = [f"next to … (1 is {alone:.1f} s: one thread, nobody)", "the library's threads", "bar", "one per core"]
     body = table(header, rows)
     print(body)
     if not quick:

@@ -84,7 +84,7 @@ def meta_steps(repeats: int, nus: tuple[int, ...] = (0, 1, 5, 10), agents: int =
 
 
 def rounds(repeats: int) -> str:
-    """(b) FedAvg rounds against FedLab, and what a round costs beside its local steps."""
+    """(b) FedAvg rounds against FedLab, and what a round costs besides its local steps."""
     rows = []
     for agents, size in ((10, 8), (50, 8), (10, 28), (50, 28)):
         settings = {"agents": agents, "size": size}

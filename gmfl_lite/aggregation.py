@@ -97,17 +97,17 @@ def aggregate(
     aggregation: str = "average",
     check_weights: bool = True,
 ) -> Params:
-    """Make one w of those that the agents sent back: their average Σ_i p_i w_i, or what outvotes a few liars.
+    """Combine what the agents sent back into one w: the average Σ_i p_i w_i, or something that outvotes a few liars.
 
-    Who sends a number that is not finite is left out of a median and a trimmed mean. Each other liar may move them by a
-    rank in every number: little where agents are alike, much where they differ.
+    A median and a trimmed mean leave out agents that send a number that is not finite. Each other liar may move them by
+    a rank in every number: little where agents are alike, much where they differ.
 
     Parameters
     ----------
     updates : dict of tensors [agents, …].
-    weights : non-negative [agents], scaled here to sum to one; None is the uniform average, which is what the
-        objective (1/n) Σ_i F_i asks for.
-    check_weights : whether to look at the weights' values, for which a GPU has to be waited for.
+    weights : non-negative [agents], scaled here to sum to one; None is the uniform average, as in the objective
+        (1/n) Σ_i F_i.
+    check_weights : whether to check the weights' values; on a GPU this means waiting for it.
 
     Raises
     ------
@@ -251,7 +251,7 @@ ALIKE = 1e-3
 def outliers(values: Sequence[float] | np.ndarray, floor: float) -> np.ndarray:
     """Return which of a round's values [agents] lie far above the others: above median + 25 max(1.48 MAD, floor).
 
-    Of fewer than three values none can be outvoted: they are held against what is known without them, 25 floor.
+    Of fewer than three values none can be outvoted: they are compared with what is known without them, 25 floor.
 
     >>> outliers([1.0, 1.1, 0.9, 300.0], floor=1.0).tolist()
     [False, False, False, True]
@@ -275,7 +275,7 @@ def judge(
     """Return, for every agent of a round, why it is left out: "" for those that are not.
 
     Only what is too large is left out. Agents differ by nature, and late in training a few move while most have almost
-    come to rest; so an update is an outlier only if it is long beside what was usual in earlier rounds, too.
+    come to rest; so an update is an outlier only if it is also long compared with what was usual in earlier rounds.
 
     A liar below the bound takes part. One of ten agents (Dirichlet 1, 60 rounds) that sends 24 usual lengths against
     the others' way takes the average from 96 % to guessing; two of them take a trimmed mean or a median 2 points

@@ -18,7 +18,7 @@ from .trainer import batches_of
 
 @modestly
 def by_hand(experiment: Experiment, federation: Federation | None = None, model: nn.Module | None = None) -> Params:
-    """Train as `gmfl_lite.run` does, in the plainest way, and return the shared initial model w.
+    """Train as `gmfl_lite.run` does, in the simplest way, and return the shared initial model w.
 
         w_i⁽ʲ⁺¹⁾ = w_i⁽ʲ⁾ − α ∇f_i(w_i⁽ʲ⁾),   F_i(w) = f_i(w_i⁽ᵛ⁾)
         τ times at each of the picked agents:  w_i ← w_i − β (∇F_i(w_i) + μ (w_i − w))

@@ -28,12 +28,12 @@ class Dataset:
 
     Parameters
     ----------
-    name : what figures and messages call it.
+    name : its name in figures and messages.
     x : float32 tensor [N, …], or int64 for tokens; images are [N, C, H, W], the library's own with pixels in [0, 1].
     y : int64 tensor [N], labels from 0 to len(classes) - 1, or [N, …], one for each position of a sample (the next
         character); without classes floats [N, …], what to predict: numbers, or several labels with a loss of your own.
-    classes : the classes' names, all different, in the order of the labels; None where y are numbers. What is no text
-        becomes one: range(10) is "0" to "9".
+    classes : the classes' names, all different, in the order of the labels; None where y are numbers. Other types are
+        converted to text: range(10) becomes "0" to "9".
 
     Raises
     ------
@@ -73,7 +73,7 @@ class Dataset:
                 raise ValueError("Dataset y: must hold at least one number to predict for each sample, got none")
         elif not self.classes or self.y.min() < 0 or self.y.max() >= len(self.classes):
             found = f"{self.y.min()} to {self.y.max()} with {len(self.classes)} classes"
-            raise ValueError(f"Dataset y: labels must be from 0 to the number of classes less one, got {found}")
+            raise ValueError(f"Dataset y: labels must be from 0 to the number of classes minus one, got {found}")
 
     def __len__(self) -> int:
         return len(self.y)
@@ -88,7 +88,7 @@ class Dataset:
 
 
 def outputs(of: Any) -> int:
-    """Return how many numbers a model gives for a sample of a Dataset or a Federation: one a class, or those of y.
+    """Return how many numbers a model gives for a sample of a Dataset or a Federation: one per class, or those of y.
 
     Raises
     ------

@@ -83,7 +83,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="torchrun … -m gmfl_lite.distributed", description=__doc__.split("\n")[0])
     parser.add_argument("--experiment", default="{}", help="settings that differ from Experiment()'s, as JSON")
     parser.add_argument("--save", help="file for the result, which gl.load_result reads")
-    parser.add_argument("--checkpoint", help="file to go on from, on a disk that all processes share")
+    parser.add_argument("--checkpoint", help="file to continue from, on a disk that all processes share")
     options = parser.parse_args(arguments)
     experiment = Experiment.from_dict(json.loads(options.experiment))
     backend = choose_backend(experiment.device, torch.cuda.device_count())

@@ -111,7 +111,7 @@ def evaluate(
     Every agent fine-tunes on all of its training samples, or its shots, and is scored on its own test samples, which it
     has never fine-tuned on. Columns: agent, name where agents have one, group, samples, fine_tune_steps, loss, accuracy
     (0 to 1) of classes, and metric where there is one. predict is the model, whose loss is what y asks for, or f_i.
-    All agents are scored, or of each group `most`, drawn by `seed`: see `some_of`. An engine's `graphs` repeat the same
+    All agents are scored, or of each group `most`, drawn by `seed`: see `some_of`. An engine's `graphs` replay the same
     scoring of other params faster on a GPU. What takes more than some seconds shows a bar, with `progress`.
 
     Raises

@@ -39,7 +39,7 @@ from .server import SERVER_STEPS
 
 
 class ExperimentError(ValueError):
-    """What is wrong with an experiment, every problem at once."""
+    """Lists every problem of an experiment at once."""
 
 
 def _renamed(name: str, value: Any) -> int:
@@ -74,13 +74,13 @@ class Experiment:
     dataset: str = setting(
         "digits",
         or_own(one_of(DATASETS)),
-        "What the agents hold; sinusoids: each a sine of its own, to be predicted; own: what was handed over.",
+        "What the agents hold; sinusoids: each agent predicts its own sine; own: the federation that you pass.",
         "agents",
     )
     partition: str = setting(
         "dirichlet",
         one_of(PARTITIONS),
-        "How the samples are dealt out to the agents, where the dataset has none of its own.",
+        "How the samples are dealt out to the agents, if the dataset has no agents of its own.",
         "holdings",
     )
     dirichlet_alpha: float = setting(
@@ -104,7 +104,7 @@ class Experiment:
     per_fedavg_a: int | None = setting(
         None,
         or_none(even),
-        "Images of a class at half of the agents; even.",
+        "Images per class at half of the agents; even.",
         "holdings",
         needs=_dealt_with("per_fedavg_a"),
         refused_otherwise=True,
@@ -118,13 +118,13 @@ class Experiment:
     shots: int | None = setting(
         None,
         or_none(integer(1)),
-        "Most samples of a class that an agent trains and fine-tunes on; None is all of them.",
+        "Most samples per class that an agent trains and fine-tunes on; None is all of them.",
         "holdings",
     )
     query: str = setting(
         "independent",
         one_of(QUERIES),
-        "How a query is drawn: from all an agent trains on, or apart from its support; twice the shots are held then.",
+        "How a query is drawn: from all training samples, or apart from the support (with twice the shots).",
         "holdings",
     )
     label_noise: float = setting(
@@ -135,7 +135,7 @@ class Experiment:
     test_fraction: float = setting(
         0.25, number(0, 1, above=True), "Part of each agent's samples that is scored and never fine-tuned on.", "agents"
     )
-    model: str = setting("mlp", or_own(one_of(MODELS)), "What is trained; own: what was handed over.", "training")
+    model: str = setting("mlp", or_own(one_of(MODELS)), "What is trained; own: the module that you pass.", "training")
     nu: int = setting(
         3,
         integer(0, 1000),
@@ -151,7 +151,7 @@ class Experiment:
     backprop_steps: int | None = setting(
         None,
         or_none(integer(0)),
-        "How many of the last Hessian factors are kept; left out, 'exact' and 'hessian_free' keep all.",
+        "How many of the last Hessian factors are kept; by default 'exact' and 'hessian_free' keep all.",
         "training",
         needs=("gradient", lambda: [name for name, method in METHODS.items() if method.backprop_steps == "needed"]),
     )
@@ -171,7 +171,7 @@ class Experiment:
     server_lr: float = setting(
         1.0,
         number(0, above=True),
-        "The server's step size: the part of the way that it goes to the agents' average.",
+        "The server's step size: the fraction of the way that it goes to the agents' average.",
         "training",
     )
     proximal: float = setting(
@@ -195,10 +195,10 @@ class Experiment:
     seed: int = setting(
         0,
         integer(0, 2**63 - 1),
-        "Seeds the partition, the agents picked, their batches and, unless set apart, the initial weights.",
+        "Seeds the partition, the agents picked, their batches and, unless set separately, the initial weights.",
         "draws",
     )
-    aggregation: str = setting("average", one_of(AGGREGATIONS), "What the server makes of the agents' w.", "training")
+    aggregation: str = setting("average", one_of(AGGREGATIONS), "How the server combines the agents' w.", "training")
 
     __signature__ = OfTheClass(signature)
 
@@ -219,7 +219,7 @@ class Experiment:
             object.__setattr__(self, name, value)
 
     def replace(self, **changes: Any) -> Self:
-        """Return this experiment with some settings changed, checked anew."""
+        """Return this experiment with some settings changed, and check it again."""
         return type(self)(**{**vars(self), **changes})
 
     def to_dict(self) -> dict[str, Any]:
@@ -319,7 +319,7 @@ def _loaded(source: DatasetSource) -> Dataset:
 def build_federation(experiment: Experiment) -> Federation:
     """Load an experiment's dataset and deal it out to its agents, the new ones last; or make each agent's own."""
     if experiment.dataset == OWN:
-        raise ExperimentError("dataset = 'own': these agents were handed over; hand them over again (federation=…)")
+        raise ExperimentError("dataset = 'own': these agents were the caller's; pass them again (federation=…)")
     source = DATASETS[experiment.dataset]
     n_agents = experiment.n_agents + experiment.n_new_agents
     if source.of_agent is not None:

@@ -69,7 +69,7 @@ def build_model(name: str, dataset: Dataset | Federation, *, seed: int = 0) -> n
     10670
     """
     if name == OWN:
-        raise ValueError("model = 'own': this module was handed over; hand it over again (model=…)")
+        raise ValueError("model = 'own': this module was the caller's; pass it again (model=…)")
     checks.choice("model", name, MODELS)
     if not isinstance(dataset, (Dataset, Federation)):
         raise checks.refusal("dataset", dataset, "a Dataset or a Federation")

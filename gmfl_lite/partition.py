@@ -58,11 +58,11 @@ class Dirichlet:
 
     Agent i draws a mix q_i ~ Dirichlet(alpha · C · p), with p the dataset's own mix of its C classes (for balanced
     classes: concentration `alpha` in each). How many samples an agent holds is settled before its mix, so min_samples
-    is honoured by construction, without retrying, and does not bend the mixes. The mixes together ask for more of some
-    classes than there is, and every sample must be used: the table of counts is the one closest to the mixes (in
-    relative entropy, by Sinkhorn scaling) that uses each class up exactly; what a bounded number of scalings leaves
-    over is moved between classes at the agents who mind least. alpha → ∞ tends to IID, alpha → 0 to one class an agent
-    (two or three for those who take what is left).
+    is honoured by construction, without retrying, and does not bend the mixes. Together the mixes ask for more samples
+    of some classes than there are, and every sample must be used: the table of counts is the one closest to the mixes
+    (in relative entropy, by Sinkhorn scaling) that uses each class up exactly; what a bounded number of scalings leaves
+    over is moved between classes at the agents whose mixes change least. alpha → ∞ tends to IID, alpha → 0 to one class
+    per agent (two or three for those who take what is left).
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ class Dirichlet:
 
 @dataclass(frozen=True)
 class Shards:
-    """Every agent holds `classes_per_agent` classes; a class is shared equally by the agents who hold it.
+    """Every agent holds `classes_per_agent` classes; the agents who hold a class share it equally.
 
     Common classes have more holders than rare ones, so that agents end up with about equally many samples.
 

@@ -42,7 +42,7 @@ def epsilon(
         None: it is known who takes part, which all know who know the seed, as every agent of a Flower federation does.
     delta : δ, far below 1/n.
 
-    Not counted is what is sent beside the update: losses, accuracies, numbers of samples. An average counts only where
+    What is sent with the update does not count: losses, accuracies, numbers of samples. An average counts only where
     it is uniform (not weighted by samples, no median) and the other agents add their noise, too.
 
     Sampling is that of the accountant, of fixed size; an accountant for Poisson sampling, in which each

@@ -49,18 +49,17 @@ def run(
     experiment : the what-if.
     federation, model : replace what the experiment would build: your own data, your own module, whose current
         parameters are the start and which is not changed. Both are computed with in experiment.precision; the result's
-        experiment says "own" for what was handed over.
-    loss : "cross_entropy", "squared_error" or a function of (prediction, y) that gives one loss a sample; by default
+        experiment says "own" for them.
+    loss : "cross_entropy", "squared_error" or a function of (prediction, y) that gives one loss per sample; by default
         what y asks for. The mean over an agent's samples is its f_i.
-    metric : another such function, whose mean is looked at beside the loss, in a column `metric`.
-    start : a result to take `experiment.rounds` more rounds from: its w is where they begin and its round where they
-        go on counting, so that two runs in a row give what one of all rounds does (but for what a server with a memory
-        remembers). Settings may differ.
+    metric : another such function; its mean is reported in a column `metric`, next to the loss.
+    start : a result from which to take `experiment.rounds` more rounds: they begin at its w and continue its count, so
+        that two runs in a row are one long run (except for the memory of a server that has one). Settings may differ.
     on_round : called as on_round(round, rows) after every evaluation, with that round's rows of the history.
     stop : an event looked at before every local step; Ctrl-C does the same. The run returns the result so far.
-    checkpoint : a path, written after every evaluation; a run that finds one goes on from its w, whatever the model's
-        parameters are now, and ends as if it had never been interrupted. Until it ends, the history lies beside it, in
-        a file whose name ends in .history. Where it cannot be written, one warning says so and the run goes on.
+    checkpoint : a path, written after every evaluation; a run that finds one continues from its w, whatever the model's
+        parameters are now, and ends as if it had never been interrupted. Until it ends, the history is in a second
+        file, whose name ends in .history. Where it cannot be written, one warning says so and the run goes on.
     engine : builds what computes the agents' updates, an Engine: a class of your own, `build_engine` with a
         `local_step` or a `server_step` of your own, or `gmfl_lite.distributed.build_engine`, which shares the agents
         among the processes that torchrun has started.
@@ -107,7 +106,7 @@ def run(
     else:
         rows = start.history.reindex(columns=list(columns))
         begun = dataclasses.replace(start, experiment=experiment, status="stopped", params=w, history=rows)
-    # Of what else, beside the experiment, makes a run.
+    # Of what else makes a run, apart from the experiment.
     fingerprint = (
         ""
         if checkpoint is None
@@ -174,7 +173,7 @@ def _check_arguments(
 def _resume(
     path: str | Path | None, experiment: Experiment, fingerprint: str, like: Params, engine: Engine
 ) -> Checkpoint | None:
-    """Return what to go on from, if there is something, and give the engine what it kept."""
+    """Return what to continue from, if anything, and give the engine what it kept."""
     if path is None or not expanded(path).exists():
         return None
     found = load(path, type(experiment))
@@ -187,7 +186,7 @@ def _resume(
     if found.fingerprint != fingerprint:
         other = "of other agents' data, another model's structure or another loss or metric"
         what = other if found.fingerprint else "a result, not a checkpoint"
-        raise ValueError(f"checkpoint {path} is {what}: use another path, or delete it to start anew")
+        raise ValueError(f"checkpoint {path} is {what}: use another path, or delete it to start again")
     if found.recipe != engine.recipe:
         plain = "the experiment's own engine"
         made, here = found.recipe or plain, engine.recipe or plain

@@ -107,7 +107,7 @@ def train(
     federation, loss_fn, params : the agents, f_i as a function of (params, batch), and w at round `start`.
     engine : computes the picked agents' local updates; by default what `build_engine` gives.
     limit : the mean meta-loss beyond which a round has diverged; by default `limit_of` w, so give that of the first w
-        where you go on from a later one.
+        if you continue from a later one.
     stop : looked at before every local step.
 
     Raises

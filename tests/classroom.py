@@ -18,17 +18,19 @@ ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 """Where the commands of this Python's packages are."""
 NOTEBOOK = ROOT / "notebooks" / "10-real-federation.ipynb"
+PAGE = ROOT / "docs" / "class-as-federation.md"
 
 
 def blocks() -> list[str]:
-    """Return the blocks of commands in the notebook."""
+    """Return the blocks of commands in the notebook and on the page that goes with it."""
     cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
     text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    text += PAGE.read_text(encoding="utf-8")
     return re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
 
 
 def block(*words: str) -> str:
-    """Return the notebook's one block of commands that holds these words."""
+    """Return their one block of commands that holds these words."""
     (found,) = (block for block in blocks() if all(word in block for word in words))
     return found
 

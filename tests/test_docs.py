@@ -21,7 +21,7 @@ from gmfl_lite.server import SERVER_STEPS
 pytest.importorskip("mkdocs", reason="the documentation's tools are not installed (pip install -e '.[docs]')")
 HOW_TO = {path.name: path.read_text(encoding="utf-8") for path in sorted((clean_machine.ROOT / "docs").glob("*.md"))}
 BLOCK = re.compile(r"(?:<!-- needs: (.+?) -->\n)?^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-ELSEWHERE = {"a cluster", "a GPU", "Colab", "Docker"}
+ELSEWHERE = {"a class", "a cluster", "a GPU", "Colab", "Docker"}
 """What a block may need that this machine has not got."""
 
 

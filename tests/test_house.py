@@ -29,7 +29,7 @@ def test_imports_only_point_down():
         (
             "theory/bounds.py",
             "from ..flower import app",
-            "theory.bounds imports flower.app, which does not stand below",
+            "theory.bounds imports flower.app, which is not below",
         ),
         (
             "theory/bounds.py",

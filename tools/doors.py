@@ -1,6 +1,6 @@
 """Every door into a notebook: badges to run it elsewhere, and a first cell that installs the library where it is not.
 
-The repository and the version stand in pyproject.toml. Colab and Kaggle open the notebooks of the version's tag, which
+The repository and the version are in pyproject.toml. Colab and Kaggle open the notebooks of the version's tag, which
 install the library of that tag, so that the two fit each other. Binder builds the newest state of both.
 """
 

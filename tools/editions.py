@@ -3,9 +3,9 @@
 python tools/editions.py student notebooks/*.ipynb    into build/student
 python tools/editions.py teacher notebooks/*.ipynb    into build/teacher
 
-Held back is the Markdown cell right below a cell that ends in `.then(…)` of gl.predict: there a student writes down
-what is to be noticed. Teachers get the notebooks as they are, and below each question its answer, from for-teachers.md
-and from the exercises' own solutions.
+The students' edition leaves out the Markdown cell right below a cell that ends in `.then(…)` of gl.predict: students
+write down there what they notice. Teachers get the notebooks as they are, with an answer below each question, from
+for-teachers.md and from the exercises' own solutions.
 """
 
 import copy

@@ -119,7 +119,7 @@ def rooms(graph: dict[str, set[str]]) -> dict[str, set[str]]:
 
 
 def places() -> dict[str, tuple[float, int]]:
-    """Return where each room stands in the plan: how far to the right, and how many rows below the roof."""
+    """Return each room's place in the plan: how far to the right, and how many rows below the roof."""
     lines = [line for floor in PLAN.values() for line in floor.split("\n") if line.strip()]
     return {
         found[0]: ((found.start() + found.end()) / 2, row)
@@ -136,7 +136,7 @@ def wrong_arrows(folder: Path = PACKAGE) -> list[str]:
         for room, other in ((name.split(".")[0], other) for other in sorted(others)):
             below = other.split(".")[0]
             if room != below and {room, below} <= row.keys() and row[room] >= row[below]:
-                wrong.append(f"{name} imports {other}, which does not stand below it")
+                wrong.append(f"{name} imports {other}, which is not below it")
             if room == "objective" and other not in ("basics", "basics.checks"):
                 wrong.append(f"{name} imports {other}: it knows nothing of agents or data")
     try:

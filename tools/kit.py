@@ -2,7 +2,8 @@
 
 python tools/kit.py notebooks/*.ipynb      into build/kit  (or: make kit)
 
-Slides are made of the core notebooks' cells that are tagged `slide` (a new one) or `slide-more` (on the same one).
+Slides are made of the core notebooks' cells that are tagged `slide` (a new one) or `slide-more` (on the same one). They
+hold reveal.js 5.2.1 (MIT, 175 kB in tools/reveal, from npm) and need no network.
 """
 
 import ast
@@ -26,6 +27,7 @@ import gmfl_lite as gl
 ROOT = Path(__file__).parent.parent
 HERE = Path(__file__).parent
 SLIDES = {"slide": "slide", "slide-more": "fragment"}
+STYLES = ("reveal.css", "simple.css")
 
 _CALL = re.compile(r"^gl\.exercises\.(\w+)\.check\((\w+)\)$", re.MULTILINE)
 _BEGINS = re.compile(r"^(?:## |\*\*Exercise \d)", re.MULTILINE)
@@ -40,10 +42,14 @@ def slides(notebook: nbformat.NotebookNode) -> str:
         cell.metadata["slideshow"] = {"slide_type": kinds[0] if kinds else "skip"}
         cell.source = kept_apart(cell.source, formulas) if cell.cell_type == "markdown" else cell.source
     template = str(HERE / "slides.html.j2")  # with the pictures' alternative texts
-    exporter = SlidesExporter(
-        template_file=template, exclude_input=True, exclude_output_prompt=True, reveal_scroll=True
-    )
-    return put_back(exporter.from_notebook_node(made)[0], formulas)
+    exporter = SlidesExporter(template_file=template, exclude_input=True, exclude_output_prompt=True)
+    reveal = {name: (HERE / "reveal" / name).read_text(encoding="utf-8") for name in ("reveal.js", *STYLES)}
+    resources = {
+        "title": made.cells[0].source.split("\n")[0].lstrip("# "),
+        "reveal_js": reveal["reveal.js"],
+        "reveal_css": "".join(reveal[name] for name in STYLES),
+    }
+    return put_back(exporter.from_notebook_node(made, resources)[0], formulas)
 
 
 def kept_apart(markdown: str, formulas: list[str]) -> str:

@@ -141,13 +141,27 @@ def linked(notebooks: dict[str, nbformat.NotebookNode]) -> dict[str, nbformat.No
     def to(word: str, name: str) -> str:
         return f"{word}: [{title(notebooks[name]).split(':')[0]}]({name})"
 
-    for position, (name, notebook) in enumerate(notebooks.items()):
+    core = [name for name in names if tracks.track_of(Path(name).stem) == "core"]
+    for name, notebook in notebooks.items():
         doors.open_doors(name, notebook)
-        before, after = names[max(0, position - 1) : position], names[position + 1 : position + 2]
+        way = core if name in core[:-1] else names  # the core leads to itself, and then to the rest
+        before = neighbour(core if name in core else names, name, -1)
+        after, aside = neighbour(way, name, 1), neighbour(names, name, 1)
         around = " · ".join([*(to("Before", other) for other in before), INDEX])
         end_with(notebook.cells[0], f"{tracks.line(Path(name).stem)}\n\n{around}")
-        end_with(notebook.cells[-1], *(to("Next", other) for other in after))
+        beyond = [to("Off the core track", other) for other in aside if aside != after]
+        end_with(notebook.cells[-1], *(to("Next", other) for other in after), *beyond)
     return notebooks
+
+
+def neighbour(names: list[str], name: str, step: int) -> list[str]:
+    """Return the name before (step −1) or after (1) another one, in a list that is empty at the ends.
+
+    >>> neighbour(["a", "b"], "a", 1), neighbour(["a", "b"], "a", -1)
+    (['b'], [])
+    """
+    position = names.index(name) + step
+    return names[position : position + 1] if position >= 0 else []
 
 
 def title(notebook: nbformat.NotebookNode) -> str:

@@ -15,7 +15,7 @@ from .checks import refusal
 
 
 class GrowingFile:
-    """A file of `storage.write` whose table lies in a second one beside it, to which only new rows are appended.
+    """A file of `storage.write` whose table is in a second file next to it, to which only new rows are appended.
 
     The first one holds how many bytes of the second count, and their digest: what a crash leaves behind them does not
     matter. Leaving the `with` block joins the two, unless an exception does.

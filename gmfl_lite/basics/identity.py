@@ -53,7 +53,7 @@ def named(function: Any) -> str:
 
 
 def structure(module: nn.Module) -> str:
-    """Return what tells a module from others, beside its parameters and buffers: classes, settings and hooks."""
+    """Return what tells a module from others, apart from its parameters and buffers: classes, settings and hooks."""
     return _digest([*_layers(module)], (id(module),)).hex()
 
 
@@ -131,7 +131,7 @@ def _computed(value: Any) -> bool:
 
 
 def _read_by(function: FunctionType) -> dict[str, Any]:
-    """Return what a function reads beside its arguments: what it has closed over, and globals that are values."""
+    """Return what a function reads besides its arguments: what it has closed over, and globals that are values."""
     try:
         read = inspect.getclosurevars(function)
     except ValueError:  # a cell that is still empty

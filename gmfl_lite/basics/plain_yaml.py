@@ -47,7 +47,7 @@ class Document:
     Attributes
     ----------
     values : the mapping, as plain values.
-    lines : path -> the line of what stands there: ("nu",) of a name of the mapping, ("grid", "nu", 1) of a list below.
+    lines : path -> its line: ("nu",) is a name of the mapping, ("grid", "nu", 1) an entry of a list below it.
     """
 
     values: dict[str, Any]
@@ -127,7 +127,7 @@ def _as_written(value: Any) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """Builds nodes, of which `_value` makes values; refuses what could make more of a text than stands there."""
+    """Builds nodes, of which `_value` makes values; refuses what could make a text larger than it is."""
 
     depth = 0
 

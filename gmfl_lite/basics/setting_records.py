@@ -1,4 +1,4 @@
-"""What there is to know of a setting, as one record that checks, texts, knobs and tables derive from."""
+"""All about a setting in one record, which checks, texts, knobs and tables derive from."""
 
 import dataclasses
 import inspect
@@ -58,7 +58,7 @@ class Setting:
         return self.counts_with is None or values[self.counts_with[0]] in self.counts_with[1]
 
     def problems(self, values: Mapping[str, Any]) -> list[str]:
-        """Return what is wrong with this one's value beside the others'."""
+        """Return what is wrong with this one's value, given the others'."""
         given, counts = values[self.name] != self.default, self.counts(values)
         if self.needs is None or not self.refused_otherwise or given == counts or (counts and self.default is not None):
             return []

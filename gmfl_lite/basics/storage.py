@@ -64,13 +64,13 @@ def write(path: str | Path, record: dict[str, Any], arrays: dict[str, np.ndarray
 
 
 def put(path: str | Path, content: bytes) -> None:
-    """Write a file whole or not at all: beside it first, so that a crash or a full disk leaves the old one in place.
+    """Write a file whole or not at all: next to it first, so that a crash or a full disk leaves the old one in place.
 
     A symbolic link is followed, and a file that is there keeps its mode.
 
     Raises
     ------
-    ValueError : what is there is no file.
+    ValueError : the path is not a file.
     OSError : the disk is full, or does not let us.
     """
     path = Path(os.path.realpath(expanded(path)))
@@ -101,7 +101,7 @@ def tidy(folder: Path, name: str = "*") -> None:
 
 
 def read(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Read what `write` wrote, and the rows beside it if it grows.
+    """Read what `write` wrote, and the rows in the file next to it if it grows.
 
     Nothing in a file is ever executed, and no more memory is taken than a few times the file's size.
 
@@ -127,12 +127,12 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def _content(path: Path) -> bytes:
-    """Return what a file holds; a pipe would wait for ever, and a device never ends."""
+    """Return what a file holds; a pipe would wait forever, and a device never ends."""
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):
-        raise ValueError(f"{path} is no file")
+        raise ValueError(f"{path} is not a file")
     if found.st_size > LARGEST:
-        raise ValueError(f"{path} is larger than {LARGEST} bytes, which no result is")
+        raise ValueError(f"{path} is larger than {LARGEST} bytes, larger than any result")
     return path.read_bytes()
 
 
@@ -181,7 +181,7 @@ def _array(data: bytes) -> np.ndarray:
     header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, fortran, dtype = header(stream)
     if dtype.kind not in "biufc":
-        raise ValueError(f"an array holds {dtype}, which is no number")
+        raise ValueError(f"an array holds {dtype}, not numbers")
     flat = np.frombuffer(data, dtype, offset=stream.tell())
     return flat.reshape(shape, order="F" if fortran else "C").copy()
 
@@ -189,7 +189,7 @@ def _array(data: bytes) -> np.ndarray:
 def _json(text: bytes) -> dict[str, Any]:
     found = json.loads(text)
     if not isinstance(found, dict):
-        raise ValueError("its record is no mapping")
+        raise ValueError("its record is not a mapping")
     return found
 
 

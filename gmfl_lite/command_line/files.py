@@ -1,4 +1,4 @@
-"""What a file of settings asks for; what is wrong with it is said with the line that it stands in."""
+"""What a file of settings asks for; a mistake is reported with its line."""
 
 import itertools
 import math
@@ -120,7 +120,7 @@ def read_experiments(path: Path, changes: Mapping[str, str]) -> list[Asked]:
 
 
 WEIGHTS_SEED = "weights_seed"
-"""What `run` takes beside an Experiment's settings: the panel has a knob for it."""
+"""What `run` takes apart from an Experiment's settings: the panel has a knob for it."""
 
 
 def read_experiment(path: Path, changes: Mapping[str, str]) -> Asked:

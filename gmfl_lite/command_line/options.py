@@ -54,7 +54,7 @@ cache = click.option(
     "--cache",
     metavar="FOLDER",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Keep finished runs there: the same command goes on from where it was stopped.",
+    help="Keep finished runs there: the same command continues where it was stopped.",
 )
 
 

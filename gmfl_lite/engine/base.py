@@ -26,7 +26,7 @@ MOST_THREADS = 2**10
 
 
 class Engine(ABC):
-    """Computes local updates; `update` is all that a new one must have.
+    """Computes local updates; a new engine must have only `update`.
 
     Parameters
     ----------
@@ -38,8 +38,8 @@ class Engine(ABC):
     execution : "vectorized" or "loop": how evaluation computes, too.
     agents_at_once : how many agents `update` is given at most; `at_once` says it for batches of another width.
     threads : how many of torch's threads compute (0: as many as it has now); in checkpoints, as sums depend on it.
-    own : what agents keep from round to round, a dict of tensors; saved in checkpoints.
-    memory : what the server's step keeps, likewise.
+    own : the tensors that agents keep from round to round, a dict of tensors; saved in checkpoints.
+    memory : the tensors that the server's step keeps, saved likewise.
     graphs : repeats functions of tensors as CUDA graphs, where an engine has set one for a GPU.
 
     Examples
@@ -110,12 +110,12 @@ class Engine(ABC):
         return after
 
     def state(self) -> Memory:
-        """Return all that a run needs to go on, beside w and the number of rounds: a dict of tensors."""
+        """Return all that a run needs to continue, apart from w and the number of rounds: a dict of tensors."""
         parts = {"own": self.own, "memory": self.memory, "threads": {"": torch.tensor(self.threads)}}
         return {f"{part}/{name}": tensor for part, kept in parts.items() for name, tensor in kept.items()}
 
     def load_state(self, state: Memory) -> None:
-        """Go on from what `state` returned.
+        """Continue from what `state` returned.
 
         Raises
         ------

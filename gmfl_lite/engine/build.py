@@ -17,7 +17,7 @@ def build_engine(
 ) -> Engine:
     """Return the engine that experiment.execution names; "auto" is the vectorised one.
 
-    Measured (benchmarks/RESULTS.md), it is the faster one for every model: by far for small products, where a loop
+    In our measurements (benchmarks/RESULTS.md) it is faster for every model: by far for small products, where a loop
     spends its time between them. Where products are large on a CPU it takes one agent at a time itself.
 
     Parameters

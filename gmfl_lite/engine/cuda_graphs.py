@@ -15,7 +15,7 @@ from ..basics import checks
 from .local_step import Stopped
 
 Captured = tuple[Callable[[], None], Any]
-"""What a captured function became: what replays it, and its results, in memory that every replay writes anew."""
+"""A captured function: what replays it, and its results, in memory that every replay overwrites."""
 
 MOST_GRAPHS = 16
 """As each keeps memory for itself, more are not made; what is called with other shapes is then called as it is."""

@@ -43,7 +43,7 @@ class Loop(Engine):
     Parameters
     ----------
     experiment, federation, loss_fn, params : what is run, the agents, f_i as a function of (params, batch), and w.
-    local_step : what an agent does with a meta-gradient, in place of w − β g; see `gmfl_lite.engine.LocalStep`.
+    local_step : what an agent does with a meta-gradient, instead of w − β g; see `gmfl_lite.engine.LocalStep`.
     server_step : as in Engine.
 
     Raises

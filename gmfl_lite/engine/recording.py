@@ -121,7 +121,7 @@ def _tidy(graph: Graph, look_up: Callable[[], None], compiled: bool) -> None:
 
 
 def _as_function(recorded: GraphModule) -> Callable[..., Any]:
-    """Compile a recording by hand: torch.fx would keep the source, tens of thousands of characters, for ever."""
+    """Compile a recording by hand: torch.fx would keep the source, tens of thousands of characters, forever."""
     code = recorded.graph.python_code("self")
     names = dict(code.globals)
     exec(code.src, names)  # as torch.fx itself does; it is written from the recorded operations alone

@@ -46,7 +46,7 @@ def prepare_process() -> None:
 def _after_a_fork() -> None:
     global _forked
     _forked = True
-    torch.set_num_threads(1)  # a forked process has none of OpenMP's threads, and would wait for them for ever
+    torch.set_num_threads(1)  # a forked process has none of OpenMP's threads, and would wait for them forever
 
 
 def usable_cores() -> int:

@@ -28,7 +28,7 @@ RECORDED_FROM = 150
 """Local steps of a whole run from which on they are recorded (gmfl_lite.engine.recording)."""
 
 MOST_RECORDINGS = 16
-"""As each takes seconds and holds only for so many agents with batches of one width, more are not made."""
+"""Each takes seconds and is valid for one number of agents and one width of batches: no more are made."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,12 @@ class _Way:
 
 
 class Vectorized(Engine):
-    """As many agents at once as memory and caches are good for.
+    """As many agents at once as suits memory and caches.
 
     Parameters
     ----------
     experiment, federation, loss_fn, params : what is run, the agents, f_i as a function of (params, batch), and w.
-    local_step : what an agent does with a meta-gradient, in place of w − β g; see `gmfl_lite.engine.LocalStep`. It is
+    local_step : what an agent does with a meta-gradient, instead of w − β g; see `gmfl_lite.engine.LocalStep`. It is
         part of the recording.
     server_step : as in Engine.
     compiled : hand the recording of the local step on to torch.compile, which takes half a minute or more. On a CPU it

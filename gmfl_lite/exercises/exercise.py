@@ -1,6 +1,6 @@
 """What every exercise does: check an answer, give a hint, show a solution that runs.
 
-The question itself stands in a notebook, where a student sees it.
+The question itself is in a notebook, where a student sees it.
 """
 
 import ast
@@ -192,7 +192,7 @@ def progress() -> pd.DataFrame:
     """Return what has been tried and solved in this kernel: a row for each exercise.
 
     Columns: notebook, status ("correct" once it has been), checks (answers that were not placeholders), and whether the
-    hint and the solution have been looked at. Every kernel starts anew.
+    hint and the solution have been looked at. Every kernel starts from zero.
 
     >>> progress().columns.to_list()
     ['notebook', 'status', 'checks', 'hint', 'solution']

@@ -83,7 +83,7 @@ def _mark_first_order_length(answer: Any) -> None:
         number(answer),
         8,
         {
-            "Upside down: this is how long the exact gradient is beside the first-order one.": 1 / 8,
+            "Upside down: this is the length of the exact gradient divided by the first-order one's.": 1 / 8,
             "The first-order gradient is taken at w⁽ᵛ⁾, after the steps, so it has become shorter, too.": 64,
             "One factor is missing: there is one for each of the ν steps.": 4,
             "One factor too many: there is one for each of the ν steps.": 16,

@@ -23,7 +23,7 @@ def _mark_fair_comparison(answer: Any) -> None:
         raise Wrong("ν = 3 is missing.")
     extra = {one["nu"] for one in settings} - {0, 3}
     if extra:
-        raise Wrong(f"Asked are ν = 0 and ν = 3 only; here is also ν = {min(extra)}.")
+        raise Wrong(f"The question is about ν = 0 and ν = 3 only; your list also has ν = {min(extra)}.")
     if seeds[0] != seeds[3]:
         raise Wrong(
             "FedAvg and ν = 3 have different seeds, so they differ by their agents and weights as well. Pair them: "

@@ -13,7 +13,7 @@ def _mark_resumed_sweep(answer: Any) -> None:
         "points": {
             "The lengths of the lists are multiplied, not added.": 9,
             "This is the first sweep. The second has one more ν and one more seed.": 12,
-            "These are the rows that a point has, too. Asked are points.": 72,
+            "This counts rows. The question asks for points, which have several rows each.": 72,
         },
         "computed": {
             "This is as if there were no cache.": 24,

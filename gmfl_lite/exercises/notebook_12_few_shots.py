@@ -76,7 +76,7 @@ def _mark_two_halves(answer: Any) -> None:
     mark=_mark_two_halves,
     hint="Put the positions in the order of their labels (`np.argsort`, with `kind='stable'`). How do you deal cards "
     "to two players so that each gets as many of every suit, give or take one?",
-    why="The library shuffles first, anew in every local step, so that each sample takes its turn in either half.",
+    why="The library shuffles again before every local step, so that each sample takes its turn in either half.",
 )
 def two_halves(labels):
     in_order = np.argsort(labels, kind="stable")  # one class after the other

@@ -1,4 +1,4 @@
-"""One loss a sample, and whose rows are trained on."""
+"""One loss per sample, and whose rows are trained on."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ def _mark_one_loss_a_sample(answer: Any) -> None:
             raise Wrong(f"This is one number for the whole batch ({given}): the mean is to be taken over one axis.")
         if found.shape != truth.shape:
             raise Wrong(
-                f"Return one number a sample ({given}): a shape of {list(truth.shape)}, not {list(found.shape)}."
+                f"Return one number per sample ({given}): a shape of {list(truth.shape)}, not {list(found.shape)}."
             )
         for right, wrong in (
             ((prediction - y).abs().sum(1), "This is the sum over a sample's numbers, three times their mean."),
@@ -35,7 +35,7 @@ def _mark_one_loss_a_sample(answer: Any) -> None:
 @exercise(
     mark=_mark_one_loss_a_sample,
     hint="`(prediction - y).abs()` has the shape [n, 3]. Which axis is the samples', and which is to be averaged?",
-    why="Agents hold different numbers of samples, and are computed side by side with padding. Only one number a "
+    why="Agents hold different numbers of samples, and are computed side by side with padding. Only one number per "
     "sample lets the library leave the padding out and weigh all others alike.",
 )
 def one_loss_a_sample(prediction, y):
@@ -53,7 +53,7 @@ def _mark_whose_rows(answer: Any) -> None:
         },
         "a new person fine-tunes on": {
             "A quarter of the 40 is kept apart for the score.": 40,
-            "That is what is scored. Fine-tuning takes the others.": 10,
+            "Those rows are scored. Fine-tuning takes the others.": 10,
             "New people are not trained on, but they do fine-tune before they are scored.": 0,
         },
         "new people are scored on": {

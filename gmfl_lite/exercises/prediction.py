@@ -2,12 +2,11 @@
 
 Nothing here waits. A kernel cannot hide the cells below a question, and under papermill, under nbval or on an exported
 page nobody is there to answer. So the cell whose figure is held back ends in `.then(figure)`. Its output is a widget,
-which shows the figure once the question is answered, and next to it, in the same output, the figure itself: that is
-what is shown and stored where no widget lives. A Markdown cell right below it, with what to notice, is hidden by one
+which shows the figure once the question is answered, and next to it, in the same output, the figure itself, which
+is shown and stored where no widget lives. A Markdown cell right below it, with what to notice, is hidden by one
 rule of CSS until then (JupyterLab and Notebook 7); Colab shows it, and `make student` leaves it out.
 """
 
-import base64
 import html
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,7 +16,7 @@ import pandas as pd
 from IPython.core.formatters import DisplayFormatter
 from IPython.core.getipython import get_ipython
 
-from ..basics import checks
+from ..basics import checks, images
 
 ASKED: dict[str, "Prediction"] = {}
 """All questions of this kernel, by their text: one that is asked again takes the place of the first."""
@@ -117,10 +116,10 @@ class Held:
 
 
 def predict(question: str, options: Sequence[str]) -> Prediction:
-    """Ask for a prediction, and hold back what comes after it until it is made; it is counted, and not graded.
+    """Ask for a prediction, and hide the figure until it is made; predictions are counted, not graded.
 
-    In a notebook the question is shown with a button for each option, which Tab and Enter reach as well. Where nobody
-    can answer, in a stored or exported page, under papermill or nbval, everything is shown, and nothing ever waits.
+    A notebook shows the question with a button for each option, which Tab and Enter reach as well. Where nobody can
+    answer (a stored or exported page, papermill, nbval), everything is shown, and nothing ever waits.
 
     Parameters
     ----------
@@ -175,8 +174,6 @@ def _as_html(data: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
     if "text/html" in data:
         return f'<div class="jp-RenderedHTMLCommon">{data["text/html"]}</div>'
     if "image/png" in data:
-        png = data["image/png"]
-        text = png if isinstance(png, str) else base64.b64encode(png).decode()
-        alt = html.escape(metadata.get("image/png", {}).get("alt", ""))
-        return f'<img style="max-width:100%" alt="{alt}" src="data:image/png;base64,{text}">'
+        alt = metadata.get("image/png", {}).get("alt", "")
+        return images.element(data["image/png"], alt, 'style="max-width:100%"')
     return f"<pre>{html.escape(str(data.get('text/plain', '')))}</pre>"

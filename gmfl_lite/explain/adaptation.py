@@ -31,7 +31,7 @@ def adaptation(
     model: nn.Module | None = None,
     loss: str | PerSample | None = None,
 ) -> Picture:
-    """Show what fine-tuning does to one agent's model, step by step, beside the run's curves.
+    """Show what fine-tuning does to one agent's model, step by step, next to the run's curves.
 
         w_i⁽⁰⁾ = w,   w_i⁽ʲ⁺¹⁾ = w_i⁽ʲ⁾ − α ∇f_i(w_i⁽ʲ⁾),   on all samples that the agent fine-tunes on
 

@@ -1,6 +1,5 @@
 """What a page shows of an agent's samples: images or labels and what they are called, a function and its fit."""
 
-import base64
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from ..basics import images
 from ..federation import Federation
 from ..modules import Predict
 from ..objective import Params
@@ -83,7 +83,7 @@ def _as_png(image: torch.Tensor) -> str:
     drawn, file = Image.fromarray(pixels.round().to(torch.uint8).numpy()), io.BytesIO()
     drawn.thumbnail((PIXELS, PIXELS))
     drawn.save(file, format="png", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return images.address(file.getvalue())
 
 
 def _fits(federation: Federation, agent: int, predict: Predict, tuned: Sequence[Params]) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """What the explorer shows as HTML: words, a picture with its alternative text, a table, code to copy."""
 
-import base64
 import html
 import io
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ import pandas as pd
 from matplotlib.colors import to_hex
 from matplotlib.markers import MarkerStyle
 
+from ..basics import images
 from ..plots.looks import Look
 from ..plots.picture import Picture
 from .state import State
@@ -37,10 +37,10 @@ DOTS = 130
 """Of a figure, per inch."""
 
 
-def as_png(figure: Picture) -> str:
+def as_png(figure: Picture) -> bytes:
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=DOTS, pil_kwargs={"compress_level": 1})
-    return f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
+    return png.getvalue()
 
 
 def picture(figure: Picture) -> str:
@@ -48,8 +48,7 @@ def picture(figure: Picture) -> str:
     size = " ".join(
         f'{side}="{DOTS * n:.0f}"' for side, n in zip(("width", "height"), figure.get_size_inches(), strict=True)
     )
-    alt = html.escape(figure.alt)
-    return f'<img class="gmfl-ink" {size} alt="{alt}" onload="{_TELL_SCREEN_READERS}" src="{as_png(figure)}">'
+    return images.element(as_png(figure), figure.alt, f'class="gmfl-ink" {size} onload="{_TELL_SCREEN_READERS}"')
 
 
 def legend(curves: Mapping[str, tuple[Look, str]]) -> str:
@@ -121,7 +120,7 @@ def take_away(state: State, frame: pd.DataFrame) -> str:
         "Copy as YAML": state.yaml(),
     }
     blocks = [
-        f'<p><a href="{as_png(state.picture())}" download="explored.png">Save the figure</a> · '
+        f'<p><a href="{images.address(as_png(state.picture()))}" download="explored.png">Save the figure</a> · '
         f'<a href="data:text/csv;charset=utf-8,{csv}" download="explored.csv">Save the table</a></p>'
     ]
     for title, code in codes.items():

@@ -24,7 +24,7 @@ RESULTS_KEPT = 64
 _NOTHING: dict[str, Any] = {"curves": (), "family": None, "fedavg": None, "federation": None, "fair": False}
 """What is to be seen where none of the what-ifs could be run."""
 READY = "Press Run, or move a knob."
-_STOPPED_SEARCHING = "Stopped: what was tried is kept, and Fair goes on from there."
+_STOPPED_SEARCHING = "Stopped: what was tried is kept, and Fair continues from there."
 _STOPPED = "Stopped: press Run to start again."
 _STOPPED_EARLY = "Stopped before the first point, so this is the picture from before: press Run to start again."
 

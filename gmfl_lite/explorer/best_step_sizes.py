@@ -28,7 +28,7 @@ class StoppedSearching(Exception):
 class BestStepSizes:
     """What-ifs at the step sizes that are best for their methods.
 
-    What was tried is kept as long as this object is: a search that was stopped goes on from there.
+    What was tried is kept as long as this object is: a search that was stopped continues from there.
     """
 
     def __init__(self) -> None:

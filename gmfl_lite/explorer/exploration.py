@@ -9,7 +9,7 @@ from ..result import Result
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Exploration(Result):
-    """A Result that shows itself as the explorer's picture, with FedAvg's curve beside its own.
+    """A Result that displays itself as the explorer's picture, with FedAvg's curve next to its own.
 
     Attributes
     ----------

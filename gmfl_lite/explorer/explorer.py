@@ -1,4 +1,4 @@
-"""The explorer: knobs that start runs in the background, and a state that says what there is to see.
+"""The explorer: knobs that start runs in the background, and a state that says what the panel shows.
 
 Callbacks only read the controls and hand a job over, so that they return at once in whichever thread the kernel runs
 them. One worker trains, another draws; only that one writes to what is shown.
@@ -36,26 +36,26 @@ from .widget_parts import drawn
 
 GETTING_READY = "Dealing the samples out to the agents."
 FRAME = 0.1
-"""Seconds between two drawings at least: a browser gets no more than ten a second."""
+"""Seconds between two drawings at least: a browser gets at most ten per second."""
 
 
 class Explorer:
     """A panel of knobs next to a live picture: what do ν, heterogeneity and step sizes do?
 
-    Letting a knob go starts a run and ends the one at work. Display the explorer to see it; its methods do what its
-    buttons do, and `run` does for a script what the panel does. Run the cell that made an explorer again, with the same
-    base, and the new one goes on where the old one stood, with its knobs, pins and results.
+    Moving a knob starts a run and ends the current one. Display the explorer to see it. Each button has a method, and
+    `run` is the panel for scripts. If the cell that made an explorer runs again with the same base, the new explorer
+    continues where the old one was, with its knobs, pins and results.
 
     Parameters
     ----------
-    base : where the knobs stand at first, and all the settings that have no knob.
+    base : the knobs' first values, and all the settings that have no knob.
     federation, model, loss : as in `gmfl_lite.run`: your own agents, of any samples with classes, your own module and
-        loss. What they decide has no knob then, and the picks are at most all of the agents.
+        loss. Settings that they decide have no knob then, and at most all agents are picked.
     weights_seed : of the initial weights; by default base.seed.
 
     Attributes
     ----------
-    state : what there is to see now: a `gmfl_lite.explorer.state.State`.
+    state : what the panel shows now: a `gmfl_lite.explorer.state.State`.
     panel : the widgets that are displayed.
 
     Raises
@@ -141,7 +141,7 @@ class Explorer:
         return self._panel.box
 
     def run(self, experiment: Experiment, *, weights_seed: int | None = None, progress: bool = True) -> Exploration:
-        """Run one experiment, and FedAvg beside it, in the calling thread; what comes back shows itself.
+        """Run one experiment, and FedAvg to compare with, in the calling thread; the result displays itself.
 
         Parameters
         ----------
@@ -181,7 +181,7 @@ class Explorer:
 
         Raises
         ------
-        ValueError : a name that is no knob, or a value that its knob has not got; nothing is set then.
+        ValueError : a name that is not a knob, or a value that its knob does not have; nothing is set then.
 
         Examples
         --------
@@ -202,7 +202,7 @@ class Explorer:
 
         Raises
         ------
-        ValueError : a name that is no knob, or a knob that changes nothing beside the others.
+        ValueError : a name that is not a knob, or a knob that changes nothing, given the others.
         """
         knob = None if name is None else self._knob(name)
         with self._lock:
@@ -215,7 +215,7 @@ class Explorer:
 
         Raises
         ------
-        ValueError : a name that is no knob.
+        ValueError : a name that is not a knob.
         """
         values = self._knob(name).values
         with self._lock:
@@ -281,7 +281,7 @@ class Explorer:
     # What the notebook's cells tell.
 
     def _leave(self) -> Left:
-        """Close, and leave to the panel that the same cell makes next what there is to see."""
+        """Close, and leave what it shows to the panel that the same cell makes next."""
         self.close()
         return Left(self._first, self._state, self._runs)
 

@@ -16,8 +16,8 @@ class KnobRow:
     Parameters
     ----------
     knob : what can be chosen.
-    value : where the control stands at first.
-    moved : called with the knob's name and its new value, also when that is what `show` put there.
+    value : the control's first value.
+    moved : called with the knob's name and its new value, even if `show` has just put it there.
     swept : called with the knob's name and the values to sweep over, None for no sweep; also when `show` did it.
     """
 

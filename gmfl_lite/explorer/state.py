@@ -115,7 +115,7 @@ class State:
         )
 
     def table(self) -> pd.DataFrame:
-        """Return one row a run: its name, how it ended, and the accuracy (%) of new agents after 0, 1, … steps."""
+        """Return one row per run: its name, how it ended, and the accuracy (%) of new agents after 0, 1, … steps."""
         pinned = {pin.what_if for pin in self.pins}
         rows = [
             {

@@ -58,7 +58,7 @@ PARAMETERS = (*(name for name in settings(Experiment) if name not in WITHOUT_PAR
 
 
 def as_papermill(what_ifs: Sequence[WhatIf]) -> str:
-    """Return shell commands that run the playground notebook at each what-if, and FedAvg beside it."""
+    """Return shell commands that run the playground notebook at each what-if, and FedAvg to compare with."""
     if handed := [name for what_if in what_ifs[:1] for name in what_if.given.arguments]:
         return f"# The notebook takes no {' or '.join(handed)} of your own: use the program in Python."
     lines = ["cd notebooks"]

@@ -98,7 +98,7 @@ class WhatIf:
         return self.weights_seed if name == "weights_seed" else getattr(self.experiment, name)
 
     def counting(self, names: Collection[str]) -> dict[str, Any]:
-        """Return those of some settings that change anything beside the others, with their values."""
+        """Return those of some settings that change anything, given the others, with their values."""
         records, values = settings(type(self.experiment)), vars(self.experiment)
         return {name: self.value(name) for name in names if name not in records or records[name].counts(values)}
 

@@ -183,7 +183,7 @@ class Agents:
 
         Every batch holds min(batch_size, samples) distinct samples of each agent, uniformly drawn and independent of
         the other batches: an agent with fewer samples than `batch_size` brings all it has. None is the full batch.
-        With query="disjoint" an agent's samples are dealt anew in every local step into two halves, alike in their
+        With query="disjoint" an agent's samples are dealt into two halves again in every local step, alike in their
         classes and the first at most one sample larger: support batches are drawn from the first, the query from the
         second. Tensors are [agents, batch, …]. What is drawn is a function of (seed, round, agent, local step, batch
         number), and the query comes first: runs with another ν see the same query and share their first support

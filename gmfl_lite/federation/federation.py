@@ -71,7 +71,7 @@ class Federation(Agents):
             (concept shift).
         max_rotation : each agent's images are turned by its own angle, drawn from ± max_rotation degrees (feature
             shift).
-        shots : each agent trains, and fine-tunes, on at most so many samples of each class (of all, where y are
+        shots : each agent trains, and fine-tunes, on at most this many samples of each class (of all, where y are
             numbers); None is all of them. The scored samples stay the same.
         query : "disjoint" lets agents that train hold twice the shots, so that each half of them has its shots (see
             `batches`). Every agent is scored after fine-tuning on as many as otherwise, and on the same ones.

@@ -45,7 +45,7 @@ def named(flat: torch.Tensor, like: Params) -> Params:
 def read_answer(reply: Message, experiment: Experiment, length: int = 0) -> tuple[dict[str, Any], torch.Tensor]:
     """Return the metrics in an answer, which may come from anybody, and its update [length] if one was asked for.
 
-    Names, types, shapes and bytes are held against what was asked for before anything is decoded.
+    Names, types, shapes and bytes are compared with what was asked for before anything is decoded.
 
     Raises
     ------

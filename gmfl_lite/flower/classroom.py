@@ -16,7 +16,7 @@ CLASSROOM = {
     "clip_norm": 0.0,  # C, the largest length of an update that leaves an agent; 0: any
     "noise": 0.0,  # z, added to a clipped update, in units of C
 }
-"""What a federation needs to know beside its experiment."""
+"""What a federation needs to know besides its experiment."""
 
 CLIP_NORMS, MOST_NOISE = (1e-6, 1e6), 1e3
 """Beyond these an update or its noise is nothing, or more than float32 holds."""

@@ -42,7 +42,7 @@ class MetaFedAvg(Strategy):
     A round ends when all who were asked have answered, or after `seconds`, with those who have. Who has not answered is
     asked again only after a new sign of life (Flower's heartbeat, every half minute), so that one dead computer does
     not hold up every round. Newcomers are asked from the next round on. Where an agent is away, the next in the round's
-    drawn order takes its place. What there is so far is saved after every round.
+    drawn order takes its place. The result so far is saved after every round.
 
     What comes from a node is judged before it counts (`gmfl_lite.aggregation.judge`): a refused answer and an outlier
     are left out by name, and the others go on. No update moves w further than clip_norm and its noise account for.
@@ -84,14 +84,14 @@ class MetaFedAvg(Strategy):
 
     @property
     def took_part(self) -> pd.DataFrame:
-        """One row a round: who was asked, whose updates were averaged, who is missing, who was left out and why."""
+        """One row per round: who was asked, whose updates were averaged, who is missing, who was left out and why."""
         return pd.DataFrame(self.rounds, columns=["round", "asked", "took_part", "missing", "left_out"])
 
     def summary(self) -> None:
         log("\t└──> %s", self.experiment)
 
     def wait_for(self, agents: int, grid: Grid) -> None:
-        """Wait until so many agents can score; their scores of the initial w are the curve of round 0.
+        """Wait until enough agents can score; their scores of the initial w are the curve of round 0.
 
         Who is connected, but cannot score, is waited for no longer than five rounds.
 
@@ -316,11 +316,11 @@ class MetaFedAvg(Strategy):
 
     @cached_property
     def elsewhere(self) -> Path:
-        """Where what there is goes if the path that was asked for cannot be written."""
+        """Where the result so far is saved if the path that was asked for cannot be written."""
         return Path(tempfile.mkdtemp(prefix="gmfl_lite-")) / self.path.name
 
     def save(self, diverged: FloatingPointError | None = None) -> Result:
-        """Save what there is, with a table of who took part beside it; where that cannot be, elsewhere, and say so."""
+        """Save the result so far and a table of who took part; if that is impossible, save elsewhere and say so."""
         result, before, self.saved, why = self.result(diverged), self.saved, None, ""
         for place in ("path", "elsewhere"):
             try:
@@ -332,7 +332,7 @@ class MetaFedAvg(Strategy):
                 self.saved = path
                 break
         if why and self.saved != before:
-            log("what there is cannot be saved as %s (%s); it is in %s", self.path, why, self.saved or "memory alone")
+            log("the result so far cannot be saved as %s (%s): it is in %s", self.path, why, self.saved or "memory")
         return result
 
 

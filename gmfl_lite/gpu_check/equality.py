@@ -148,7 +148,7 @@ def precise(device: str) -> Found:
 
 
 def resumed(device: str) -> Found:
-    """Stop a run half-way and go on from its checkpoint."""
+    """Stop a run half-way and continue from its checkpoint."""
     experiment = BASE.replace(rounds=8, eval_every=2, device=device, server="adam", server_lr=0.1)
     stop = threading.Event()
     with tempfile.TemporaryDirectory() as folder:
@@ -229,5 +229,5 @@ def comparisons(device: str, few: bool = False) -> Iterator[Found]:
     for name, compared in made.items():
         try:
             yield compared()
-        except Exception as error:  # whatever a GPU, its driver or what is installed beside it may raise
+        except Exception as error:  # whatever a GPU, its driver or another package may raise
             yield Found(name, "", checks.first_line(error))

@@ -37,7 +37,7 @@ def federation_of(n_agents: int, device: str, new: int = 0) -> Federation:
 
 
 def step_times(model: str, n_agents: int, nu: int, device: str, ways: tuple[str, ...]) -> dict[str, float]:
-    """Return the milliseconds of a local step of so many agents, in several ways; `inf` where memory ends.
+    """Return the milliseconds of a local step of some agents, in several ways; `inf` where memory runs out.
 
     ways : of "called", "graph" and "compiled", which is a graph of what torch.compile makes.
     """
@@ -100,7 +100,7 @@ def round_time(model: str, device: str) -> float:
 
 
 def run_times(device: str, few: bool = False) -> dict[str, dict[str, float]]:
-    """Return the seconds of whole runs: the first time in this process, once more, and on the CPU beside it.
+    """Return the seconds of whole runs: the first time in this process, once more, and on the computer's CPU.
 
     few : the first of them, two rounds of it.
     """

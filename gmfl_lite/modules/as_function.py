@@ -56,7 +56,7 @@ class Function:
         return self._plain and not self.frozen()[-1]
 
     def frozen(self) -> tuple[Any, ...]:
-        """Return what the function is, beside the values of its parameters: structure, what is frozen, buffers."""
+        """Return what the function is, apart from the values of its parameters: structure, what is frozen, buffers."""
         fixed = {**dict(self.skeleton.named_buffers()), **dict(self.skeleton.named_parameters())}
         shapes = {name: list(fixed.pop(name).shape) for name in self._trained}
         return self._structure, shapes, fixed

@@ -1,4 +1,4 @@
-"""What an agent's loss is made of: one loss a sample, of a prediction and what was to be predicted."""
+"""What an agent's loss is made of: one loss per sample, from a prediction and the true value."""
 
 from collections.abc import Callable, Collection
 from functools import cached_property
@@ -12,7 +12,7 @@ from ..objective import Params
 from .as_function import Function, Predict
 
 PerSample = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""A loss or a metric: (prediction [samples, …], y [samples, …]) -> one number a sample, [samples]."""
+"""A loss or a metric: (prediction [samples, …], y [samples, …]) -> one number per sample, [samples]."""
 
 
 def _over_positions(values: torch.Tensor) -> torch.Tensor:
@@ -63,7 +63,7 @@ class Objective:
         if loss is not None and not callable(loss):
             loss = checks.choice("loss", loss, LOSSES)
         if metric is not None and not callable(metric):
-            raise checks.refusal("metric", metric, "a function of (prediction, y) that gives one number a sample")
+            raise checks.refusal("metric", metric, "a function of (prediction, y) that gives one number per sample")
         self.predict, self.loss, self.metric = predict, loss, metric
         self.per_sample = _as_y_asks if loss is None else LOSSES[loss] if isinstance(loss, str) else loss
         self.name = loss if isinstance(loss, str) else "" if loss is None else named(loss)
@@ -171,7 +171,7 @@ def _check_numbers(name: str, function: PerSample, prediction: torch.Tensor, y: 
         raise ValueError(f"{name}: must give a tensor of floating-point numbers, got {found}{hint}")
     if values.ndim == 0:
         raise ValueError(
-            f"{name}: averages over the batch already; it must give one number a sample (in torch, "
+            f"{name}: averages over the batch already; it must give one number per sample (in torch, "
             "reduction='none'), as padding must not count"
         )
     broadcast = y.is_floating_point() and prediction.shape != y.shape
@@ -180,7 +180,7 @@ def _check_numbers(name: str, function: PerSample, prediction: torch.Tensor, y: 
         raise ValueError(f"{name}: {in_words}")
     if values.shape != y.shape[:1]:
         raise ValueError(
-            f"{name}: must give one number a sample, {[len(y)]}, got {list(values.shape)} of {what}; take the mean "
+            f"{name}: must give one number per sample, {[len(y)]}, got {list(values.shape)} of {what}; take the mean "
             "over what is left of a sample: .flatten(1).mean(1)"
         )
     if not torch.allclose(values, again, rtol=1e-4, atol=1e-6, equal_nan=True):

@@ -1,4 +1,4 @@
-"""A module is tried on a few samples, so that what does not fit is said before any work."""
+"""A module is tried on a few samples, so that what does not fit is reported before any work."""
 
 import random
 from collections.abc import Callable, Iterator

@@ -71,7 +71,7 @@ def fit(
     axes.set(xlabel="x", ylabel="y", title=literal(federation.name_of(agent)))
     axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
     figure.alt = (
-        f"What w predicts for {federation.name_of(agent)}, beside its samples; mean squared error {', '.join(losses)}."
+        f"What w predicts for {federation.name_of(agent)}, next to its samples; mean squared error {', '.join(losses)}."
     )
     return figure
 

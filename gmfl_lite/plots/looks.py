@@ -1,4 +1,4 @@
-"""How curves look: a method has one colour and one marker in every figure, whatever else is drawn beside it.
+"""How curves look: a method has one colour and one marker in every figure, whatever else is drawn with it.
 
 The colour says ν where the gradient is exact and the server averages; what departs from that has a colour of its own.
 Curves of one method, on other data or with other local steps, are shades of its colour with dashes of their own.

@@ -138,7 +138,7 @@ def sweep(
         data[x] = said[x].map(marks.index)
     if hue is not None:
         hues = _into_words(said, hue)
-        if marks:  # beside each other, so that no interval hides another
+        if marks:  # side by side, so that no interval hides another
             data[x] += (said[hue].map(hues.index) + 0.5) / (2 * len(hues)) - 0.25
         names = {entry(name): f"ν = {name}" if hue == "nu" else name for name in hues}
         data[hue] = said[hue].map(entry)
@@ -305,7 +305,7 @@ def _hashable(value: Any) -> Any:
 def _comparable(
     frame: pd.DataFrame, x: str, hue: str | None, y: str, fine_tune_steps: int | None
 ) -> tuple[pd.DataFrame, str]:
-    """Return the rows to draw, in which nothing but the seed varies beside x and hue, and a count of those left out."""
+    """Return the rows to draw, in which only x, hue and the seed vary, and a count of those left out."""
     if not isinstance(frame, pd.DataFrame):
         raise checks.refusal("frame", frame, "a DataFrame, such as gmfl_lite.sweep gives")
     across = [name for name in (x, hue) if name is not None]
@@ -331,7 +331,7 @@ def _comparable(
     cells = data.groupby(cell, sort=False, dropna=False)
     varying = [name for name in data.columns if name not in free and (cells[name].nunique(dropna=False) > 1).any()]
     if varying:
-        raise checks.refusal("x and hue", across, f"such that beside them only the seed varies, not {varying}")
+        raise checks.refusal("x and hue", across, f"such that apart from them only the seed varies, not {varying}")
     bad = frame[frame["status"] != "completed"]
     settings = [name for name in frame if name not in free - set(across) - {"seed"} and name != "round"]
     count = len(bad.drop_duplicates(settings))

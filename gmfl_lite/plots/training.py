@@ -270,7 +270,7 @@ def _scale(score: str) -> float:
 
 
 def _draw_strip(axes: Axes, bar: Axes, federation: Federation, holder: str | None) -> None:
-    """Draw label_counts as a strip: agents across, classes down, and beside it what its colours mean."""
+    """Draw label_counts as a strip: agents across, classes down, and next to it what its colours mean."""
     shares = shares_held(federation)
     drawn = axes.imshow(shares.to_numpy().T, aspect="auto", interpolation="nearest", **SHARES)
     figure = axes.get_figure()
@@ -280,7 +280,7 @@ def _draw_strip(axes: Axes, bar: Axes, federation: Federation, holder: str | Non
     right = "; right of the line: new agents" if federation.n_new_agents else ""
     axes.set(yticks=[], xlabel=f"agent{right}", ylabel="class")
     axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
-    if federation.names is not None and len("  ".join(federation.names)) < 100:  # so that they stand beside each other
+    if federation.names is not None and len("  ".join(federation.names)) < 100:  # so that they fit in one line
         axes.set_xticks(range(len(shares)), map(literal, federation.names), fontsize="small")
     if federation.n_new_agents:
         axes.axvline(federation.n_agents - 0.5, color="tab:blue", linewidth=2)

@@ -12,7 +12,7 @@ from matplotlib.patches import Rectangle
 from ..basics import checks
 from .picture import Picture
 
-if TYPE_CHECKING:  # it stands above the plots
+if TYPE_CHECKING:  # its package is above the plots
     from ..sweep import Tuned
 
 

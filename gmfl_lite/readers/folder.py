@@ -104,7 +104,7 @@ def _content(path: Path, folder: Path) -> io.BytesIO:
     if stat.S_ISDIR(kind):
         raise _RefusedError(f"is a folder: put its images into {path.parent}, or take it out")
     if not stat.S_ISREG(kind):
-        raise _RefusedError("is no file but a pipe, a socket or a device: take it out of the folder")
+        raise _RefusedError("is not a file but a pipe, a socket or a device: take it out of the folder")
     if path.stat().st_size > MOST_BYTES:
         raise _RefusedError(f"{_TOO_LARGE} (more than {MOST_BYTES} bytes)")
     return io.BytesIO(path.read_bytes())

@@ -35,7 +35,7 @@ def load_result(path: str | Path, kind: type[Experiment] = Experiment) -> Result
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A result on disk, with all that a run needs to go on from it.
+    """A result on disk, with all that a run needs to continue from it.
 
     `fingerprint` is a digest of the agents' samples and of the initial w ("" of a mere result), `recipe` what the run
     owes to its engine, `state` what that keeps, and `limit` the loss beyond which it has diverged.

@@ -24,7 +24,7 @@ from .storing import store
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What a run gave.
+    """The result of a run.
 
     Attributes
     ----------
@@ -143,7 +143,7 @@ class Result:
             predict, like = as_functions(model, torch.device("cpu"), next(iter(self.params.values())).dtype)
             self.starting(like)
         elif predict is None and self.experiment.model == OWN:
-            raise ValueError("model = 'own': this module was handed over; hand it over again (model=…)")
+            raise ValueError("model = 'own': this module was the caller's; pass it again (model=…)")
         return predict.state_dict(self.params) if isinstance(predict, Function) else dict(self.params)
 
     def starting(self, like: Params) -> Params:
@@ -191,7 +191,7 @@ class Result:
         if loss is None and self.objective is not None:
             loss = self.objective.loss
         elif loss is None and self.loss not in ("", *LOSSES):
-            raise ValueError(f"loss: the run's was {self.loss}, which was handed over; hand it over again (loss=…)")
+            raise ValueError(f"loss: the run had {self.loss}, a loss of the caller; pass it again (loss=…)")
         elif loss is None:
             loss = self.loss or None
         if model is None and self.objective is not None:

@@ -51,7 +51,7 @@ class Given:
         return {name: value for name, value in vars(self).items() if name in _NAMES and value is not None}
 
     def decides(self, kind: type[Experiment]) -> tuple[str, ...]:
-        """Return the settings that what is handed over decides, so that changing them would change nothing."""
+        """Return the settings that the objects given decide, so that changing them would change nothing."""
         dealt = settings_that_change("holdings", "agents", of=kind) if self.federation is not None else ()
         return (*(name for name in dealt if name != "query"), *(("model",) if self.model is not None else ()))
 

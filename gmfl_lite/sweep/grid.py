@@ -51,9 +51,9 @@ def sweep(
         Dask, client.get_executor() does the points of a lost worker again, on others; with workers that were started
         with `--resources GPU=1`, client.get_executor(resources={"GPU": 1}) gives each GPU one point at a time.
     cache : a folder; a finished point is kept there and never computed again, unless its settings, the library's or
-        torch's code, the dataset, or what was handed over changed; one that differs in how it is scored alone, of ν = 0
-        in its α too, is scored and not trained again. A point that cannot be kept is computed all the
-        same, and a warning says so; another counts points of other versions, which `gmfl_lite.sweep.prune` deletes.
+        torch's code, the dataset, or the objects given have changed. A point that differs from one there only in how
+        it is scored (of ν = 0, by its α too) is scored and not trained again. A point that cannot be kept is still
+        computed, with a warning; another one counts points of other versions, which `gmfl_lite.sweep.prune` deletes.
         Several processes may share it; workers on other computers write to it if they see it under this path.
     on_point : called as on_point(number, rows) as soon as a point is done, in whatever order they finish.
     progress : whether to show a progress bar.
@@ -65,8 +65,8 @@ def sweep(
     that vary, status, message, round, group, fine_tune_steps, loss, accuracy, worst_decile_accuracy; `round` is the
     one that the row's numbers were measured in. A point that failed is one row with status "failed" and its error as
     the message; the other points go on. Where the executor is shut down meanwhile, `shutdown(cancel_futures=True)`, a
-    point that was not begun is one row with status "stopped". Ctrl-C ends the sweep; with a cache, the next call goes
-    on from there.
+    point that was not begun is one row with status "stopped". Ctrl-C ends the sweep; with a cache, the next call
+    continues from there.
 
     Raises
     ------
@@ -170,7 +170,7 @@ def _answers(
         return
     prepare_process()  # before workers are forked from this process
     waiting: dict[Future[pd.DataFrame], int] = {}
-    done: SimpleQueue[Future[pd.DataFrame]] = SimpleQueue()  # as_completed waits for ever for what `shutdown` cancels
+    done: SimpleQueue[Future[pd.DataFrame]] = SimpleQueue()  # as_completed waits forever for what `shutdown` cancels
     try:
         for number, point in enumerate(points):
             try:

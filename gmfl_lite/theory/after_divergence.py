@@ -26,7 +26,7 @@ Parts = list[tuple[Params, Batch]]
 """The points and the batches of the agents that are computed at once."""
 
 AGENTS, SAMPLES = 10, 25
-"""What is measured is measured on so many of the first round's agents, and on so many samples of each."""
+"""How many of the first round's agents the measurements take, and how many samples of each."""
 
 
 def what_to_lower(
@@ -137,7 +137,7 @@ def _lower(experiment: Experiment, cause: str, steepest: float = math.nan) -> st
 
 
 def _parts(data: Batch, most: int) -> list[Batch]:
-    """Return the batches of at most so many agents at once."""
+    """Return the batches in chunks of at most `agents_at_once` agents."""
     split = chunks(torch.arange(len(data[2])), most)
     return [tree_map(lambda tensor: tensor[agents], data) for agents in split]  # noqa: B023
 

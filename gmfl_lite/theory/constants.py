@@ -33,7 +33,7 @@ def formula(function: Callable[P, ArrayLike]) -> Callable[P, Value]:
 
 
 def product(*factors: Value) -> checks.Floats:
-    """Return the product, which is zero where a factor is, also beside another one that float64 does not hold."""
+    """Return the product, which is zero where a factor is, even if another factor is too large for float64."""
     zero = functools.reduce(np.logical_or, [np.equal(factor, 0) for factor in factors])
     return np.where(zero, 0.0, functools.reduce(np.multiply, factors))
 

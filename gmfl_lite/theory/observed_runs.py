@@ -1,4 +1,4 @@
-"""A real run held beside its bound: what Theorem 3 speaks of, measured in every round."""
+"""A real run next to its bound: what Theorem 3 is about, measured in every round."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -79,7 +79,7 @@ def observe(
     (True, 0.0)
     """
     if experiment.batch_size is not None:
-        raise checks.refusal("batch_size", experiment.batch_size, "None: the bounds are held against full batches")
+        raise checks.refusal("batch_size", experiment.batch_size, "None: the bounds are compared with full batches")
     if experiment.weighting != "uniform":
         raise checks.refusal("weighting", experiment.weighting, "'uniform': the bounds speak of the agents' plain mean")
     if not AGGREGATIONS[experiment.aggregation].adds_up:

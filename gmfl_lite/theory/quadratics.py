@@ -128,7 +128,7 @@ class Quadratics:
         Q = self._meta_hessians(nu, fine_tune_lr, method, backprop_steps)
         total = Q.sum(0)
         curvatures = np.linalg.eigvalsh(total)
-        # What rounding leaves of a flat direction is this small beside the agents' own curvatures.
+        # What rounding leaves of a flat direction is this small compared with the agents' own curvatures.
         if not curvatures.min() > 1e-14 * np.abs(Q).max():
             what = f"nu = {nu}, fine_tune_lr = {fine_tune_lr}"
             raise ValueError(f"{what}: F has no unique minimiser, its smallest curvature is {curvatures.min():.3g}")

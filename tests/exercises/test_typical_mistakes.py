@@ -223,7 +223,7 @@ MISTAKES = [
     ("one_loss_a_sample", lambda prediction, y: (prediction - y).abs().sum(1), "three times"),
     ("one_loss_a_sample", lambda prediction, y: (prediction - y).square().mean(1), "squares"),
     ("one_loss_a_sample", lambda prediction, y: (prediction - y).mean(1), "cancel"),
-    ("one_loss_a_sample", lambda prediction, y: (prediction - y).abs(), "one number a sample"),
+    ("one_loss_a_sample", lambda prediction, y: (prediction - y).abs(), "one number per sample"),
     ("one_loss_a_sample", lambda prediction, y: (prediction - y).abs().mean(1).tolist(), "Return a tensor"),
     ("whose_rows", right["whose_rows"] | {"trained on": 360}, "never trained on"),
     ("whose_rows", right["whose_rows"] | {"a new person fine-tunes on": 0}, "do fine-tune"),

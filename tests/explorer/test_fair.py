@@ -60,7 +60,7 @@ def test_stopped_it_keeps_what_was_tried_and_the_picture(panel, monkeypatch):
     press(explorer, "Stop")
     until(lambda: not threads("training"), 30)
     explorer.wait(60)
-    assert words(explorer).startswith("Stopped: what was tried is kept, and Fair goes on from there.")
+    assert words(explorer).startswith("Stopped: what was tried is kept, and Fair continues from there.")
     assert (painted(explorer, "picture"), painted(explorer, "progress")) == (picture, "")
     done, ran = [], gl.sweep.__globals__["run"]
     monkeypatch.setitem(gl.sweep.__globals__, "run", lambda *a, **k: done.append(a) or ran(*a, **k))

@@ -287,7 +287,7 @@ def in_place(prediction, y):
     return prediction.sub_(y).square().mean(1)
 
 
-ONE_EACH, DEPENDS, NO_GRADIENT = "one number a sample", "must not depend on the others", "does not depend on its para"
+ONE_EACH, DEPENDS, NO_GRADIENT = "one number per sample", "must not depend on the others", "does not depend on its para"
 REFUSED = {
     "averages already": ("numbers", one_number, F.mse_loss, "reduction='none'"),
     "averages, a module": ("labels", two_logits, nn.CrossEntropyLoss(), "reduction='none'"),

@@ -67,7 +67,31 @@ def test_slides_are_what_is_tagged_without_code(stem):
     assert len(re.findall(r"<section>\s*<section>|<section ><section >", page)) == len(tagged) >= 6
     assert 'class="highlight' not in page
     assert "gl.exercises" not in page
+    assert not re.findall(r"<(?:script|link|img)[^>]*(?:src|href)=\"(?!data:)", page), "it needs the network"
     assert page.count("<img alt=") == len(re.findall(r"<img ", page)) > 0
+
+
+@pytest.fixture(scope="module")
+def offline():
+    if chromium.CHROMIUM is None:
+        pytest.skip("no chromium to show slides in")
+    with chromium.started() as browser:
+        yield browser.new_context(offline=True).new_page()
+
+
+@pytest.mark.slow
+def test_slides_move_without_a_network(tmp_path, offline):
+    (tmp_path / "slides.html").write_text(kit.slides(READ["00-start-here"]), encoding="utf-8")
+    asked, titles = [], []
+    offline.on("request", lambda request: asked.append(request.url))
+    offline.goto((tmp_path / "slides.html").as_uri())
+    shown = "[...document.querySelectorAll('.slides > section')].filter(one => one.classList.contains('present'))"
+    for _ in range(12):  # a key may only show the next piece of a slide
+        assert offline.evaluate(f"{shown}.length") == 1
+        titles.append(offline.evaluate(f"{shown}[0].innerText").strip().split("\n")[0])
+        offline.keyboard.press("ArrowRight")
+    assert len(set(titles)) > 3
+    assert not [url for url in asked if url.startswith("http")]
 
 
 @pytest.mark.skipif(chromium.CHROMIUM is None, reason="no chromium to print with")

@@ -369,22 +369,6 @@ def test_nbval_sees_a_changed_constant_of_the_library(tmp_path):
     assert "Cell outputs differ" in ran.stdout
 
 
-def misspelled(folder: Path) -> str:
-    """Run codespell over what is written for people: pages, the notebooks' text, the source with its docstrings."""
-    for path in NOTEBOOKS:
-        cells = nbformat.read(path, as_version=4).cells  # without outputs: pictures are letters too
-        (folder / f"{path.stem}.md").write_text("\n".join(cell.source for cell in cells), encoding="utf-8")
-    written = [*ROOT.glob("*.md"), ROOT / "benchmarks", ROOT / "gmfl_lite", ROOT / "tests", ROOT / "tools", folder]
-    command = [sys.executable, "-m", "codespell_lib", "--toml", ROOT / "pyproject.toml", *written]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
-
-
-def test_spelling(tmp_path):
-    assert misspelled(tmp_path) == ""
-    (tmp_path / "wrong.md").write_text("We receive.".replace("ei", "ie"), encoding="utf-8")
-    assert "receive" in misspelled(tmp_path)
-
-
 TRAINED = """
 import gmfl_lite as gl
 

@@ -460,7 +460,7 @@ def test_what_is_no_file_is_not_opened(kind, mine, digits, monkeypatch):
         except OSError:
             pytest.skip("only an administrator makes devices")
     monkeypatch.setattr("PIL.Image.open", lambda path: pytest.fail("opened"))
-    with pytest.raises(ValueError, match=r"0\.png is no file but a pipe, a socket or a device"):
+    with pytest.raises(ValueError, match=r"0\.png is not a file but a pipe, a socket or a device"):
         load_images(mine, like=digits)
 
 

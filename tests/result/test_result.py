@@ -235,8 +235,8 @@ def test_what_does_not_fit_is_refused_in_words(built_in, own, people, tmp_path):
     loaded = stored(built_in, tmp_path)
     for result in (built_in, loaded, own):
         for changed, message in (
-            ((x, y + 5), "labels must be from 0 to the number of classes less one, got 5 to 7 with 3 classes"),
-            ((x, y - 1), "labels must be from 0 to the number of classes less one, got -1"),
+            ((x, y + 5), "labels must be from 0 to the number of classes minus one, got 5 to 7 with 3 classes"),
+            ((x, y - 1), "labels must be from 0 to the number of classes minus one, got -1"),
             ((x[:, :2], y), r"model: (does not take samples \[4, 2\]|is another than the result's: .* here)"),
             ((x, y[:3]), f"x and y must have as many samples, got {len(x)} and 3"),
             ((x[:0], y[:0]), "holds no samples"),
@@ -257,7 +257,7 @@ def test_what_does_not_fit_is_refused_in_words(built_in, own, people, tmp_path):
                 result.evaluate(federation)
     unknown = stored(own, tmp_path)
     for ask in (lambda: unknown.personalise(x, y, 1), lambda: unknown.evaluate(people)):
-        with pytest.raises(ValueError, match="model = 'own': this module was handed over; hand it over again"):
+        with pytest.raises(ValueError, match="model = 'own': this module was the caller's; pass it again"):
             ask()
 
 
@@ -295,14 +295,14 @@ def test_an_experiment_of_what_was_handed_over_says_so(people, own, tmp_path):
     assert (experiment.dataset, experiment.model) == ("own", "own")
     assert (experiment.n_agents, experiment.n_new_agents) == (6, 2)
     for built, message in (
-        (lambda: gl.build_federation(experiment), "dataset = 'own': these agents were handed over; hand them over"),
+        (lambda: gl.build_federation(experiment), "dataset = 'own': these agents were the caller's; pass them again"),
         (lambda: gl.run(experiment, progress=False), "dataset = 'own'"),
-        (lambda: gl.build_model(experiment.model, people), "model = 'own': this module was handed over"),
+        (lambda: gl.build_model(experiment.model, people), "model = 'own': this module was the caller's"),
         (lambda: gl.run(experiment, federation=people, progress=False), "model = 'own'"),
         (lambda: gl.sweep([experiment], progress=False), None),
     ):
         if message is None:
-            assert built()["message"].str.contains("dataset = 'own': these agents were handed over").all()
+            assert built()["message"].str.contains("dataset = 'own': these agents were the caller's").all()
             continue
         with pytest.raises(ValueError, match=message):
             built()

@@ -297,7 +297,7 @@ def test_what_is_no_file_is_not_waited_for(tmp_path, honest):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     for path in (pipe, tmp_path, "/dev/zero"):
-        with pytest.raises(ValueError, match="is no file"):
+        with pytest.raises(ValueError, match="is not a file"):
             gl.load_result(path)
         with pytest.raises(ValueError, match="must be a file's, not that of a directory, a pipe"):
             gl.load_result(honest).save(path)
