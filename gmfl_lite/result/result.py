@@ -1,7 +1,7 @@
 """What a run gave, and what can be done with it."""
 
 import contextlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +204,9 @@ class Result:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "objective": None}  # a function of one's own may be none that can be copied elsewhere
+
+    def __copy__(self) -> "Result":
+        return replace(self)  # in this process the functions are at hand
 
     def save(self, path: str | Path) -> None:
         """Write everything to one file, without pickle; `load_result` reads it back, bit by bit the same."""
