@@ -96,7 +96,7 @@ def test_what_differs_in_how_it_is_scored_alone_is_not_trained_again(tmp_path, m
     plain = [point for point in ran if point.fine_tune_lr < 1]
     assert [(point.nu, point.fine_tune_lr, point.seed) for point in plain] == [
         *((0, 0.1, 0), (0, 0.1, 1), (1, 0.1, 0), (1, 0.1, 1), (1, 0.5, 0), (1, 0.5, 1)),
-        *((0, base.fine_tune_lr, 0), (0, base.fine_tune_lr, 0)),  # another β; some agents alone
+        *([(0, base.fine_tune_lr, 0)] * 3),  # another β; some agents alone; a look on the way
     ]
     ways = {"history": True, "progress": False}
     on_the_way = gl.sweep(points, cache=tmp_path, **ways)

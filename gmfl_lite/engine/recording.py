@@ -80,6 +80,7 @@ def capture(
 
 MOST_KEPT = 8
 _kept: dict[Hashable, Callable[..., Any]] = {}
+_keeping = threading.Lock()
 
 
 def recorded_once(key: Hashable, record: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
@@ -88,15 +89,20 @@ def recorded_once(key: Hashable, record: Callable[[], Callable[..., Any]]) -> Ca
     A recording takes as long as hundreds of small steps, and runs that differ in their agents, seed or w alone need the
     same. The key says all that the function depends on, but the values of its arguments.
     """
-    _kept[key] = found = _kept.pop(key, None) or record()
-    while len(_kept) > MOST_KEPT:
-        _kept.pop(next(iter(_kept)), None)  # the one that was asked for longest ago; another thread may be quicker
+    with _keeping:
+        found = _kept.pop(key, None)
+    found = found or record()
+    with _keeping:
+        _kept[key] = found
+        while len(_kept) > MOST_KEPT:
+            del _kept[next(iter(_kept))]  # the one that was asked for longest ago
     return found
 
 
 def forget() -> None:
     """Let go of the recordings that this process keeps: the next runs make their own."""
-    _kept.clear()
+    with _keeping:
+        _kept.clear()
 
 
 def kinds(example: Any) -> str:

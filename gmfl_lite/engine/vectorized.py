@@ -11,7 +11,7 @@ import torch
 from torch.utils._pytree import tree_map
 
 from ..federation import Federation
-from ..meta_gradients import METHODS, factors_kept
+from ..meta_gradients import LIBRARYS, METHODS, factors_kept
 from ..objective import LossFn, Params
 from ..server import Step
 from .agents_axis import a_gradient, agents_at_once
@@ -115,8 +115,10 @@ class Vectorized(Engine):
         if self.graphs.in_words and not compiled:  # they save all that a recording would, and are made at once
             self.records, self.recording_in_words = False, ""
         self.recordings: dict[tuple[int, int], OneStep] = {}
-        known = getattr(loss_fn, "known", "") if local_step is None else ""
-        of_step = (known, METHODS[experiment.gradient].estimate, *estimate.values(), compiled)
+        estimated_by = METHODS[experiment.gradient].estimate
+        plain = local_step is None and estimated_by in LIBRARYS and not torch.is_autocast_enabled(device.type)
+        known = getattr(loss_fn, "known", "") if plain else ""
+        of_step = (known, estimated_by, *estimate.values(), compiled)
         self.known = of_step if known else ()
         if device.type == "cpu":
             at_once = min(picked, self.agents_at_once)

@@ -24,6 +24,10 @@ _PLAIN = (nn.Sequential, nn.Flatten, nn.Linear, nn.ELU, nn.Conv2d, nn.GroupNorm,
 """Layers of the library's own models: in these no operation has to be exchanged for another."""
 
 
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_GLOBAL_HOOKS = tuple(f"_global{name}" for name in _HOOKS)
+
+
 class Function:
     """A module as a function of its parameters and of samples; the caller's module is not changed.
 
@@ -52,8 +56,16 @@ class Function:
 
     @property
     def known(self) -> bool:
-        """Whether all it computes is in its layers, the library's own, and in the parameters that it is given."""
-        return self._plain and not self.frozen()[-1]
+        """Whether its layers' classes, and the parameters that it is given, say all of what it computes.
+
+        It does not if something is frozen, hooked, put in place of a method, or in two places.
+        """
+        layers = [layer for _, layer in self.skeleton.named_modules(remove_duplicate=False)]
+        alone = len(layers) == len({id(layer) for layer in layers}) and len(self._places) == len(self._trained)
+        hooked = any(vars(layer).get("forward") or any(vars(layer)[name] for name in _HOOKS) for layer in layers)
+        globally = any(vars(nn.modules.module)[name] for name in _GLOBAL_HOOKS)
+        plain = type(self) is Function and self._plain and alone
+        return plain and not hooked and not globally and not self.frozen()[-1]
 
     def frozen(self) -> tuple[Any, ...]:
         """Return what the function is, apart from the values of its parameters: structure, what is frozen, buffers."""

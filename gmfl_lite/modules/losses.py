@@ -1,7 +1,6 @@
 """What an agent's loss is made of: one loss per sample, from a prediction and the true value."""
 
 from collections.abc import Callable, Collection
-from functools import cached_property
 
 import torch
 
@@ -69,10 +68,11 @@ class Objective:
         self.name = loss if isinstance(loss, str) else "" if loss is None else named(loss)
         self.names = self.name, "" if metric is None else named(metric)
 
-    @cached_property
+    @property
     def known(self) -> str:
         """What tells this function from others, where it is the library's in all its parts; else ""."""
-        if not isinstance(self.predict, Function) or not self.predict.known or self.per_sample not in _KNOWN:
+        plain = type(self) is Objective and self.per_sample in _KNOWN
+        if not plain or not isinstance(self.predict, Function) or not self.predict.known:
             return ""
         return identity((self.predict.frozen(), self.per_sample.__name__))
 

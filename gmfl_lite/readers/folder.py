@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 CLUTTER = ("thumbs.db", "desktop.ini", "__macosx", "icon\r")
 """What Windows and Macs leave in folders of images, in small letters; other clutter begins with a dot."""
 
-MOST_BYTES, MOST_PIXELS, MOST_OF_A_JPEG = 200_000_000, 9_000_000, 80_000_000
-"""What a file may hold, of bytes and of pixels; a JPEG may hold more, of which Pillow warns from 89 million on."""
+MOST_BYTES, MOST_PIXELS, MOST_OF_A_JPEG = 200_000_000, 9_000_000, 30_000_000
+"""What a file may hold, of bytes and of pixels, and a JPEG of pixels."""
+_DECODED_TOO_EARLY = ("ICNS", "ICO")
+"""Icons: what lies in them is decoded before anybody can ask how large it is."""
 
 _TOO_LARGE = "is too large: make it smaller, or take it out of the folder"
 
@@ -115,10 +117,11 @@ def _pixels(content: io.BytesIO, shape: tuple[int, ...]) -> NDArray[np.float32]:
     from PIL import Image, ImageOps
 
     channels, height, width = shape
-    with Image.open(content) as image:
+    Image.init()
+    with Image.open(content, formats=[name for name in Image.ID if name not in _DECODED_TOO_EARLY]) as image:
         if image.format == "EPS":
             raise _RefusedError("is PostScript, a program that is not run here: save it as PNG or JPEG")
-        _check_size(image, 8 * max(width, height))
+        _check_size(image)
         upright = ImageOps.exif_transpose(image)  # telephones note how they were held
     if upright.mode in ("I", "F") or upright.mode.startswith("I;16"):
         grey = Image.fromarray(_scaled(upright)).resize((width, height))
@@ -127,18 +130,15 @@ def _pixels(content: io.BytesIO, shape: tuple[int, ...]) -> NDArray[np.float32]:
     return np.asarray(like_the_others, np.float32).reshape(height, width, channels) / np.float32(255)
 
 
-def _check_size(image: "Image", enough: int) -> None:
+def _check_size(image: "Image") -> None:
     """Raise where decoding would take more memory than a photograph is worth: some 20 bytes for each pixel.
 
-    A JPEG can be decoded to a half, a quarter or an eighth, here of at least `enough` pixels a side; a progressive one
-    keeps six bytes for each pixel of the whole all the same.
+    Of a large JPEG every second pixel is decoded; libjpeg may keep six bytes for each pixel of the whole all the same.
     """
-    size = math.prod(image.size)
-    if image.format == "JPEG" and size <= MOST_OF_A_JPEG // (4 if "progressive" in image.info else 1):
-        if size > MOST_PIXELS:
-            image.draft(None, (enough, enough))
-        size = math.prod(image.size)
-    if size > MOST_PIXELS:
+    width, height = image.size
+    if image.format in ("JPEG", "MPO") and MOST_PIXELS < width * height <= MOST_OF_A_JPEG:
+        image.draft(None, (width // 2, height // 2))  # in whatever mode
+    if math.prod(image.size) > MOST_PIXELS:
         raise _RefusedError(f"{_TOO_LARGE} (more than {MOST_PIXELS} pixels)")
 
 

@@ -13,8 +13,10 @@ from ..basics.identity import identity
 from ..basics.setting_records import settings_that_change
 from ..basics.storage import expanded, tidy
 from ..data import load_dataset
-from ..evaluation import summarise
+from ..engine import computing_with
+from ..evaluation import evaluate, summarise
 from ..experiment import Experiment, build_federation
+from ..meta_gradients import LIBRARYS, METHODS
 from ..models import build_model
 from ..result import Result, load_result
 from .given import Given, library
@@ -86,8 +88,10 @@ def entry(experiment: Experiment, given: Given) -> str:
 
 def _scoring(experiment: Experiment) -> dict[str, Any]:
     """Return the settings that no training depends on: when and how agents are scored, of ν = 0 with which α, too."""
-    looks = settings_that_change("looks", of=type(experiment))
-    return {name: getattr(experiment, name) for name in (*looks, *(() if experiment.nu else ("fine_tune_lr",)))}
+    names = list(settings_that_change("looks", of=type(experiment)))
+    if experiment.nu == 0 and METHODS[experiment.gradient].estimate in LIBRARYS:
+        names.append("fine_tune_lr")
+    return {name: getattr(experiment, name) for name in names}
 
 
 @kept_in_memory
@@ -111,22 +115,40 @@ def kept(path: Path | None, experiment: Experiment) -> Result | None:
 
 
 def trained_alike(path: Path, experiment: Experiment) -> Result | None:
-    """Return what a run would, from the w of one in the cache that differs in how it is scored alone."""
+    """Return what a run would, from the w of one in the cache that differs in how it is scored alone.
+
+    None where there is none, or where a run would do more than score its beginning and its end with one thread.
+    """
+    if experiment.eval_agents is not None or experiment.eval_every < experiment.rounds:
+        return None
     scoring = _scoring(experiment)
 
     def fits(found: Result | None) -> bool:
-        return found is not None and found.status == "completed" and found.experiment.replace(**scoring) == experiment
+        if found is None or found.status != "completed" or " 1 thread," not in found.engine:
+            return False
+        return found.experiment.replace(**scoring) == experiment
 
     others = path.parent.glob(f"{path.name[: -_HALF - len(path.suffix)]}*{path.suffix}")
     trained = next(filter(fits, (_read(other, experiment) for other in others)), None)
-    if trained is None or experiment.eval_agents is not None:
+    if trained is None:
         return None
     trained, federation = replace(trained, experiment=experiment), build_federation(experiment)
+    objective, w = trained.functions(federation)
     model = build_model(experiment.model, federation, seed=experiment.seed)
-    begun = replace(trained, params={name: p.detach().to(federation.dtype) for name, p in model.named_parameters()})
+    begun = {name: parameter.detach().to(federation.dtype) for name, parameter in model.named_parameters()}
     try:
-        begun.evaluate(federation, progress=False)  # a run that cannot score its beginning says so, and ends
-        agents = trained.evaluate(federation, progress=False)
+        with computing_with(1):
+            for params in (begun, w):  # a run that cannot score its beginning says so, and ends
+                agents = evaluate(
+                    federation,
+                    objective,
+                    params,
+                    steps=experiment.eval_steps,
+                    fine_tune_lr=experiment.fine_tune_lr,
+                    execution="loop" if trained.engine.startswith("loop") else "vectorized",
+                    personal=experiment.personal,
+                    seed=experiment.seed,
+                )
     except FloatingPointError:
         return None
     return replace(trained, agents=agents, history=summarise(agents).assign(round=experiment.rounds))

@@ -94,6 +94,74 @@ def test_what_is_not_the_librarys_in_all_its_parts_is_recorded_by_itself(recorde
     assert not module._kept
 
 
+def flat(*layers):
+    return nn.Sequential(nn.Flatten(), *layers)
+
+
+class Config:
+    scale = 1.0
+
+
+def tied(to):
+    """Two models whose layers have the same names, shapes and classes: the fourth is tied to another one."""
+    layers = [nn.Linear(64, 64), nn.ELU(), nn.Linear(64, 64), nn.ELU(), nn.Linear(64, 64), nn.Linear(64, 10)]
+    layers[4].weight, layers[4].bias = layers[to].weight, layers[to].bias
+    return flat(*layers)
+
+
+def repeated(again):
+    layer, elu, out = nn.Linear(64, 64), nn.ELU(), nn.Linear(64, 10)
+    return flat(layer, elu, layer if again else elu, out)
+
+
+def hooked(scale):
+    model = flat(nn.Linear(64, 10))
+    model[1].register_forward_hook(lambda layer, given, output: output * Config.scale)
+    Config.scale = scale
+    return model
+
+
+@pytest.mark.parametrize("pair", [(tied, 0, 2), (repeated, True, False), (hooked, 1.0, 2.0)])
+def test_layers_that_say_not_all_are_recorded_by_themselves(recorded, pair):
+    build, *ways = pair
+    for way in ways:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            run(BASE, model=build(way))
+    assert len(recorded) == 2
+    assert not module._kept
+
+
+def test_a_layer_whose_forward_was_replaced_does_not_say_all():
+    model = flat(nn.Linear(64, 10))
+    assert gl.models.as_functions(model, torch.device("cpu"))[0].known
+    model[1].forward = lambda x: x[:, :10]
+    assert not gl.models.as_functions(model, torch.device("cpu"))[0].known
+
+
+def test_a_hook_on_all_modules_and_autocast_are_recorded_by_themselves(recorded):
+    handle = nn.modules.module.register_module_forward_hook(lambda layer, given, output: output * 1.0)
+    try:
+        run(BASE)
+    finally:
+        handle.remove()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        run(BASE)
+    assert len(recorded) == 2
+    assert not module._kept
+
+
+def test_a_loss_and_a_gradient_of_ones_own_are_recorded_by_themselves(recorded, monkeypatch):
+    class Doubled(type(gl.models.loss_of(lambda w, x: x))):
+        def __call__(self, params, batch):
+            return 2 * super().__call__(params, batch)
+
+    plain = run(BASE)
+    own = run(BASE, engine=lambda e, f, o, w: gl.Vectorized(e, f, Doubled(o.predict), w))
+    assert any(not torch.equal(plain[name], own[name]) for name in plain)
+    assert len(recorded) == 2
+
+
 def test_another_estimate_under_the_same_name_is_recorded_anew(recorded, monkeypatch):
     before = run(BASE)
     exact = METHODS["exact"]

@@ -335,18 +335,19 @@ def test_one_leaves_another_comes_and_training_ends(tmp_path):
 
 
 @pytest.mark.slow
-def test_one_who_lies_in_every_round_changes_nothing(patience, post, planted, tmp_path, record_property):  # noqa: F811
+def test_one_who_lies_in_every_round_changes_nothing(post, planted, tmp_path, record_property):  # noqa: F811
     """Student 1 has changed the library. What the others give is what they give where student 1 never answers."""
     changed = planted("flower_app.py", "from lies import agent").parent
     rounds = range(1, len(IN_EVERY_ROUND) + 1)
     experiment = EXPERIMENT.replace(model="softmax", rounds=len(rounds), eval_every=len(rounds))
-    seconds = 15 + 5 * patience
+    seconds = 60
     (tmp_path / "class").mkdir()
     saved = tmp_path / "class" / "federation.result"
     flower_app.write_app(tmp_path / "class" / "classroom", experiment, save=str(saved), round_seconds=seconds)
     with Classroom(tmp_path / "class") as classroom:
         classroom.superlink(block("flower-superlink --insecure --host"))
-        path = f"export PYTHONPATH={changed}:{Path(__file__).parent}:$PYTHONPATH\n"
+        classroom.warm_up()  # for the others: what is forked has imported the library as it is
+        path = f'export PATH="${{PATH#*:}}" PYTHONPATH="{changed}:{Path(__file__).parent}:$PYTHONPATH"\n'
         classroom.terminal("liar", path + block("flower-supernode --insecure", '"agent=$AGENT"'), agent=1)
         for number in (0, 2):
             classroom.student(number)
