@@ -1,5 +1,6 @@
 """The house is in order: who imports whom, where the repository lives, workflows, hooks, citation."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -234,3 +235,9 @@ def test_a_virtual_environment_that_cannot_be_used_is_made_anew(found, made, tmp
     assert refused.returncode != 0
     assert "must be Python 3.11 or later" in refused.stdout
     assert not (tmp_path / ".venv").exists()
+
+
+def test_one_process_runs_a_file(request):
+    """What a file's tests share, such as a server or a browser, is made once; pytest-xdist has to know of it."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        assert "@" in request.node.nodeid
