@@ -415,6 +415,25 @@ def test_a_large_photograph_is_decoded_smaller(side, progressive, digits, tmp_pa
         load_images(folder, like=digits)
 
 
+def test_a_large_photograph_with_a_preview_in_its_file_is_read(digits, tmp_path):
+    folder, small = folder_of(tmp_path, "jpeg", b""), ink().convert("RGB")
+    path = next((folder / "3").iterdir())
+    small.resize((4_000, 3_000)).save(path, format="MPO", save_all=True, append_images=[small.resize((160, 120))])
+    with Image.open(path) as image:
+        assert (image.format, image.n_frames) == ("MPO", 2)
+    assert len(load_images(folder, like=digits).x) == 2
+
+
+def test_an_icon_is_refused_before_what_lies_in_it_is_decoded(digits, tmp_path):
+    """It says 16×16; in it is a PNG of 64 million pixels, which Pillow would decode to see how large it is."""
+    rows = zlib.compress(bytes(8_001 * 8_000), 1)
+    whole = png([(b"IHDR", struct.pack(">IIBBBBB", 8_000, 8_000, 8, 0, 0, 0, 0)), (b"IDAT", rows), (b"IEND", b"")])
+    head = struct.pack("<HHHBBBBHHII", 0, 1, 1, 16, 16, 0, 0, 1, 32, len(whole), 22)
+    folder = folder_of(tmp_path, "ico", head + whole)
+    with pytest.raises(ValueError, match=r"A b ü\.ico is not an image that can be read: save it as PNG"), bounded():
+        load_images(folder, like=digits)
+
+
 def test_a_file_of_too_many_bytes_is_refused_before_it_is_read(mine, digits):
     os.truncate(mine / "3" / "A b ü.png", 200_000_001)
     with pytest.raises(ValueError, match=r"A b ü\.png is too large: make it smaller"), bounded(most=10e6):
