@@ -1,6 +1,15 @@
 """How long something took, whatever else the machine has to do."""
 
+import os
 import time
+
+from gmfl_lite.engine.threads_and_memory import usable_cores
+
+
+def crowded(seconds: float) -> float:
+    """Return what seconds on a quiet machine may become where others take turns, and share caches."""
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 1.0
+    return seconds * max(1.0, load / usable_cores())
 
 
 class Clock:

@@ -11,7 +11,7 @@ from functools import partial
 
 import pytest
 import torch
-from own_work import Clock
+from own_work import Clock, crowded
 from panel_helpers import LONG, QUICK, control, move, painted, part, press, same, threads, until, words
 
 import gmfl_lite as gl
@@ -237,10 +237,13 @@ def test_memory_does_not_grow(panel, monkeypatch):
         alive = gc.get_objects()
         return len(alive), sum(one.nbytes for one in alive if type(one) is torch.Tensor)
 
-    # The largest ν first: what a run needs grows with ν, what it leaves behind must not.
-    (objects, held), *_, (objects_after, held_after) = map(three_runs, (10, 0, 5))
-    assert objects_after - objects < 120, "20 objects for each of six runs"
-    assert held_after <= held
+    before, after = ([three_runs(nu) for nu in (10, 0, 5)] for _ in range(2))
+    more = [(objects_after - objects, held_after - held) for (objects, held), (objects_after, held_after) in zip(
+        before, after, strict=True
+    )]  # fmt: skip
+    # What nine runs leave behind is there after each of them; what is only being ended is not.
+    assert min(objects for objects, _ in more) < 120, more
+    assert min(held for _, held in more) <= 0, more
 
 
 def test_results_are_kept_up_to_a_number(panel, monkeypatch):
@@ -271,4 +274,4 @@ def test_timing_through_the_panel(panel, record_property):
         until(lambda: f"ν = {nu} " in picture.value)  # noqa: B023
         first_points.append(moved.seconds())
     record_property("explorer: first point", f"{min(first_points):.2f} s")
-    assert min(first_points) < 1
+    assert min(first_points) < crowded(1)
