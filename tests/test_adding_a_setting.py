@@ -104,12 +104,12 @@ def test_sweeps_take_it_and_keep_it_apart_in_their_cache(tmp_path):
     table = gl.sweep({"remark": [None, "x"]}, WILD, cache=tmp_path, progress=False)
     assert table["remark"].tolist() == [None] * 4 + ["x"] * 4
     kept = sorted(tmp_path.iterdir())
-    assert len(kept) == 2
+    assert len(kept) == 1, "a remark changes no training, so the second point is scored alone"
     before = [path.stat().st_mtime_ns for path in kept]
     points = [WILD.replace(remark=None), WILD.replace(remark="x"), gl.Experiment.from_dict(_without_mine(WILD))]
     again = gl.sweep(points, cache=tmp_path, progress=False)
     assert [path.stat().st_mtime_ns for path in kept] == before, "a finished point was computed again"
-    assert len(list(tmp_path.iterdir())) == 3
+    assert len(list(tmp_path.iterdir())) == 2
     assert again["remark"].tolist() == [None] * 4 + ["x"] * 4 + [None] * 4
     failed = gl.sweep({"blur": [7]}, WILD, progress=False)
     assert "blur = 7: must be" in failed["message"].item()

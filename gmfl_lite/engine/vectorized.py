@@ -116,7 +116,7 @@ class Vectorized(Engine):
             self.records, self.recording_in_words = False, ""
         self.recordings: dict[tuple[int, int], OneStep] = {}
         estimated_by = METHODS[experiment.gradient].estimate
-        plain = local_step is None and estimated_by in LIBRARYS and not torch.is_autocast_enabled(device.type)
+        plain = local_step is None and estimated_by in LIBRARYS and not _casts(device)
         known = getattr(loss_fn, "known", "") if plain else ""
         of_step = (known, estimated_by, *estimate.values(), compiled)
         self.known = of_step if known else ()
@@ -173,6 +173,10 @@ class Vectorized(Engine):
         compiled = "compiled" * (self.records and self.compiled)
         how = [self.recording_in_words, self.graphs.in_words, self.recipe, self.threads_in_words, compiled]
         return f"vectorized: {'; '.join(filter(None, [self.agents_in_words, *how]))}"
+
+
+def _casts(device: torch.device) -> bool:
+    return device.type != "meta" and torch.is_autocast_enabled(device.type)
 
 
 def _shapes(sizes: list[int], picked: int) -> int:

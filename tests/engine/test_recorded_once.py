@@ -133,7 +133,8 @@ def test_layers_that_say_not_all_are_recorded_by_themselves(recorded, pair):
 
 
 def test_a_layer_whose_forward_was_replaced_does_not_say_all():
-    model = flat(nn.Linear(64, 10))
+    with torch.random.fork_rng():
+        model = flat(nn.Linear(64, 10))
     assert gl.models.as_functions(model, torch.device("cpu"))[0].known
     model[1].forward = lambda x: x[:, :10]
     assert not gl.models.as_functions(model, torch.device("cpu"))[0].known
