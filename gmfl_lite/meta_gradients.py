@@ -341,5 +341,5 @@ for _method in (
 ):
     add_gradient(_method)
 
-LIBRARYS = frozenset(method.estimate for method in METHODS.values())
+BUILT_IN = frozenset(method.estimate for method in METHODS.values())
 """The estimates whose code is this module's: nothing but their arguments decides what they give."""

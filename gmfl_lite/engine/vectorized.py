@@ -11,7 +11,7 @@ import torch
 from torch.utils._pytree import tree_map
 
 from ..federation import Federation
-from ..meta_gradients import LIBRARYS, METHODS, factors_kept
+from ..meta_gradients import BUILT_IN, METHODS, factors_kept
 from ..objective import LossFn, Params
 from ..server import Step
 from .agents_axis import a_gradient, agents_at_once
@@ -116,7 +116,7 @@ class Vectorized(Engine):
             self.records, self.recording_in_words = False, ""
         self.recordings: dict[tuple[int, int], OneStep] = {}
         estimated_by = METHODS[experiment.gradient].estimate
-        plain = local_step is None and estimated_by in LIBRARYS and not _casts(device)
+        plain = local_step is None and estimated_by in BUILT_IN and not _casts(device)
         known = getattr(loss_fn, "known", "") if plain else ""
         of_step = (known, estimated_by, *estimate.values(), compiled)
         self.known = of_step if known else ()

@@ -16,7 +16,7 @@ from ..data import load_dataset
 from ..engine import computing_with
 from ..evaluation import evaluate, summarise
 from ..experiment import Experiment, build_federation
-from ..meta_gradients import LIBRARYS, METHODS
+from ..meta_gradients import BUILT_IN, METHODS
 from ..models import build_model
 from ..result import Result, load_result
 from .given import Given, library
@@ -89,7 +89,7 @@ def entry(experiment: Experiment, given: Given) -> str:
 def _scoring(experiment: Experiment) -> dict[str, Any]:
     """Return the settings that no training depends on: when and how agents are scored, of ν = 0 with which α, too."""
     names = list(settings_that_change("looks", of=type(experiment)))
-    if experiment.nu == 0 and METHODS[experiment.gradient].estimate in LIBRARYS:
+    if experiment.nu == 0 and METHODS[experiment.gradient].estimate in BUILT_IN:
         names.append("fine_tune_lr")
     return {name: getattr(experiment, name) for name in names}
 
