@@ -17,6 +17,6 @@ def element(png: bytes | str, alt: str, attributes: str = "") -> str:
     """Return an element that shows a PNG, with a text for those who cannot see it.
 
     >>> element(b"", "1 < 2", 'class="big"')
-    '<img class="big" alt="1 &lt; 2" src="data:image/png;base64,">'
+    '<img alt="1 &lt; 2" class="big" src="data:image/png;base64,">'
     """
-    return f'<img {attributes} alt="{html.escape(alt)}" src="{address(png)}">'
+    return f'<img alt="{html.escape(alt)}" {attributes} src="{address(png)}">'

@@ -1,13 +1,12 @@
 """A picture that moves without a kernel: one piece of HTML with its own script, a still picture and words."""
 
-import base64
 import html
 import json
 import os
 from pathlib import Path
 from typing import Any
 
-from ..basics import checks
+from ..basics import checks, images
 
 HERE = Path(__file__).parent
 MOST = 500_000
@@ -70,12 +69,11 @@ class Picture:
         return self.alt
 
     def _repr_html_(self) -> str:
-        still = base64.b64encode(self.still).decode()
+        still = images.element(self.still, self.alt, 'style="max-width:100%"')
         # No line breaks: Markdown and notebooks' pages would take an empty line for the end of the HTML.
         frame = html.escape(self._frame).replace("\n", "&#10;")
         return (
-            '<figure class="gmfl-explain" style="display:block;width:100%;margin:0">'
-            f'<img alt="{html.escape(self.alt)}" style="max-width:100%" src="data:image/png;base64,{still}">'
+            f'<figure class="gmfl-explain" style="display:block;width:100%;margin:0">{still}'
             f'<iframe title="{html.escape(self.title)}" srcdoc="{frame}"'
             ' style="display:block;width:100%;height:0;border:0"></iframe></figure>'
         )

@@ -23,7 +23,7 @@ def test_pins_stay_and_are_named_by_what_differs(panel, callback):
     explorer.wait(60)
     column = [float(value) for value in table(explorer)["3"]]
     assert column == sorted(column, reverse=True)
-    until(lambda: re.search("ν = 0 .*ν = 3 .*ν = 1 ", painted(explorer, "picture").split(" onload")[0]))
+    assert re.search("ν = 0 .*ν = 3 .*ν = 1 ", painted(explorer, "picture").split(" onload")[0])
     callback(press, explorer, "Clear pins")
     explorer.wait(60)
     assert table(explorer)["run"] == ["ν = 1", "FedAvg (ν = 0)"]
