@@ -86,7 +86,7 @@ def test_few_classes_help_where_names_are_permuted():
     ahead, fedavg = ({alpha: at(nu=nu, dirichlet_alpha=alpha)[3] for alpha in (0.01, 0.03, 100.0)} for nu in (3, 0))
     assert fedavg[0.01] > ahead[0.01]
     assert KEY[4].startswith(
-        f"It rises, from {ahead[100.0]} % at 100 to {ahead[0.03]} % at 0.03. The lead goes: FedAvg rises from "
+        f"It rises, from {ahead[100.0]} % at 100 to {ahead[0.03]} % at 0.03. The lead disappears: FedAvg rises from "
         f"{fedavg[100.0]} % to {fedavg[0.03]} %, and at 0.01 it is ahead, {fedavg[0.01]} % against {ahead[0.01]} %."
     )
 
@@ -95,7 +95,7 @@ def test_few_classes_help_where_names_are_permuted():
 def test_seeds_scatter_as_the_key_says():
     weights, data = ([at(**{seed: n})[3] for n in KNOBS[seed].values] for seed in ("weights_seed", "seed"))
     assert KEY[5].startswith(
-        f"Between {min(weights)} and {max(weights)} % for the weights, between {min(data)} and {max(data)} % for the "
-        "seed of the data."
+        f"The accuracy varies from {min(weights)} to {max(weights)} % with the weights, and from {min(data)} to "
+        f"{max(data)} % with the seed of the data."
     )
     assert max(data) - min(data) > max(weights) - min(weights)
