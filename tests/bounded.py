@@ -67,7 +67,10 @@ def bounded(folder: Path | None = None, most: float = MOST) -> Iterator[None]:
 
 
 def _peak() -> float:
-    """Return the most bytes that this process has held; what getrusage says is never below its parent's at the start."""
+    """Return the most bytes that this process has held.
+
+    What getrusage says is never below what the parent had held when this process began.
+    """
     with suppress(OSError), open("/proc/self/status") as file:  # Linux
         return 1024 * int(next(line for line in file if line.startswith("VmHWM")).split()[1])
     if resource is None:
