@@ -10,6 +10,7 @@ import sys
 import time
 from concurrent.futures import BrokenExecutor
 from contextlib import suppress
+from functools import partial
 from io import StringIO
 from pathlib import Path
 
@@ -32,13 +33,19 @@ GRID = "grid:\n  nu: [0, 2]\n  seed: [0, 1]\n"
 
 
 def shell(*arguments: str, **variables: str) -> subprocess.Popen:
-    """Start the program as somebody at a terminal would, in the folder of the test."""
+    """Start the program as somebody at a terminal would, in the folder of the test: Ctrl-C is heard.
+
+    A shell's jobs in the background, as this pytest may be one, do not hear it, and neither does what they start.
+    """
     root = str(Path(gl.__file__).parents[1])
     environment = {name: value for name, value in os.environ.items() if name != "TQDM_DISABLE"}
     environment |= {"PYTHONPATH": root, "PYTHONIOENCODING": "utf-8", **variables}
     pipe = subprocess.PIPE
     command = [sys.executable, "-m", "gmfl_lite", *arguments]
-    return subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True, encoding="utf-8")
+    hears = None if sys.platform == "win32" else partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen(
+        command, env=environment, stdout=pipe, stderr=pipe, text=True, encoding="utf-8", preexec_fn=hears
+    )
 
 
 def ended(process: subprocess.Popen) -> tuple[int, str, str]:
