@@ -32,6 +32,13 @@ WRONG = {
 }
 
 
+def heaped():
+    """Leave 280 MB to the process that nobody uses, as earlier work does, and return what lies above them."""
+    torch.ones(7_000_000)  # from now on, so much is taken from the heap
+    *_, last = [torch.ones(7_000_000) for _ in range(11)]
+    return last
+
+
 @pytest.fixture
 def inside(tmp_path):
     for name in ("there", "inside/a"):
@@ -47,6 +54,13 @@ def test_each_bound_is_seen(kind, where, inside):
     does, said = WRONG[kind]
     with pytest.raises(AssertionError, match=said), bounded(inside if where == "a folder" else None):
         does(inside.parent)
+
+
+def test_memory_that_the_process_still_holds_counts_as_well():
+    above = heaped()
+    with pytest.raises(AssertionError, match="MB by the process"), bounded():
+        torch.ones(60_000_000)
+    assert above.sum() == 7_000_000
 
 
 def test_less_is_allowed(inside):
