@@ -49,7 +49,10 @@ def shell(*arguments: str, **variables: str) -> subprocess.Popen:
 
 
 def ended(process: subprocess.Popen) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=300)
+    try:
+        out, err = process.communicate(timeout=300)
+    finally:
+        process.kill()  # if it has not ended; others' time is measured
     assert "Traceback" not in f"{out}{err}"
     return process.returncode, out, err
 
