@@ -219,6 +219,18 @@ def test_threads_leave_the_filters_of_warnings_as_they_are(federation):
         assert warnings.filters == before
 
 
+def test_filters_of_warnings_that_a_thread_leaves_behind_are_taken_away(federation, monkeypatch):
+    def run(*args, **options):
+        warnings.simplefilter("ignore", UserWarning)  # as two threads of pandas at once do, now and then
+        return gl.run(*args, **options)
+
+    monkeypatch.setattr(grid, "run", run)
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(2) as executor:
+        gl.sweep([BASE, BASE.replace(seed=1)], federation=federation, **OWN, executor=executor, progress=False)
+    assert warnings.filters == before
+
+
 def test_numbers_to_predict_are_searched_by_their_loss():
     rng = np.random.default_rng(0)
     agents = [(x, x[:, :1] * (1 + agent)) for agent, x in enumerate(rng.normal(size=(4, 12, 2)))]

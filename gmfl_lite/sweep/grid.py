@@ -171,26 +171,27 @@ def _answers(
     prepare_process()  # before workers are forked from this process
     waiting: dict[Future[pd.DataFrame], int] = {}
     done: SimpleQueue[Future[pd.DataFrame]] = SimpleQueue()  # as_completed waits forever for what `shutdown` cancels
-    try:
-        for number, point in enumerate(points):
-            try:
-                waiting[future := executor.submit(run_point, point, *how)] = number
-            except BrokenExecutor as error:  # a worker died while the rest was being handed out
-                yield number, _failed(error)
-            except RuntimeError:  # it has been shut down
-                yield number, _stopped()
-            else:
-                future.add_done_callback(done.put)
-        for _ in range(len(waiting)):
-            future = done.get()
-            if future.cancelled():
-                yield waiting[future], _stopped()
-                continue
-            failure = future.exception()
-            yield waiting[future], future.result() if failure is None else _failed(failure)
-    finally:  # after Ctrl-C, do not begin what nobody waits for
-        for future in waiting:
-            future.cancel()
+    with warnings.catch_warnings():  # filters are the process's, and one thread's pandas may restore another's
+        try:
+            for number, point in enumerate(points):
+                try:
+                    waiting[future := executor.submit(run_point, point, *how)] = number
+                except BrokenExecutor as error:  # a worker died while the rest was being handed out
+                    yield number, _failed(error)
+                except RuntimeError:  # it has been shut down
+                    yield number, _stopped()
+                else:
+                    future.add_done_callback(done.put)
+            for _ in range(len(waiting)):
+                future = done.get()
+                if future.cancelled():
+                    yield waiting[future], _stopped()
+                    continue
+                failure = future.exception()
+                yield waiting[future], future.result() if failure is None else _failed(failure)
+        finally:  # after Ctrl-C, do not begin what nobody waits for
+            for future in waiting:
+                future.cancel()
 
 
 def _points(
