@@ -1,0 +1,355 @@
+"""Does looking ahead pay where agents hold few samples? Every method at its own step sizes, on fresh federations.
+
+python studies/few_shots.py [--only WORDS] [--jobs 2] [--dask ADDRESS] [--cache FOLDER] [--out FOLDER]
+python studies/few_shots.py --show
+
+The first writes the tables that studies/README.md describes to studies/few-shots, after every method that is done. What
+they have from the same rules stays, and a finished run is kept in the cache: stopped at any moment, the same command
+continues from there and ends with the same tables. `--only` makes the cells whose description holds these words. The
+second prints what the page shows of them.
+"""
+
+import argparse
+import hashlib
+import json
+import multiprocessing
+import os
+from collections.abc import Iterable
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import scipy.stats
+from tqdm.auto import tqdm
+
+import gmfl_lite as gl
+from gmfl_lite import theory
+from gmfl_lite.basics.over_seeds import over_seeds
+from gmfl_lite.engine.threads_and_memory import usable_cores
+
+ROOT = Path(__file__).resolve().parent.parent
+DEPLOYED = (1, 5, 10)
+"""ν′, the fine-tuning steps after which agents are scored; step sizes are tuned for each of them."""
+VALIDATION_SEEDS = (1000, 1001, 1002)
+"""Of the federations that step sizes are tuned on."""
+SCORED_SEEDS = tuple(range(2000, 2010))
+"""Of the federations that are scored; no other study has seen them."""
+STARTS = ((0.5, 0.25), (2.0, 0.02), (0.5, 2.0))
+"""fine_tune_lr and meta_lr where searches begin: in the middle, almost no training, large local steps."""
+TRIALS = (80, 320)
+"""How many step sizes a search tries at first, and at the very most where the best still lies at the edge."""
+RESTARTS = 8
+"""How often a scored run that diverges begins again, each time with meta_lr (and server_lr) over √2."""
+
+FEDAVG, AHEAD = gl.methods["FedAvg"], gl.methods["Generalized (ν = 3)"]
+METHODS = {
+    **{f"FedAvg, τ = {tau}": FEDAVG | {"local_steps": tau} for tau in (1, 2, 5, 10, 20)},
+    "FedAvg, τ = 5, own server step": FEDAVG | {"local_steps": 5},
+    "FedProx, τ = 5": gl.methods["FedProx"] | {"local_steps": 5},
+    "Reptile": gl.methods["Reptile"],
+    **{f"ν = {nu}": AHEAD | {"nu": nu} for nu in (1, 3, 5)},
+    "ν = 3, first-order": AHEAD | {"gradient": "first_order"},
+    "no training": gl.methods["no training"],
+    "local training alone": gl.methods["no training"],
+}
+"""Name -> settings; the server is the regime's. The last is scored after many steps, without others."""
+ALONE, MANY = "local training alone", 100
+A_FEW = (
+    *(name for name in METHODS if name.startswith("FedAvg") and "own" not in name),
+    "ν = 1",
+    "ν = 3",
+    "no training",
+)
+"""The methods of the regimes around the one in which all are tried."""
+
+
+@dataclass(frozen=True)
+class Regime:
+    """The circumstances in which methods are compared: digits, of which every agent has its own ten names.
+
+    shots : samples of each class that agents hold to train on; None is all, about 48 in all.
+    rounds, server : as in Experiment.
+    """
+
+    shots: int | None = 1
+    rounds: int = 300
+    server: str = "average"
+
+    @property
+    def experiment(self) -> gl.Experiment:
+        return gl.Experiment(
+            dataset="digits", partition="iid", permuted_classes=10, n_agents=20, n_new_agents=10, agents_per_round=5,
+            model="mlp", batch_size=None, local_steps=1, shots=self.shots, rounds=self.rounds, server=self.server,
+            server_lr=1.0 if self.server == "average" else 0.01, device="cpu", precision="float64",
+            execution="vectorized",
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A method in a regime: where the searches for its step sizes begin, and what is searched for."""
+
+    regime: Regime
+    method: str
+
+    @property
+    def trains(self) -> bool:
+        return METHODS[self.method] != gl.methods["no training"]
+
+    @property
+    def starts(self) -> list[gl.Experiment]:
+        run = self.regime.experiment.replace(**METHODS[self.method])
+        if self.trains:
+            run = run.replace(server=self.regime.server, server_lr=self.regime.experiment.server_lr)
+        found = []
+        for fine_tune_lr, meta_lr in STARTS:
+            if not self.trains:
+                meta_lr = run.meta_lr
+            elif "meta_lr" not in self.tuned:
+                meta_lr = 1.0  # Adam decides how far w moves
+            found.append(run.replace(fine_tune_lr=fine_tune_lr, meta_lr=meta_lr, eval_every=run.rounds))
+        return list(dict.fromkeys(found))
+
+    @property
+    def tuned(self) -> tuple[str, ...]:
+        averages = self.regime.server == "average"
+        if not self.trains:
+            return ("fine_tune_lr",)
+        of_agents = ["meta_lr"] if averages or METHODS[self.method].get("local_steps", 1) > 1 else []
+        of_the_server = [] if averages and "own server step" not in self.method else ["server_lr"]
+        return ("fine_tune_lr", *of_agents, *of_the_server)
+
+    @property
+    def deployed(self) -> tuple[int, ...]:
+        return (MANY,) if self.method == ALONE else DEPLOYED
+
+    @property
+    def gradients(self) -> float:
+        """What a picked agent computes in a round."""
+        run = self.starts[0]
+        return float(run.local_steps * theory.meta_gradient_cost(run.nu, run.gradient)) if self.trains else 0.0
+
+    @property
+    def key(self) -> str:
+        """What tells results of these rules from those of others; the library's version is not among them."""
+        starts = [start.to_dict() for start in self.starts]
+        rules = [starts, self.tuned, self.deployed, VALIDATION_SEEDS, SCORED_SEEDS, TRIALS, RESTARTS]
+        return hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()[:12]
+
+    @property
+    def names(self) -> dict[str, object]:
+        """The columns that tell a cell from the others."""
+        return asdict(self.regime) | {"shots": str(self.regime.shots or "all"), "method": self.method}
+
+    def named(self, frame: pd.DataFrame) -> pd.DataFrame:
+        return frame.assign(**self.names)[[*self.names, *frame]]
+
+
+PLAN = {
+    Regime(): tuple(METHODS),
+    Regime(rounds=30): A_FEW,
+    Regime(server="adam"): A_FEW,
+    Regime(shots=None): A_FEW,
+}
+"""Which methods are tried in which regimes; each regime but the first differs from it in one thing."""
+
+
+def plan() -> list[Cell]:
+    """Return what the committed tables hold."""
+    return [Cell(regime, method) for regime, methods in PLAN.items() for method in methods]
+
+
+def study(cell: Cell, cache: Path | None) -> dict[str, pd.DataFrame]:
+    """Tune a method for each number of deployed steps and score it: what was tried, found and scored."""
+    tried, found, scored = [], [], []
+    for steps in cell.deployed:
+        searches = [search(cell, start, steps, cache) for start in cell.starts]
+        best = max(searches, key=_validated)  # the first of equals
+        tried.append(pd.concat(one.table.assign(deployed=steps, start=number) for number, one in enumerate(searches)))
+        row = {"deployed": steps, "trials": len(tried[-1]), "at_edge": best.at_edge}
+        row |= {name: getattr(best.best, name) for name in ("fine_tune_lr", "meta_lr", "server_lr")}
+        row |= {"validation_accuracy": _validated(best)[0], "gradients": cell.gradients, "key": cell.key}
+        found.append(row)
+        scored.append(score(best.best.replace(eval_steps=(steps,)), cache))
+    results = {"tuning": pd.concat(tried), "cells": pd.DataFrame(found), "results": pd.concat(scored)}
+    return {name: cell.named(frame) for name, frame in results.items()}
+
+
+def search(cell: Cell, start: gl.Experiment, steps: int, cache: Path | None) -> gl.Tuned:
+    """Return what a search from there finds; it is allowed more trials as long as the best lies at their edge."""
+    trials, most = TRIALS
+    while True:
+        how = {"settings": cell.tuned, "steps": steps, "validation_seeds": VALIDATION_SEEDS, "trials": trials}
+        tuned = gl.tune(start, **how, cache=cache, progress=False)
+        if not tuned.at_edge or len(tuned.table) < trials or trials >= most:
+            return tuned
+        trials *= 2
+
+
+def _validated(tuned: gl.Tuned) -> tuple[float, float]:
+    """Return the best accuracy and, as it may be reached twice, its loss, less being better."""
+    best = tuned.table.dropna().round(4).sort_values(["accuracy", "loss"], ascending=[False, True]).iloc[0]
+    return best["accuracy"], -best["loss"]
+
+
+def score(best: gl.Experiment, cache: Path | None) -> pd.DataFrame:
+    """Run tuned step sizes on SCORED_SEEDS and return the last evaluations.
+
+    A run that diverges, which training itself shows, begins again with smaller steps, as anybody would do.
+    """
+    if set(SCORED_SEEDS) & {best.seed, *VALIDATION_SEEDS}:
+        raise ValueError(f"SCORED_SEEDS = {SCORED_SEEDS} must be others than those of the searches")
+    frames = []
+    for seed in SCORED_SEEDS:
+        for restarts in range(RESTARTS + 1):
+            smaller = 2 ** (-restarts / 2)
+            server_lr = best.server_lr if best.server == "average" else best.server_lr * smaller
+            run = best.replace(seed=seed, meta_lr=best.meta_lr * smaller, server_lr=server_lr)
+            rows = gl.sweep([run], cache=cache, progress=False)
+            if rows["status"].iloc[0] != "diverged":
+                break
+        if rows["status"].iloc[0] != "completed":
+            raise RuntimeError(f"{run}: {rows['status'].iloc[0]}: {rows['message'].iloc[0]}")
+        frames.append(rows.assign(seed=seed, restarts=restarts))
+    columns = ["fine_tune_steps", "seed", "restarts", "group", "loss", "accuracy", "worst_decile_accuracy"]
+    return pd.concat(frames, ignore_index=True)[columns].rename(columns={"fine_tune_steps": "deployed"})
+
+
+class Tables:
+    """The tables in a folder: what they have from these rules stays, and each cell is written when it is done.
+
+    cells.csv is written last and says which rules its rows are from: stopped in between, the cell is made again.
+    """
+
+    NAMES = ("tuning", "results", "cells")
+
+    def __init__(self, folder: Path, cells: Iterable[Cell]) -> None:
+        self.folder, self.cells = folder, list(cells)
+        self.done: dict[Cell, dict[str, pd.DataFrame]] = {}
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = {name: folder / f"{name}.csv" for name in self.NAMES}
+        if not all(path.exists() for path in paths.values()):
+            return
+        kept = {name: pd.read_csv(path, dtype={"key": str, "shots": str}) for name, path in paths.items()}
+        for cell in self.cells:
+            own = {
+                name: rows[(rows[[*cell.names]] == pd.Series(cell.names)).all(axis=1)] for name, rows in kept.items()
+            }
+            if set(own["cells"]["key"]) == {cell.key} and not any(rows.empty for rows in own.values()):
+                self.done[cell] = own
+
+    @property
+    def missing(self) -> list[Cell]:
+        return [cell for cell in self.cells if cell not in self.done]
+
+    def add(self, cell: Cell, made: dict[str, pd.DataFrame]) -> None:
+        self.done[cell] = made
+        for name in self.NAMES:
+            half = self.folder / f"{name}.csv.part"
+            self.whole(name).to_csv(half, index=False, float_format="%.4g")
+            half.replace(self.folder / f"{name}.csv")
+
+    def whole(self, name: str) -> pd.DataFrame:
+        """Return a table with all that is done, in the order of the plan."""
+        return pd.concat([self.done[cell][name] for cell in self.cells if cell in self.done], ignore_index=True)
+
+
+def make(tables: Tables, executor: Executor, cache: Path, only: str = "") -> None:
+    """Study every cell that the tables do not have yet; those that fail are named when the others are done."""
+    begun = {executor.submit(partial(study, cache=cache), cell): cell for cell in tables.missing if only in str(cell)}
+    problems = []
+    try:
+        for future in tqdm(as_completed(begun), total=len(begun), unit="cell"):
+            if (error := future.exception()) is None:
+                tables.add(begun[future], future.result())
+            else:
+                error.add_note(str(begun[future]))
+                problems.append(error)
+    finally:
+        for future in begun:
+            future.cancel()
+    if problems:
+        raise BaseExceptionGroup("cells that failed", problems)
+
+
+REGIME = ["shots", "rounds", "server"]
+
+
+def accuracies(results: pd.DataFrame) -> pd.DataFrame:
+    """Return the accuracy of new agents in percent, with its 95 % interval over federations: a row for each method."""
+    new = results[results["group"] == "new"]
+    means = 100 * over_seeds(new, [*REGIME, "method", "deployed"]).drop(columns="seeds")
+    said = means.apply(lambda row: f"{row['mean']:.1f} [{row['low']:.1f}, {row['high']:.1f}]", axis=1)
+    return said.unstack(sort=False).fillna("").rename(columns=lambda steps: f"{steps} steps" if steps > 1 else "1 step")
+
+
+def leads(cells: pd.DataFrame, results: pd.DataFrame) -> pd.DataFrame:
+    """Compare the best that looks ahead with the best that does not, and with the best for which ν = 1, in points.
+
+    The best are those of the highest accuracy on VALIDATION_SEEDS. The interval is Student's for the mean of the
+    differences of new agents' accuracies, federation by federation, so wide that all rows together hold with 95 %.
+    """
+    ahead = cells["method"].str.startswith("ν = ")
+    further = ahead & ~cells["method"].str.startswith("ν = 1")
+    others = {"no looking ahead": (ahead, ~ahead), "ν = 1": (further, ahead & ~further)}
+    new = results[results["group"] == "new"]
+    scores = new.set_index([*REGIME, "deployed", "method", "seed"])["accuracy"].sort_index()
+    rows, cells = [], cells[cells["deployed"].isin(DEPLOYED)]
+    for against, families in others.items():
+        for where, here in cells.groupby([*REGIME, "deployed"], sort=False):
+            best = [
+                here[those[here.index]].sort_values("validation_accuracy", kind="stable")[-1:] for those in families
+            ]
+            if any(one.empty for one in best):
+                continue
+            one, other = (each["method"].item() for each in best)
+            rows.append([*where, against, one, other, 100 * (scores.loc[*where, one] - scores.loc[*where, other])])
+    found = pd.DataFrame(rows, columns=[*REGIME, "deployed", "against", "looks ahead", "the other", "differences"])
+    for row, differences in found.pop("differences").items():
+        test = scipy.stats.ttest_1samp(differences, 0)
+        interval = test.confidence_interval(1 - 0.05 / len(found))
+        found.loc[row, ["lead", "low", "high"]] = differences.mean(), *interval
+    return found
+
+
+def shown(tables: Tables) -> str:
+    """Return what the page shows, as Markdown."""
+    lead = leads(tables.whole("cells"), tables.whole("results"))
+    parts = accuracies(tables.whole("results")).reset_index(), lead.round(1)
+    return "\n\n".join(_markdown(part) for part in parts)
+
+
+def _markdown(frame: pd.DataFrame) -> str:
+    lines = [list(frame), ["---"] * frame.shape[1], *frame.astype(str).to_numpy().tolist()]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--only", default="", help="the cells whose description holds these words")
+    parser.add_argument("--show", action="store_true", help="print what the page shows")
+    parser.add_argument("--jobs", type=int, default=usable_cores(), help="processes at once")
+    parser.add_argument("--dask", help="address of a Dask scheduler, whose workers compute instead")
+    parser.add_argument("--cache", type=Path, default=ROOT / "artefacts" / "few-shots", help="finished runs")
+    parser.add_argument("--out", type=Path, default=ROOT / "studies" / "few-shots", help="folder of the tables")
+    asked = parser.parse_args()
+    tables = Tables(asked.out, plan())
+    if asked.show:
+        print(shown(tables))
+        return
+    asked.cache.mkdir(parents=True, exist_ok=True)
+    if asked.dask:
+        from distributed import Client
+
+        with Client(asked.dask) as client:
+            make(tables, client.get_executor(), asked.cache, asked.only)
+        return
+    os.environ["GMFL_LITE_THREADS"] = "1"
+    with ProcessPoolExecutor(asked.jobs, mp_context=multiprocessing.get_context("spawn")) as executor:
+        make(tables, executor, asked.cache, asked.only)
+
+
+if __name__ == "__main__":
+    main()

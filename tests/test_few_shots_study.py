@@ -1,0 +1,300 @@
+"""The study of few shots: nothing that is scored was tuned on, nothing is made twice, its page says what it found."""
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+
+import gmfl_lite as gl
+
+STUDIES = Path(__file__).parent.parent / "studies"
+REGIME = ["shots", "rounds", "server"]
+
+
+@pytest.fixture
+def study(monkeypatch):
+    monkeypatch.syspath_prepend(STUDIES)
+    import few_shots
+
+    return few_shots
+
+
+@pytest.fixture
+def quick(study, monkeypatch):
+    """Rules under which a cell takes a second."""
+    monkeypatch.setattr(study, "SCORED_SEEDS", (2000, 2001))
+    monkeypatch.setattr(study, "VALIDATION_SEEDS", (1000,))
+    monkeypatch.setattr(study, "TRIALS", (7, 7))
+    monkeypatch.setattr(study, "STARTS", study.STARTS[:2])
+    monkeypatch.setattr(study, "DEPLOYED", (1, 5))
+    whole = study.Regime.experiment.fget
+    smaller = {"n_agents": 6, "n_new_agents": 3, "agents_per_round": 2, "model": "softmax"}
+    monkeypatch.setattr(study.Regime, "experiment", property(lambda regime: whole(regime).replace(**smaller)))
+    return study
+
+
+@pytest.fixture
+def tables(study):
+    names = ("tuning", "cells", "results")
+    kinds = {"shots": str, "key": str}
+    return {name: pd.read_csv(STUDIES / "few-shots" / f"{name}.csv", dtype=kinds) for name in names}
+
+
+def as_scored(points, **_):
+    """Stand in for gl.sweep: seed 2003 diverges with meta_lr above 0.1 or server_lr above 0.5."""
+    frames = []
+    for point in points:
+        server_lr = 0 if point.server == "average" else point.server_lr
+        wild = point.seed == 2003 and (point.meta_lr > 0.1 or server_lr > 0.5)
+        rows = {"group": ["trained", "new"], "fine_tune_steps": point.eval_steps[-1], "loss": 1.0, "accuracy": 0.5}
+        rows |= {"worst_decile_accuracy": 0.0, "status": "diverged" if wild else "completed", "message": "too far"}
+        frames.append(pd.DataFrame(rows))
+    return pd.concat(frames, ignore_index=True)
+
+
+def test_no_federation_that_is_scored_is_tuned_on(quick, monkeypatch):
+    tuned_on, scored = set(), set()
+    tune, sweep = gl.tune, gl.sweep
+
+    def watched(base, **options):
+        tuned_on.update(options["validation_seeds"])
+        assert options["steps"] in quick.DEPLOYED
+        return tune(base, **options)
+
+    monkeypatch.setattr(gl, "tune", watched)
+    monkeypatch.setattr(gl, "sweep", lambda runs, **k: scored.update(run.seed for run in runs) or sweep(runs, **k))
+    made = quick.study(quick.Cell(quick.Regime(rounds=2), "ν = 1"), None)
+    assert tuned_on == {1000}
+    assert scored == {2000, 2001}
+    assert made["cells"]["deployed"].tolist() == [1, 5]
+    new = made["results"].query("group == 'new'")
+    assert new[["deployed", "seed"]].to_numpy().tolist() == [[s, n] for s in (1, 5) for n in (2000, 2001)]
+    monkeypatch.setattr(quick, "SCORED_SEEDS", (1000, 2000))
+    with pytest.raises(ValueError, match="must be others"):
+        quick.score(gl.Experiment(), None)
+
+
+def test_no_other_study_has_seen_what_is_scored(study, monkeypatch):
+    import evidence
+
+    seen = {*study.VALIDATION_SEEDS, *evidence.VALIDATION_SEEDS, *range(max(cell.seeds for cell in evidence.plan()))}
+    assert not seen & set(study.SCORED_SEEDS)
+    assert len(study.SCORED_SEEDS) == 10
+
+
+def test_what_is_scored_is_what_validation_found_best(quick, monkeypatch):
+    scored = []
+    monkeypatch.setattr(quick, "score", lambda best, cache: scored.append(best) or pd.DataFrame())
+    made = quick.study(quick.Cell(quick.Regime(rounds=2), "FedAvg, τ = 2"), None)
+    for best, (_, tried), cell in zip(
+        scored, made["tuning"].groupby("deployed"), made["cells"].itertuples(), strict=True
+    ):
+        assert best.eval_steps == (cell.deployed,)
+        accuracies = tried["accuracy"].round(4)
+        those = tried[accuracies == accuracies.max()]
+        least = those[those["loss"].round(4) == those["loss"].round(4).min()]
+        sizes = [(row.fine_tune_lr, row.meta_lr) for row in least.itertuples()]
+        assert (best.fine_tune_lr, best.meta_lr) in sizes
+        assert cell.validation_accuracy == pytest.approx(accuracies.max())
+        assert set(tried["start"]) == {0, 1}
+        assert cell.trials == len(tried)
+
+
+def test_a_search_goes_on_while_the_best_is_at_the_edge(quick, monkeypatch):
+    monkeypatch.setattr(quick, "TRIALS", (5, 40))
+    cell = quick.Cell(quick.Regime(rounds=2), "FedAvg, τ = 1")
+    allowed, tune = [], gl.tune
+    monkeypatch.setattr(gl, "tune", lambda base, **k: allowed.append(k["trials"]) or tune(base, **k))
+    tuned = quick.search(cell, cell.starts[0], 1, None)
+    assert allowed[:2] == [5, 10]
+    assert not tuned.at_edge or allowed[-1] == 40
+
+
+@pytest.mark.parametrize("server", ["average", "adam"])
+def test_a_run_that_diverges_begins_again_with_smaller_steps(study, monkeypatch, server):
+    asked = []
+    monkeypatch.setattr(
+        gl,
+        "sweep",
+        lambda points, **k: asked.extend((p.seed, p.meta_lr, p.server_lr) for p in points) or as_scored(points),
+    )
+    sizes = {"meta_lr": 0.16} if server == "average" else {"meta_lr": 0.05, "server_lr": 0.8}
+    best = gl.Experiment(server=server, **sizes)
+    scored = study.score(best, None)
+    again = [sizes[1:] for sizes in asked if sizes[0] == 2003]
+    if server == "average":
+        assert again == pytest.approx(np.array([(0.16, 1), (0.16 / 2**0.5, 1), (0.08, 1)]))
+    else:
+        assert again == pytest.approx(np.array([(0.05, 0.8), (0.05 / 2**0.5, 0.8 / 2**0.5), (0.025, 0.4)]))
+    assert scored.groupby("seed")["restarts"].first().tolist() == [0, 0, 0, 2, 0, 0, 0, 0, 0, 0]
+    with pytest.raises(RuntimeError, match="diverged: too far"):
+        study.score(best.replace(meta_lr=50.0), None)
+
+
+def test_a_run_that_fails_is_not_begun_again(study, monkeypatch):
+    asked, failed = [], pd.DataFrame([{"status": "failed", "message": "ValueError: no"}])
+    monkeypatch.setattr(gl, "sweep", lambda points, **_: asked.extend(points) or failed)
+    with pytest.raises(RuntimeError, match="failed: ValueError: no"):
+        study.score(gl.Experiment(), None)
+    assert len(asked) == 1
+
+
+def test_all_methods_of_a_regime_share_everything_but_the_method(study):
+    method = {"nu", "local_steps", "gradient", "proximal", "fine_tune_lr", "meta_lr"}
+    shared = {}
+    for cell in study.plan():
+        for start in cell.starts if cell.trains else ():
+            rest = {name: value for name, value in start.to_dict().items() if name not in method}
+            assert shared.setdefault(cell.regime, rest) == rest
+            assert start.rounds == cell.regime.rounds
+    assert len(shared) == len(study.PLAN)
+
+
+def test_no_training_is_none_whatever_the_server(study):
+    for regime in study.PLAN:
+        (start, *_) = study.Cell(regime, "no training").starts
+        result = gl.run(start.replace(n_agents=4, n_new_agents=2, agents_per_round=1), progress=False)
+        first, last = (result.history[result.history["round"] == round_number] for round_number in (0, 1))
+        assert first.drop(columns="round").to_numpy().tolist() == last.drop(columns="round").to_numpy().tolist()
+
+
+def test_stopped_and_continued_the_tables_are_the_same(quick, tmp_path, monkeypatch):
+    regime = quick.Regime(rounds=2)
+    cells = [quick.Cell(regime, name) for name in ("FedAvg, τ = 5, own server step", "ν = 1", "local training alone")]
+    files = ("tuning.csv", "results.csv", "cells.csv")
+    with ThreadPoolExecutor(1) as executor:
+        whole = quick.Tables(tmp_path / "whole", cells)
+        quick.make(whole, executor, tmp_path / "cache")
+        quick.make(quick.Tables(tmp_path / "parts", cells), executor, tmp_path / "cache", "own server step")
+        parts = quick.Tables(tmp_path / "parts", cells)
+        assert parts.missing == cells[1:]
+        quick.make(parts, executor, tmp_path / "cache", "ν = 1")
+        results = pd.read_csv(tmp_path / "parts" / "results.csv")
+        results[:-2].to_csv(tmp_path / "parts" / "results.csv", index=False)  # as if cells.csv were of before
+        results[results["method"] != "ν = 1"].to_csv(tmp_path / "parts" / "results.csv", index=False)
+        parts = quick.Tables(tmp_path / "parts", cells)
+        assert parts.missing == cells[1:]
+        quick.make(parts, executor, tmp_path / "cache")
+    for name in files:
+        assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    assert not list(tmp_path.glob("*/*.part"))
+    assert not quick.Tables(tmp_path / "whole", cells).missing
+    monkeypatch.setattr(quick, "RESTARTS", quick.RESTARTS + 1)  # other rules
+    assert quick.Tables(tmp_path / "whole", cells).missing == cells
+
+
+def test_a_cell_that_fails_is_named_and_the_others_are_kept(quick, tmp_path, monkeypatch):
+    cells = [quick.Cell(quick.Regime(rounds=2), name) for name in ("ν = 1", "no training")]
+    study = quick.study
+
+    def fails(cell, cache):
+        if cell == cells[0]:
+            raise RuntimeError("no")
+        return study(cell, cache)
+
+    monkeypatch.setattr(quick, "study", fails)
+    tables = quick.Tables(tmp_path, cells)
+    with ThreadPoolExecutor(1) as executor, pytest.raises(BaseExceptionGroup) as found:
+        quick.make(tables, executor, tmp_path / "cache")
+    (error,) = found.value.exceptions
+    assert error.__notes__ == [str(cells[0])]
+    assert quick.Tables(tmp_path, cells).missing == cells[:1]
+
+
+def test_what_has_not_begun_is_not_begun_after_an_interrupt(quick, tmp_path, monkeypatch):
+    begun = []
+
+    class Executor:
+        def submit(self, function, cell):
+            begun.append(Future())
+            return begun[-1]
+
+    def interrupted(futures):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(quick, "as_completed", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        quick.make(quick.Tables(tmp_path, quick.plan()[:3]), Executor(), tmp_path)
+    assert [future.cancelled() for future in begun] == [True] * 3
+
+
+def toy(study, rng):
+    """Cells and results of three methods in one regime, deployed with one step and with five."""
+    validation = {("ν = 1", 1): 0.5, ("ν = 3", 1): 0.7, ("FedAvg, τ = 1", 1): 0.6, ("no training", 1): 0.4}
+    validation |= {("ν = 1", 5): 0.9, ("ν = 3", 5): 0.7, ("FedAvg, τ = 1", 5): 0.6, ("no training", 5): 0.8}
+    where = {"shots": "1", "rounds": 30, "server": "average"}
+    rows = [{**where, "method": m, "deployed": d, "validation_accuracy": v} for (m, d), v in validation.items()]
+    scores = [
+        {**where, "method": method, "deployed": deployed, "seed": seed, "group": "new", "accuracy": rng.random()}
+        for method, deployed in validation
+        for seed in rng.permutation(10)  # rows in any order
+    ]
+    results = pd.DataFrame(scores)
+    trained = results.assign(group="trained", accuracy=0.0)
+    return pd.DataFrame(rows), pd.concat([trained, results], ignore_index=True)
+
+
+def test_leads_are_of_the_best_by_validation_and_hold_together(study, rng):
+    cells, results = toy(study, rng)
+    found = study.leads(cells, results).set_index(["against", "deployed"])
+    expected = {
+        ("no looking ahead", 1): ("ν = 3", "FedAvg, τ = 1"),
+        ("no looking ahead", 5): ("ν = 1", "no training"),
+        ("ν = 1", 1): ("ν = 3", "ν = 1"),
+        ("ν = 1", 5): ("ν = 3", "ν = 1"),
+    }
+    assert set(found.index) == set(expected)
+    new = results[results["group"] == "new"].pivot_table(
+        index="seed", columns=["deployed", "method"], values="accuracy"
+    )
+    for (against, deployed), (one, other) in expected.items():
+        row = found.loc[(against, deployed)]
+        assert (row["looks ahead"], row["the other"]) == (one, other)
+        differences = 100 * (new[deployed, one] - new[deployed, other])
+        half = scipy.stats.t.ppf(1 - 0.025 / 4, 9) * differences.std(ddof=1) / 10**0.5  # four comparisons
+        assert row["lead"] == pytest.approx(differences.mean())
+        assert (row["low"], row["high"]) == pytest.approx((row["lead"] - half, row["lead"] + half))
+
+
+@pytest.fixture
+def made(study, tables):
+    return [cell for cell in study.plan() if tuple(cell.names.values()) in set(_names(tables["cells"]))]
+
+
+def _names(frame):
+    return frame[[*REGIME, "method"]].itertuples(index=False, name=None)
+
+
+def test_the_committed_tables_are_by_these_rules(study, tables, made):
+    assert [*dict.fromkeys(_names(tables["cells"]))] == [tuple(cell.names.values()) for cell in study.plan()]
+    for cell in made:
+        cells, results, tuning = (
+            frame[(frame[[*REGIME, "method"]] == pd.Series(cell.names)).all(axis=1)]
+            for frame in (tables["cells"], tables["results"], tables["tuning"])
+        )
+        assert cells["deployed"].tolist() == list(cell.deployed)
+        assert set(cells["key"]) == {cell.key}
+        for row in cells.itertuples():
+            tried = tuning[tuning["deployed"] == row.deployed].dropna(subset="accuracy")
+            assert row.validation_accuracy == pytest.approx(tried["accuracy"].max(), abs=1e-4)
+            for group in ("trained", "new"):
+                scored = results[(results["deployed"] == row.deployed) & (results["group"] == group)]
+                assert scored["seed"].tolist() == list(study.SCORED_SEEDS)
+
+
+def test_the_page_says_what_the_tables_say(study, tables, made):
+    page = (STUDIES / "README.md").read_text(encoding="utf-8")
+    for line in study.shown(study.Tables(STUDIES / "few-shots", study.plan())).splitlines():
+        assert line in page.splitlines() or not line
+    for cell in made:
+        line = f"| {' | '.join(map(str, cell.names.values()))} |"
+        (row,) = (row for row in page.splitlines() if row.startswith(line))
+        means = [float(part.split("[")[0]) for part in row.removeprefix(line).split("|") if part.strip()]
+        own = tables["results"][(tables["results"][[*REGIME, "method"]] == pd.Series(cell.names)).all(axis=1)]
+        new = own[own["group"] == "new"]
+        assert means == pytest.approx(
+            [100 * new[new["deployed"] == s]["accuracy"].mean() for s in cell.deployed], abs=0.051
+        )
