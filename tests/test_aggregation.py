@@ -169,15 +169,16 @@ def test_the_honest_do_as_well_beside_liars_as_without(honest, how, lie, liars, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lie", ["NaN", "a huge constant"])
 @pytest.mark.parametrize("how", ROBUST)
-def test_nothing_adds_up_over_many_rounds_among_agents_that_differ(how, lie, record_property):
+def test_nothing_adds_up_over_many_rounds_among_agents_that_differ(how, record_property):
     """Two liars of ten, 150 rounds, Dirichlet 1: where NaN has a rank, the model ends at guessing."""
     experiment = CLASS.replace(rounds=150, eval_every=150, dirichlet_alpha=1.0, aggregation=how)
-    engine = {"engine": lambda *arguments: Liars(gl.build_engine(*arguments), 2, LIES[lie])}
-    found, alone = (accuracy(gl.run(experiment, **with_them, progress=False)) for with_them in (engine, {}))
-    record_property(f"{how}, 150 rounds, Dirichlet 1, two of ten send {lie}", f"{found:.3f}; without liars {alone:.3f}")
-    assert found > alone - 0.02
+    alone = accuracy(gl.run(experiment, progress=False))
+    for lie in ("NaN", "a huge constant"):
+        lying = lambda *arguments, lie=LIES[lie]: Liars(gl.build_engine(*arguments), 2, lie)  # noqa: E731
+        found = accuracy(gl.run(experiment, engine=lying, progress=False))
+        record_property(f"{how}, two of ten send {lie} for 150 rounds", f"{found:.3f}; without liars {alone:.3f}")
+        assert found > alone - 0.02
 
 
 @pytest.mark.parametrize("lie", LIES)
@@ -285,22 +286,20 @@ HETEROGENEOUS = {
 @pytest.mark.parametrize("nu", [0, 1, 3])
 @pytest.mark.parametrize("how", HETEROGENEOUS)
 def test_no_honest_agent_is_left_out_in_200_rounds(how, nu, record_property):
-    left_out, highest = [], 0.0
-    for seed in range(3):
-        experiment = gl.Experiment(
-            n_agents=10, n_new_agents=0, agents_per_round=10, rounds=200, nu=nu, seed=seed, device="cpu",
-            **HETEROGENEOUS[how],
-        )  # fmt: skip
-        federation = gl.build_federation(experiment)
-        loss_fn, w = objective_of(gl.build_model(experiment.model, federation, seed=seed), federation)
-        sizes = federation.train_sizes
-        assert "tenfold" not in how or sizes.max() > 7 * sizes.min()
-        engine = Judged(gl.build_engine(experiment, federation, loss_fn, w), sizes, w)
-        assert sum(1 for _ in gl.train(experiment, federation, loss_fn, w, engine=engine)) == 200
-        left_out, highest = left_out + engine.left_out, max(highest, engine.highest)
-    record_property(f"{how}, ν = {nu}: the longest update, in spreads above the median", f"{highest:.1f}")
-    assert left_out == []
-    assert highest < OUTLIER / 2
+    """In nine federations of ten agents; the highest that more seeds gave was a third of what leaves an agent out."""
+    experiment = gl.Experiment(
+        n_agents=10, n_new_agents=0, agents_per_round=10, rounds=200, nu=nu, seed=nu, device="cpu",
+        **HETEROGENEOUS[how],
+    )  # fmt: skip
+    federation = gl.build_federation(experiment)
+    loss_fn, w = objective_of(gl.build_model(experiment.model, federation, seed=nu), federation)
+    sizes = federation.train_sizes
+    assert "tenfold" not in how or sizes.max() > 7 * sizes.min()
+    engine = Judged(gl.build_engine(experiment, federation, loss_fn, w), sizes, w)
+    assert sum(1 for _ in gl.train(experiment, federation, loss_fn, w, engine=engine)) == 200
+    record_property(f"{how}, ν = {nu}: the longest update, in spreads above the median", f"{engine.highest:.1f}")
+    assert engine.left_out == []
+    assert engine.highest < OUTLIER / 2
 
 
 def test_what_is_an_outlier():

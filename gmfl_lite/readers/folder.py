@@ -71,11 +71,10 @@ def _read(path: Path, folder: Path, shape: tuple[int, ...]) -> NDArray[np.float3
 
     advice = "save it as PNG or JPEG, or take it out of the folder"
     try:
-        content = _content(path, folder)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # such as of a telephone's notes that are damaged
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            pixels = _pixels(content, shape)
+            pixels = _pixels(_upright(_content(path, folder)), shape)
     except _RefusedError as refused:
         raise ValueError(f"{path} {refused}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -112,17 +111,23 @@ def _content(path: Path, folder: Path) -> io.BytesIO:
     return io.BytesIO(path.read_bytes())
 
 
-def _pixels(content: io.BytesIO, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Return [H, W, C] in [0, 1], upright; of what moves, the first picture."""
+def _upright(content: io.BytesIO) -> "Image":
+    """Return an image as it was held, of what moves the first picture; the file and what lay in it are let go."""
     from PIL import Image, ImageOps
 
-    channels, height, width = shape
     Image.init()
     with Image.open(content, formats=[name for name in Image.ID if name not in _DECODED_TOO_EARLY]) as image:
         if image.format == "EPS":
             raise _RefusedError("is PostScript, a program that is not run here: save it as PNG or JPEG")
         _check_size(image)
-        upright = ImageOps.exif_transpose(image)  # telephones note how they were held
+        return ImageOps.exif_transpose(image)  # telephones note how they were held
+
+
+def _pixels(upright: "Image", shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Return [H, W, C] in [0, 1]."""
+    from PIL import Image
+
+    channels, height, width = shape
     if upright.mode in ("I", "F") or upright.mode.startswith("I;16"):
         grey = Image.fromarray(_scaled(upright)).resize((width, height))
         return np.repeat(np.asarray(grey, np.float32).clip(0, 1)[..., None], channels, axis=-1)

@@ -102,7 +102,8 @@ def swept(
     given.check(varied, type(base))
     folder, not_kept = folder_of(cache)
     tables: list[pd.DataFrame | None] = [None] * len(points)
-    with tqdm(total=len(points), unit="point", disable=progress_hidden(progress)) as bar:
+    bar = tqdm(total=len(points), unit="point", disable=progress_hidden(progress))
+    with warnings.catch_warnings(), bar:  # filters are the process's, and one thread's pandas may restore another's
         for number, answer in _answers(points, executor, (given, folder, history)):
             not_kept = not_kept or answer.attrs.pop("not kept", "")
             columns = {name: [points[number][1].get(name)] * len(answer) for name in varied}
@@ -171,27 +172,26 @@ def _answers(
     prepare_process()  # before workers are forked from this process
     waiting: dict[Future[pd.DataFrame], int] = {}
     done: SimpleQueue[Future[pd.DataFrame]] = SimpleQueue()  # as_completed waits forever for what `shutdown` cancels
-    with warnings.catch_warnings():  # filters are the process's, and one thread's pandas may restore another's
-        try:
-            for number, point in enumerate(points):
-                try:
-                    waiting[future := executor.submit(run_point, point, *how)] = number
-                except BrokenExecutor as error:  # a worker died while the rest was being handed out
-                    yield number, _failed(error)
-                except RuntimeError:  # it has been shut down
-                    yield number, _stopped()
-                else:
-                    future.add_done_callback(done.put)
-            for _ in range(len(waiting)):
-                future = done.get()
-                if future.cancelled():
-                    yield waiting[future], _stopped()
-                    continue
-                failure = future.exception()
-                yield waiting[future], future.result() if failure is None else _failed(failure)
-        finally:  # after Ctrl-C, do not begin what nobody waits for
-            for future in waiting:
-                future.cancel()
+    try:
+        for number, point in enumerate(points):
+            try:
+                waiting[future := executor.submit(run_point, point, *how)] = number
+            except BrokenExecutor as error:  # a worker died while the rest was being handed out
+                yield number, _failed(error)
+            except RuntimeError:  # it has been shut down
+                yield number, _stopped()
+            else:
+                future.add_done_callback(done.put)
+        for _ in range(len(waiting)):
+            future = done.get()
+            if future.cancelled():
+                yield waiting[future], _stopped()
+                continue
+            failure = future.exception()
+            yield waiting[future], future.result() if failure is None else _failed(failure)
+    finally:  # after Ctrl-C, do not begin what nobody waits for
+        for future in waiting:
+            future.cancel()
 
 
 def _points(
