@@ -150,10 +150,12 @@ class Cell:
 PLAN = {
     Regime(): tuple(METHODS),
     Regime(rounds=30): A_FEW,
+    Regime(shots=5, rounds=30): A_FEW,
+    Regime(shots=None, rounds=30): A_FEW,
+    Regime(shots=5): A_FEW,
     Regime(server="adam"): A_FEW,
-    Regime(shots=None): A_FEW,
 }
-"""Which methods are tried in which regimes; each regime but the first differs from it in one thing."""
+"""Which methods are tried in which regimes."""
 
 
 def plan() -> list[Cell]:
@@ -220,7 +222,8 @@ def score(best: gl.Experiment, cache: Path | None) -> pd.DataFrame:
 class Tables:
     """The tables in a folder: what they have from these rules stays, and each cell is written when it is done.
 
-    cells.csv is written last and says which rules its rows are from: stopped in between, the cell is made again.
+    Of those from which it continues, cells.csv is written last and says which rules its rows are from: stopped in
+    between, the cell is made again. leads.csv follows from the others.
     """
 
     NAMES = ("tuning", "results", "cells")
@@ -246,9 +249,10 @@ class Tables:
 
     def add(self, cell: Cell, made: dict[str, pd.DataFrame]) -> None:
         self.done[cell] = made
-        for name in self.NAMES:
+        whole = {name: self.whole(name) for name in self.NAMES}
+        for name, table in (whole | {"leads": leads(whole["cells"], whole["results"])}).items():
             half = self.folder / f"{name}.csv.part"
-            self.whole(name).to_csv(half, index=False, float_format="%.4g")
+            table.to_csv(half, index=False, float_format="%.4g")
             half.replace(self.folder / f"{name}.csv")
 
     def whole(self, name: str) -> pd.DataFrame:
@@ -306,11 +310,13 @@ def leads(cells: pd.DataFrame, results: pd.DataFrame) -> pd.DataFrame:
                 continue
             one, other = (each["method"].item() for each in best)
             rows.append([*where, against, one, other, 100 * (scores.loc[*where, one] - scores.loc[*where, other])])
-    found = pd.DataFrame(rows, columns=[*REGIME, "deployed", "against", "looks ahead", "the other", "differences"])
+    found = pd.DataFrame(rows, columns=[*REGIME, "deployed", "against", "one", "other", "differences"])
     for row, differences in found.pop("differences").items():
-        test = scipy.stats.ttest_1samp(differences, 0)
-        interval = test.confidence_interval(1 - 0.05 / len(found))
-        found.loc[row, ["lead", "low", "high"]] = differences.mean(), *interval
+        lead, half = (
+            differences.mean(),
+            differences.sem() * scipy.stats.t.ppf(1 - 0.025 / len(found), differences.size - 1),
+        )
+        found.loc[row, ["lead", "low", "high"]] = lead, lead - half, lead + half
     return found
 
 

@@ -55,6 +55,7 @@ def calls(digits, federation, tmp_path_factory):
     result = gl.run(experiment, progress=False)
     w, parts = {"w": torch.ones(2)}, gl.partition(digits.y, gl.IID(), 4, seed=0)
     table = gl.sweep({"nu": [0]}, experiment.replace(rounds=1), progress=False)
+    led = table[:1].assign(one="A", other="B", lead=1.0, low=0.0, high=2.0)
     return {
         gl.meta_gradient: {
             "loss_fn": loss,
@@ -107,6 +108,7 @@ def calls(digits, federation, tmp_path_factory):
         gl.plots.images: {"pictures": {"one": torch.zeros(1, 2, 2)}, "alt": ""},
         gl.plots.sweep: {"frame": table, "x": "nu", "hue": None, "y": "accuracy", "fine_tune_steps": 0},
         gl.plots.tried: {"tuned": None},
+        gl.plots.leads: {"table": led, "down": "nu", "across": "nu", "panel": "nu"},
         over_seeds: {"frame": table, "by": ["nu"], "value": "accuracy"},
         theory.drift: {"local_steps": 2, "meta_lr": 0.01, "meta_smoothness": 1.0},
     }

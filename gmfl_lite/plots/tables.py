@@ -133,11 +133,11 @@ def sweep(
     after = f" after {steps_in_words(int(steps[0]))}" if len(steps) == 1 else ""
     said = data.copy()
     style: dict[str, Any] = {"marker": "o"}
-    marks = [] if _is_scale(data[x]) else _into_words(said, x)
+    marks = [] if _is_scale(data[x]) else into_words(said, x)
     if marks:
         data[x] = said[x].map(marks.index)
     if hue is not None:
-        hues = _into_words(said, hue)
+        hues = into_words(said, hue)
         if marks:  # side by side, so that no interval hides another
             data[x] += (said[hue].map(hues.index) + 0.5) / (2 * len(hues)) - 0.25
         names = {entry(name): f"ν = {name}" if hue == "nu" else name for name in hues}
@@ -282,7 +282,7 @@ def _is_scale(column: pd.Series) -> bool:
     return kinds.is_numeric_dtype(column) and not kinds.is_bool_dtype(column) and not column.isna().any()
 
 
-def _into_words(frame: pd.DataFrame, name: str) -> list[str]:
+def into_words(frame: pd.DataFrame, name: str) -> list[str]:
     """Put a column's values into words, and return the different ones in their order."""
     values = [_hashable(value) for value in frame[name]]
     named = words(values)

@@ -70,6 +70,13 @@ def table(keys, rows):
     return pd.DataFrame(rows, pd.Index(keys, dtype=object, tupleize_cols=False))
 
 
+def led(keys):
+    frame = pd.DataFrame(
+        {"rounds": 3, "nu": 1, "one": "$A$", "other": "_B", "lead": 2.0, "low": 1.0, "high": 3.0}, [*range(len(keys))]
+    )
+    return frame.assign(setting=pd.Series(list(keys), dtype=object))
+
+
 FIGURES = {
     "accuracy_against_steps": lambda results: legend(gl.plots.accuracy_against_steps(results)),
     "accuracy_against_rounds": lambda results: legend(gl.plots.accuracy_against_rounds(results)),
@@ -83,6 +90,7 @@ FIGURES = {
         gl.plots.curves(dict.fromkeys(keys, HEIGHTS), xlabel="", ylabel="", alt="")
     ),
     "images": lambda keys: titles(gl.plots.images(dict.fromkeys(keys, torch.zeros(1, 4, 4)), alt="")),
+    "leads": lambda keys: titles(gl.plots.leads(led(keys), down="rounds", across="nu", panel="setting")),
     "mismatch": lambda keys: titles(gl.plots.mismatch(dict.fromkeys(keys, HEIGHTS), label="")),
     "bound_terms": lambda keys: read(gl.plots.bound_terms(table(keys, [ROW] * len(keys))).axes[0].get_yticklabels()),
     "landscapes": lambda keys: legend(
