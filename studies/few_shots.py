@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 
 import gmfl_lite as gl
 from gmfl_lite import theory
-from gmfl_lite.basics.over_seeds import over_seeds
+from gmfl_lite.basics.over_seeds import percent_over_seeds
 from gmfl_lite.engine.threads_and_memory import usable_cores
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -284,40 +284,52 @@ REGIME = ["shots", "rounds", "server"]
 def accuracies(results: pd.DataFrame) -> pd.DataFrame:
     """Return the accuracy of new agents in percent, with its 95 % interval over federations: a row for each method."""
     new = results[results["group"] == "new"]
-    means = 100 * over_seeds(new, [*REGIME, "method", "deployed"]).drop(columns="seeds")
-    said = means.apply(lambda row: f"{row['mean']:.1f} [{row['low']:.1f}, {row['high']:.1f}]", axis=1)
+    said = percent_over_seeds(new, [*REGIME, "method", "deployed"])
     return said.unstack(sort=False).fillna("").rename(columns=lambda steps: f"{steps} steps" if steps > 1 else "1 step")
 
 
 def leads(cells: pd.DataFrame, results: pd.DataFrame) -> pd.DataFrame:
-    """Compare the best that looks ahead with the best that does not, and with the best for which ν = 1, in points.
+    """Compare what looks ahead with all that does not, and looking further than one step with ν = 1, in points.
 
-    The best are those of the highest accuracy on VALIDATION_SEEDS. The interval is Student's for the mean of the
-    differences of new agents' accuracies, federation by federation, so wide that all rows together hold with 95 %.
+    To lead, a family's best on VALIDATION_SEEDS must lead every method of the other family on SCORED_SEEDS, not only
+    its best by validation, which may be there by luck: `low` is the lower end of its lead over the hardest of them, and
+    `high` is the same for the other family, with its sign turned. Lower ends are Student's for the mean of differences
+    of new agents' accuracies, federation by federation, so low that all rows together hold with 95 %.
     """
     ahead = cells["method"].str.startswith("ν = ")
     further = ahead & ~cells["method"].str.startswith("ν = 1")
     others = {"no looking ahead": (ahead, ~ahead), "ν = 1": (further, ahead & ~further)}
     new = results[results["group"] == "new"]
-    scores = new.set_index([*REGIME, "deployed", "method", "seed"])["accuracy"].sort_index()
-    rows, cells = [], cells[cells["deployed"].isin(DEPLOYED)]
-    for against, families in others.items():
-        for where, here in cells.groupby([*REGIME, "deployed"], sort=False):
-            best = [
-                here[those[here.index]].sort_values("validation_accuracy", kind="stable")[-1:] for those in families
-            ]
-            if any(one.empty for one in best):
-                continue
-            one, other = (each["method"].item() for each in best)
-            rows.append([*where, against, one, other, 100 * (scores.loc[*where, one] - scores.loc[*where, other])])
-    found = pd.DataFrame(rows, columns=[*REGIME, "deployed", "against", "one", "other", "differences"])
-    for row, differences in found.pop("differences").items():
-        lead, half = (
-            differences.mean(),
-            differences.sem() * scipy.stats.t.ppf(1 - 0.025 / len(found), differences.size - 1),
+    scores = 100 * new.set_index([*REGIME, "deployed", "method", "seed"])["accuracy"].sort_index()
+    there = cells[cells["deployed"].isin(DEPLOYED)]
+    places = [
+        (
+            [*where, against],
+            *(here[those[here.index]].sort_values("validation_accuracy", kind="stable") for those in two),
         )
-        found.loc[row, ["lead", "low", "high"]] = lead, lead - half, lead + half
-    return found
+        for against, two in others.items()
+        for where, here in there.groupby([*REGIME, "deployed"], sort=False)
+    ]
+    places = [place for place in places if not any(family.empty for family in place[1:])]
+    share = 1 - 0.025 / max(1, len(places))
+
+    def hardest(where: list, best: str, family: pd.Series) -> tuple[float, float, str]:
+        """Return the lower end of a method's lead, and its mean, over the one of a family where that is the lowest."""
+        ends = []
+        for other in family:
+            differences = scores.loc[(*where[:-1], best)] - scores.loc[(*where[:-1], other)]
+            half = differences.sem() * scipy.stats.t.ppf(share, differences.size - 1)
+            ends.append((differences.mean() - half, differences.mean(), other))
+        return min(ends)
+
+    rows = []
+    for where, one, other in places:
+        best, rival = one["method"].iloc[-1], other["method"].iloc[-1]
+        low, lead, over = hardest(where, best, other["method"])
+        against, behind, under = hardest(where, rival, one["method"])
+        row = [under, rival, -behind] if against > 0 else [best, over, lead]
+        rows.append([*where, *row, low, -against])
+    return pd.DataFrame(rows, columns=[*REGIME, "deployed", "against", "one", "other", "lead", "low", "high"])
 
 
 def shown(tables: Tables) -> str:
@@ -343,6 +355,8 @@ def main() -> None:
     asked = parser.parse_args()
     tables = Tables(asked.out, plan())
     if asked.show:
+        if len(tables.missing) == len(tables.cells):
+            parser.error(f"{asked.out} holds no tables by these rules yet: without --show, they are made")
         print(shown(tables))
         return
     asked.cache.mkdir(parents=True, exist_ok=True)

@@ -59,6 +59,18 @@ def _summary(values: pd.Series) -> pd.Series:
     return pd.Series({"mean": values.mean(), "low": low, "high": high, "seeds": len(values)})
 
 
+def percent_over_seeds(frame: pd.DataFrame, by: Sequence[str], value: str = "accuracy") -> pd.Series:
+    """Put what `over_seeds` says of shares into words, in percent: the mean and its interval.
+
+    >>> frame = pd.DataFrame({"nu": [0, 0, 0, 1, 1, 1], "accuracy": [0.5, 0.6, 0.7, 0.8, 0.8, 0.8]})
+    >>> percent_over_seeds(frame, ["nu"]).to_dict()
+    {0: '60.0 [50.0, 70.0]', 1: '80.0 [80.0, 80.0]'}
+    """
+    table = 100 * over_seeds(frame, by, value)
+    means = zip(table["mean"], table["low"], table["high"], strict=True)
+    return pd.Series([f"{mean:.1f} [{low:.1f}, {high:.1f}]" for mean, low, high in means], table.index, name=value)
+
+
 def rounds_to(history: pd.DataFrame, accuracy: float) -> float:
     """Return the first evaluated round that reaches an accuracy, or infinity if none does.
 
