@@ -34,10 +34,14 @@ DEPLOYED = (1, 5, 10)
 """ν′, the fine-tuning steps after which agents are scored; step sizes are tuned for each of them."""
 VALIDATION_SEEDS = (1000, 1001, 1002)
 """Of the federations that step sizes are tuned on."""
-SCORED_SEEDS = tuple(range(2000, 2010))
-"""Of the federations that are scored; no other study has seen them."""
+SCORED_SEEDS = tuple(range(3000, 3010))
+"""Of the federations that are scored. Neither searches nor the rules of this page have seen them; all are dealt from
+the same digits."""
 STARTS = ((0.5, 0.25), (2.0, 0.02), (0.5, 2.0))
-"""fine_tune_lr and meta_lr where searches begin: in the middle, almost no training, large local steps."""
+"""fine_tune_lr and meta_lr where searches begin: in the middle, little training, large local steps."""
+WITHOUT_TRAINING = {1: 2.8, 5: 1.7, 10: 0.7, 100: 0.1}
+"""Deployed steps -> about the best fine_tune_lr without any training: there all searches begin once more, with so small
+steps that training moves w by less than one, so that no method ends below none at all."""
 TRIALS = (80, 320)
 """How many step sizes a search tries at first, and at the very most where the best still lies at the edge."""
 RESTARTS = 8
@@ -49,8 +53,7 @@ METHODS = {
     "FedAvg, τ = 5, own server step": FEDAVG | {"local_steps": 5},
     "FedProx, τ = 5": gl.methods["FedProx"] | {"local_steps": 5},
     "Reptile": gl.methods["Reptile"],
-    **{f"ν = {nu}": AHEAD | {"nu": nu} for nu in (1, 3, 5)},
-    "ν = 3, first-order": AHEAD | {"gradient": "first_order"},
+    **{f"ν = {nu}": AHEAD | {"nu": nu} for nu in (1, 3)},
     "no training": gl.methods["no training"],
     "local training alone": gl.methods["no training"],
 }
@@ -69,7 +72,7 @@ A_FEW = (
 class Regime:
     """The circumstances in which methods are compared: digits, of which every agent has its own ten names.
 
-    shots : samples of each class that agents hold to train on; None is all, about 48 in all.
+    shots : samples of each class that agents hold to train on; None is all, about 45 in all.
     rounds, server : as in Experiment.
     """
 
@@ -82,8 +85,7 @@ class Regime:
         return gl.Experiment(
             dataset="digits", partition="iid", permuted_classes=10, n_agents=20, n_new_agents=10, agents_per_round=5,
             model="mlp", batch_size=None, local_steps=1, shots=self.shots, rounds=self.rounds, server=self.server,
-            server_lr=1.0 if self.server == "average" else 0.01, device="cpu", precision="float64",
-            execution="vectorized",
+            device="cpu", precision="float64", execution="vectorized",
         )  # fmt: skip
 
 
@@ -98,19 +100,20 @@ class Cell:
     def trains(self) -> bool:
         return METHODS[self.method] != gl.methods["no training"]
 
-    @property
-    def starts(self) -> list[gl.Experiment]:
+    def starts(self, deployed: int) -> list[gl.Experiment]:
         run = self.regime.experiment.replace(**METHODS[self.method])
-        if self.trains:
-            run = run.replace(server=self.regime.server, server_lr=self.regime.experiment.server_lr)
+        run = run.replace(eval_every=run.rounds)
+        if not self.trains:
+            return [run.replace(fine_tune_lr=fine_tune_lr) for fine_tune_lr in dict.fromkeys(lr for lr, _ in STARTS)]
+        run = run.replace(server=self.regime.server)
+        least = 0.6 / (run.local_steps * run.rounds)
+        adams = (0.01, 0.001, 0.03, 0.003 / run.rounds)
         found = []
-        for fine_tune_lr, meta_lr in STARTS:
-            if not self.trains:
-                meta_lr = run.meta_lr
-            elif "meta_lr" not in self.tuned:
-                meta_lr = 1.0  # Adam decides how far w moves
-            found.append(run.replace(fine_tune_lr=fine_tune_lr, meta_lr=meta_lr, eval_every=run.rounds))
-        return list(dict.fromkeys(found))
+        for (fine_tune_lr, meta_lr), adam in zip((*STARTS, (WITHOUT_TRAINING[deployed], least)), adams, strict=True):
+            averages = self.regime.server == "average"
+            meta_lr = meta_lr if "meta_lr" in self.tuned else 1.0  # Adam decides how far w moves
+            found.append(run.replace(fine_tune_lr=fine_tune_lr, meta_lr=meta_lr, server_lr=1.0 if averages else adam))
+        return found
 
     @property
     def tuned(self) -> tuple[str, ...]:
@@ -128,13 +131,13 @@ class Cell:
     @property
     def gradients(self) -> float:
         """What a picked agent computes in a round."""
-        run = self.starts[0]
+        run = self.starts(DEPLOYED[0])[0]
         return float(run.local_steps * theory.meta_gradient_cost(run.nu, run.gradient)) if self.trains else 0.0
 
     @property
     def key(self) -> str:
         """What tells results of these rules from those of others; the library's version is not among them."""
-        starts = [start.to_dict() for start in self.starts]
+        starts = [start.to_dict() for steps in self.deployed for start in self.starts(steps)]
         rules = [starts, self.tuned, self.deployed, VALIDATION_SEEDS, SCORED_SEEDS, TRIALS, RESTARTS]
         return hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -150,12 +153,12 @@ class Cell:
 PLAN = {
     Regime(): tuple(METHODS),
     Regime(rounds=30): A_FEW,
-    Regime(shots=5, rounds=30): A_FEW,
+    Regime(shots=2, rounds=30): A_FEW,
     Regime(shots=None, rounds=30): A_FEW,
-    Regime(shots=5): A_FEW,
-    Regime(server="adam"): A_FEW,
 }
 """Which methods are tried in which regimes."""
+COMPARISONS = 2 * len(PLAN) * len(DEPLOYED)
+"""How many leads are looked at, which together hold with 95 %."""
 
 
 def plan() -> list[Cell]:
@@ -167,12 +170,13 @@ def study(cell: Cell, cache: Path | None) -> dict[str, pd.DataFrame]:
     """Tune a method for each number of deployed steps and score it: what was tried, found and scored."""
     tried, found, scored = [], [], []
     for steps in cell.deployed:
-        searches = [search(cell, start, steps, cache) for start in cell.starts]
+        searches = [search(cell, start, steps, cache) for start in cell.starts(steps)]
         best = max(searches, key=_validated)  # the first of equals
         tried.append(pd.concat(one.table.assign(deployed=steps, start=number) for number, one in enumerate(searches)))
         row = {"deployed": steps, "trials": len(tried[-1]), "at_edge": best.at_edge}
         row |= {name: getattr(best.best, name) for name in ("fine_tune_lr", "meta_lr", "server_lr")}
-        row |= {"validation_accuracy": _validated(best)[0], "gradients": cell.gradients, "key": cell.key}
+        accuracy, less = _validated(best)
+        row |= {"validation_accuracy": accuracy, "validation_loss": -less, "gradients": cell.gradients, "key": cell.key}
         found.append(row)
         scored.append(score(best.best.replace(eval_steps=(steps,)), cache))
     results = {"tuning": pd.concat(tried), "cells": pd.DataFrame(found), "results": pd.concat(scored)}
@@ -199,7 +203,7 @@ def _validated(tuned: gl.Tuned) -> tuple[float, float]:
 def score(best: gl.Experiment, cache: Path | None) -> pd.DataFrame:
     """Run tuned step sizes on SCORED_SEEDS and return the last evaluations.
 
-    A run that diverges, which training itself shows, begins again with smaller steps, as anybody would do.
+    A run that diverges, which training itself shows, begins again with smaller steps.
     """
     if set(SCORED_SEEDS) & {best.seed, *VALIDATION_SEEDS}:
         raise ValueError(f"SCORED_SEEDS = {SCORED_SEEDS} must be others than those of the searches")
@@ -232,10 +236,9 @@ class Tables:
         self.folder, self.cells = folder, list(cells)
         self.done: dict[Cell, dict[str, pd.DataFrame]] = {}
         folder.mkdir(parents=True, exist_ok=True)
-        paths = {name: folder / f"{name}.csv" for name in self.NAMES}
-        if not all(path.exists() for path in paths.values()):
+        if not all((folder / f"{name}.csv").exists() for name in self.NAMES):
             return
-        kept = {name: pd.read_csv(path, dtype={"key": str, "shots": str}) for name, path in paths.items()}
+        kept = self.read()
         for cell in self.cells:
             own = {
                 name: rows[(rows[[*cell.names]] == pd.Series(cell.names)).all(axis=1)] for name, rows in kept.items()
@@ -249,11 +252,22 @@ class Tables:
 
     def add(self, cell: Cell, made: dict[str, pd.DataFrame]) -> None:
         self.done[cell] = made
-        whole = {name: self.whole(name) for name in self.NAMES}
-        for name, table in (whole | {"leads": leads(whole["cells"], whole["results"])}).items():
-            half = self.folder / f"{name}.csv.part"
-            table.to_csv(half, index=False, float_format="%.4g")
-            half.replace(self.folder / f"{name}.csv")
+        self.save()
+
+    def save(self) -> None:
+        for name in self.NAMES:
+            self._write(name, self.whole(name))
+        kept = self.read()  # rounded as they are, so that leads follow from what anybody has
+        self._write("leads", leads(kept["cells"], kept["results"]))
+
+    def read(self) -> dict[str, pd.DataFrame]:
+        kinds = {"key": str, "shots": str}
+        return {name: pd.read_csv(self.folder / f"{name}.csv", dtype=kinds) for name in self.NAMES}
+
+    def _write(self, name: str, table: pd.DataFrame) -> None:
+        half = self.folder / f"{name}.csv.part"
+        table.to_csv(half, index=False, float_format="%.4g")
+        half.replace(self.folder / f"{name}.csv")
 
     def whole(self, name: str) -> pd.DataFrame:
         """Return a table with all that is done, in the order of the plan."""
@@ -292,50 +306,52 @@ def leads(cells: pd.DataFrame, results: pd.DataFrame) -> pd.DataFrame:
     """Compare what looks ahead with all that does not, and looking further than one step with ν = 1, in points.
 
     To lead, a family's best on VALIDATION_SEEDS must lead every method of the other family on SCORED_SEEDS, not only
-    its best by validation, which may be there by luck: `low` is the lower end of its lead over the hardest of them, and
-    `high` is the same for the other family, with its sign turned. Lower ends are Student's for the mean of differences
-    of new agents' accuracies, federation by federation, so low that all rows together hold with 95 %.
+    the best one by validation. A method may stop after fewer rounds than it could have.
+
+    Columns: `lead` of the one over the other, in points, the smallest over the other family; `low` to `high`, an
+    interval for the difference of the two families' best. Both ends are Student's, for the mean of differences of new
+    agents' accuracies, federation by federation, and so wide that all COMPARISONS hold together with 95 %.
     """
-    ahead = cells["method"].str.startswith("ν = ")
-    further = ahead & ~cells["method"].str.startswith("ν = 1")
-    others = {"no looking ahead": (ahead, ~ahead), "ν = 1": (further, ahead & ~further)}
     new = results[results["group"] == "new"]
     scores = 100 * new.set_index([*REGIME, "deployed", "method", "seed"])["accuracy"].sort_index()
-    there = cells[cells["deployed"].isin(DEPLOYED)]
-    places = [
-        (
-            [*where, against],
-            *(here[those[here.index]].sort_values("validation_accuracy", kind="stable") for those in two),
-        )
-        for against, two in others.items()
-        for where, here in there.groupby([*REGIME, "deployed"], sort=False)
-    ]
-    places = [place for place in places if not any(family.empty for family in place[1:])]
-    share = 1 - 0.025 / max(1, len(places))
-
-    def hardest(where: list, best: str, family: pd.Series) -> tuple[float, float, str]:
-        """Return the lower end of a method's lead, and its mean, over the one of a family where that is the lowest."""
-        ends = []
-        for other in family:
-            differences = scores.loc[(*where[:-1], best)] - scores.loc[(*where[:-1], other)]
-            half = differences.sem() * scipy.stats.t.ppf(share, differences.size - 1)
-            ends.append((differences.mean() - half, differences.mean(), other))
-        return min(ends)
-
-    rows = []
-    for where, one, other in places:
-        best, rival = one["method"].iloc[-1], other["method"].iloc[-1]
-        low, lead, over = hardest(where, best, other["method"])
-        against, behind, under = hardest(where, rival, one["method"])
-        row = [under, rival, -behind] if against > 0 else [best, over, lead]
-        rows.append([*where, *row, low, -against])
+    rows, there = [], cells[cells["deployed"].isin(DEPLOYED)]
+    ahead, of_one = there["method"].str.startswith("ν = "), there["method"].str.startswith("ν = 1")
+    for against, families in {"no looking ahead": (ahead, ~ahead), "ν = 1": (ahead & ~of_one, of_one)}.items():
+        for where in there[[*REGIME, "deployed"]].drop_duplicates().itertuples(index=False):
+            possible = (there["shots"] == where.shots) & (there["deployed"] == where.deployed)
+            possible &= (there["rounds"] <= where.rounds) & there["server"].isin([where.server, "average"])
+            one, other = (_best_last(there[possible & family], where.rounds, scores) for family in families)
+            if one and other:
+                (low, lead, over), (least, behind, under) = _over(one, other), _over(other, one)
+                row = [under, list(other)[-1], -behind] if least > 0 else [list(one)[-1], over, lead]
+                rows.append([*where, against, *row, low, -least])
     return pd.DataFrame(rows, columns=[*REGIME, "deployed", "against", "one", "other", "lead", "low", "high"])
+
+
+def _best_last(cells: pd.DataFrame, rounds: int, scores: pd.Series) -> dict[str, pd.Series]:
+    """Return the scores of methods by name, of that which validation found best last."""
+    found = {}
+    for row in cells.sort_values(["validation_accuracy", "validation_loss"], ascending=[True, False]).itertuples():
+        fewer = f", {row.rounds} rounds" if row.rounds < rounds else ""
+        found[row.method + fewer] = scores.loc[row.shots, row.rounds, row.server, row.deployed, row.method]
+    return found
+
+
+def _over(one: dict[str, pd.Series], other: dict[str, pd.Series]) -> tuple[float, float, str]:
+    """Return by how much the last of one leads all others, at least and in the mean, and the one it leads least."""
+    best, ends = list(one.values())[-1], []
+    for name, scores in other.items():
+        differences = best - scores
+        half = differences.sem() * scipy.stats.t.ppf(1 - 0.025 / COMPARISONS, len(differences) - 1)
+        ends.append((differences.mean(), name, differences.mean() - half))
+    mean, name, _ = min(ends)
+    return min(low for _, _, low in ends), mean, name
 
 
 def shown(tables: Tables) -> str:
     """Return what the page shows, as Markdown."""
-    lead = leads(tables.whole("cells"), tables.whole("results"))
-    parts = accuracies(tables.whole("results")).reset_index(), lead.round(1)
+    kept = tables.read()
+    parts = accuracies(kept["results"]).reset_index(), leads(kept["cells"], kept["results"]).round(1)
     return "\n\n".join(_markdown(part) for part in parts)
 
 
@@ -369,6 +385,7 @@ def main() -> None:
     os.environ["GMFL_LITE_THREADS"] = "1"
     with ProcessPoolExecutor(asked.jobs, mp_context=multiprocessing.get_context("spawn")) as executor:
         make(tables, executor, asked.cache, asked.only)
+    tables.save()
 
 
 if __name__ == "__main__":
