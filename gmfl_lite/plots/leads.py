@@ -1,5 +1,6 @@
 """Which method leads where, as a map."""
 
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,19 +16,19 @@ from .tables import into_words
 FIRST, SECOND = "#f4a259", "#7fb7e6"
 """The colours of cells in which the first or the second method leads; black is read on both."""
 LONG = 16
-"""Letters of a name beyond which it is broken at its last comma."""
+"""Letters of a line; longer names are broken."""
 
 
 def leads(table: pd.DataFrame, *, down: str, across: str, panel: str) -> Picture:
-    """Draw a map of who leads: a cell for each comparison of two methods.
+    """Draw a map of who leads: a cell for each comparison of two methods, or of the best of two families of methods.
 
     Where the interval leaves out zero, the cell has a colour and names the leader, its lead in points, and the method
-    that it leads. Where it does not, the cell is white and names both.
+    that it leads. Where it does not, the cell is white and names both. The interval is below.
 
     Parameters
     ----------
-    table : a row for each comparison: `one` and `other`, two methods; `lead` of the first, and its interval, from `low`
-        to `high`, in points; and the columns named next.
+    table : a row for each comparison: `one` and `other`, two methods; `lead` of the first, and the interval of it, or
+        of the difference of the two families, from `low` to `high`, in points; and the columns named next.
     down, across : the columns that tell apart the rows and the columns of cells.
     panel : the column that tells apart the panels: what is compared.
 
@@ -52,7 +53,7 @@ def leads(table: pd.DataFrame, *, down: str, across: str, panel: str) -> Picture
     shown = table.copy()
     panels, rows, columns = (into_words(shown, name) for name in where)
     with sns.axes_style("white"):
-        size = (2.3 + 1.7 * len(columns) * len(panels), 1.0 + 0.75 * len(rows))
+        size = (2.3 + 1.55 * len(columns) * len(panels), 1.0 + len(rows))
         figure = Picture(figsize=size, layout="constrained")
         grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, title in zip(grid, panels, strict=True):
@@ -77,17 +78,19 @@ def _draw(axes: Axes, at: tuple[int, int], comparison: Mapping[Any, Any]) -> Non
     colour = {comparison["one"]: FIRST, comparison["other"]: SECOND}.get(leader, "white")
     axes.add_patch(Rectangle(at, 1, 1, facecolor=colour, edgecolor="0.7"))
     middle: dict[str, Any] = {"ha": "center", "va": "center"}
+    interval = f"{comparison['low']:.1f} to {comparison['high']:.1f}".replace("-", "−")
     if leader:
-        axes.text(x + 0.5, y + 0.3, f"{_broken(leader)}  +{lead:.1f}", weight="bold", size=8.5, **middle)
-        axes.text(x + 0.5, y + 0.7, f"over {_broken(led)}", size=8, **middle)
+        axes.text(x + 0.5, y + 0.25, _broken(leader), weight="bold", size=8.5, **middle)
+        axes.text(x + 0.5, y + 0.58, _broken(f"+{lead:.1f} over {led}"), size=8, **middle)
     else:
         said = f"{_broken(comparison['one'])} or\n{_broken(led)}"
-        axes.text(x + 0.5, y + 0.5, said, size=8, color="0.35", **middle)
+        axes.text(x + 0.5, y + 0.42, said, size=8, color="0.35", **middle)
+    axes.text(x + 0.5, y + 0.86, interval, size=7, color="0.25", **middle)
 
 
 def _broken(name: str) -> str:
-    before, comma, after = literal(name).rpartition(", ")
-    return f"{before},\n{after}" if comma and len(name) > LONG else before + comma + after
+    """Break a long name into lines, not within τ = 5."""
+    return "\n".join(textwrap.wrap(literal(name).replace(" = ", "\u00a0=\u00a0"), LONG)).replace("\u00a0", " ")
 
 
 def _who_leads(comparison: Mapping[Any, Any]) -> tuple[str, float, str]:

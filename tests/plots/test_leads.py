@@ -38,11 +38,11 @@ def test_each_comparison_is_in_its_cell(table):
     figure = gl.plots.leads(table, **WHERE)
     first, second = figure.axes
     assert drawn(first) == {
-        ("1", "few"): (FIRST, ["ν = 1  +14.2", "over FedAvg"]),
-        ("1", "many"): (SECOND, ["FedAvg  +7.5", "over ν = 3"]),
-        ("10", "many"): ("#ffffff", ["ν = 3 or\nFedAvg"]),
+        ("1", "few"): (FIRST, ["ν = 1", "+14.2 over\nFedAvg", "10.0 to 18.0"]),
+        ("1", "many"): (SECOND, ["FedAvg", "+7.5 over ν = 3", "−9.0 to −6.0"]),
+        ("10", "many"): ("#ffffff", ["ν = 3 or\nFedAvg", "−1.0 to 5.0"]),
     }
-    assert drawn(second) == {("1", "few"): (FIRST, ["ν = 3  +5.0", "over ν = 1"])}
+    assert drawn(second) == {("1", "few"): (FIRST, ["ν = 3", "+5.0 over ν = 1", "0.5 to 9.5"])}
     assert [axes.get_title() for axes in figure.axes] == ["averaging", "ν = 1"]
     assert first.get_ylim() == (2, 0), "in the order of the table, from above"
     assert figure.alt == (
@@ -52,13 +52,16 @@ def test_each_comparison_is_in_its_cell(table):
     )
 
 
-def test_no_text_leaves_its_cell(table):
-    long = table.replace({"FedAvg": "FedAvg, τ = 5, own server step"})
-    figure = gl.plots.leads(long, **WHERE)
+def test_no_text_leaves_its_cell_or_hides_another(table):
+    long = table.replace({"FedAvg": "FedAvg, τ = 5, own server step", "ν = 3": "FedAvg, τ = 20, 30 rounds"})
+    figure = gl.plots.leads(pd.concat([long, long[:1].assign(deployed=5)]), **WHERE)
     figure.canvas.draw()
     for axes in figure.axes:
-        width = axes.get_window_extent().width / 2
-        assert all(text.get_window_extent().width < width for text in axes.texts)
+        cell = axes.get_window_extent().width / 3, axes.get_window_extent().height / 2
+        boxes = [text.get_window_extent() for text in axes.texts]
+        assert all(box.width < cell[0] and box.height < cell[1] for box in boxes)
+        for number, box in enumerate(boxes):
+            assert not any(box.overlaps(other) for other in boxes[:number])
 
 
 @pytest.mark.parametrize("sure", [(0.0, 4.0), (-4.0, 0.0)])
