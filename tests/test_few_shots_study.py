@@ -25,10 +25,9 @@ def study(monkeypatch):
 @pytest.fixture
 def quick(study, monkeypatch):
     """Rules under which a cell takes a second."""
-    monkeypatch.setattr(study, "SCORED_SEEDS", (2000, 2001))
+    monkeypatch.setattr(study, "SCORED_SEEDS", (3000, 3001))
     monkeypatch.setattr(study, "VALIDATION_SEEDS", (1000,))
     monkeypatch.setattr(study, "TRIALS", (7, 7))
-    monkeypatch.setattr(study, "STARTS", study.STARTS[:2])
     monkeypatch.setattr(study, "DEPLOYED", (1, 5))
     whole = study.Regime.experiment.fget
     smaller = {"n_agents": 6, "n_new_agents": 3, "agents_per_round": 2, "model": "softmax"}
@@ -44,11 +43,11 @@ def tables(study):
 
 
 def as_scored(points, **_):
-    """Stand in for gl.sweep: seed 2003 diverges with meta_lr above 0.1 or server_lr above 0.5."""
+    """Stand in for gl.sweep: seed 3003 diverges with meta_lr above 0.1 or server_lr above 0.5."""
     frames = []
     for point in points:
         server_lr = 0 if point.server == "average" else point.server_lr
-        wild = point.seed == 2003 and (point.meta_lr > 0.1 or server_lr > 0.5)
+        wild = point.seed == 3003 and (point.meta_lr > 0.1 or server_lr > 0.5)
         rows = {"group": ["trained", "new"], "fine_tune_steps": point.eval_steps[-1], "loss": 1.0, "accuracy": 0.5}
         rows |= {"worst_decile_accuracy": 0.0, "status": "diverged" if wild else "completed", "message": "too far"}
         frames.append(pd.DataFrame(rows))
@@ -68,11 +67,11 @@ def test_no_federation_that_is_scored_is_tuned_on(quick, monkeypatch):
     monkeypatch.setattr(gl, "sweep", lambda runs, **k: scored.update(run.seed for run in runs) or sweep(runs, **k))
     made = quick.study(quick.Cell(quick.Regime(rounds=2), "ν = 1"), None)
     assert tuned_on == {1000}
-    assert scored == {2000, 2001}
+    assert scored == {3000, 3001}
     assert made["cells"]["deployed"].tolist() == [1, 5]
     new = made["results"].query("group == 'new'")
-    assert new[["deployed", "seed"]].to_numpy().tolist() == [[s, n] for s in (1, 5) for n in (2000, 2001)]
-    monkeypatch.setattr(quick, "SCORED_SEEDS", (1000, 2000))
+    assert new[["deployed", "seed"]].to_numpy().tolist() == [[s, n] for s in (1, 5) for n in (3000, 3001)]
+    monkeypatch.setattr(quick, "SCORED_SEEDS", (1000, 3000))
     with pytest.raises(ValueError, match="must be others"):
         quick.score(gl.Experiment(), None)
 
@@ -99,7 +98,7 @@ def test_what_is_scored_is_what_validation_found_best(quick, monkeypatch):
         sizes = [(row.fine_tune_lr, row.meta_lr) for row in least.itertuples()]
         assert (best.fine_tune_lr, best.meta_lr) in sizes
         assert cell.validation_accuracy == pytest.approx(accuracies.max())
-        assert set(tried["start"]) == {0, 1}
+        assert set(tried["start"]) == {0, 1, 2, 3}
         assert cell.trials == len(tried)
 
 
@@ -108,7 +107,7 @@ def test_a_search_goes_on_while_the_best_is_at_the_edge(quick, monkeypatch):
     cell = quick.Cell(quick.Regime(rounds=2), "FedAvg, τ = 1")
     allowed, tune = [], gl.tune
     monkeypatch.setattr(gl, "tune", lambda base, **k: allowed.append(k["trials"]) or tune(base, **k))
-    tuned = quick.search(cell, cell.starts[0], 1, None)
+    tuned = quick.search(cell, cell.starts(1)[0], 1, None)
     assert allowed[:2] == [5, 10]
     assert not tuned.at_edge or allowed[-1] == 40
 
@@ -124,7 +123,7 @@ def test_a_run_that_diverges_begins_again_with_smaller_steps(study, monkeypatch,
     sizes = {"meta_lr": 0.16} if server == "average" else {"meta_lr": 0.05, "server_lr": 0.8}
     best = gl.Experiment(server=server, **sizes)
     scored = study.score(best, None)
-    again = [sizes[1:] for sizes in asked if sizes[0] == 2003]
+    again = [sizes[1:] for sizes in asked if sizes[0] == 3003]
     if server == "average":
         assert again == pytest.approx(np.array([(0.16, 1), (0.16 / 2**0.5, 1), (0.08, 1)]))
     else:
@@ -146,7 +145,7 @@ def test_all_methods_of_a_regime_share_everything_but_the_method(study):
     method = {"nu", "local_steps", "gradient", "proximal", "fine_tune_lr", "meta_lr"}
     shared = {}
     for cell in study.plan():
-        for start in cell.starts if cell.trains else ():
+        for start in cell.starts(5) if cell.trains else ():
             rest = {name: value for name, value in start.to_dict().items() if name not in method}
             assert shared.setdefault(cell.regime, rest) == rest
             assert start.rounds == cell.regime.rounds
@@ -155,7 +154,7 @@ def test_all_methods_of_a_regime_share_everything_but_the_method(study):
 
 def test_no_training_is_none_whatever_the_server(study):
     for regime in study.PLAN:
-        (start, *_) = study.Cell(regime, "no training").starts
+        (start, *_) = study.Cell(regime, "no training").starts(1)
         result = gl.run(start.replace(n_agents=4, n_new_agents=2, agents_per_round=1), progress=False)
         first, last = (result.history[result.history["round"] == round_number] for round_number in (0, 1))
         assert first.drop(columns="round").to_numpy().tolist() == last.drop(columns="round").to_numpy().tolist()
@@ -164,7 +163,7 @@ def test_no_training_is_none_whatever_the_server(study):
 def test_stopped_and_continued_the_tables_are_the_same(quick, tmp_path, monkeypatch):
     regime = quick.Regime(rounds=2)
     cells = [quick.Cell(regime, name) for name in ("FedAvg, τ = 5, own server step", "ν = 1", "local training alone")]
-    files = ("tuning.csv", "results.csv", "cells.csv")
+    files = ("tuning.csv", "results.csv", "cells.csv", "leads.csv")
     with ThreadPoolExecutor(1) as executor:
         whole = quick.Tables(tmp_path / "whole", cells)
         quick.make(whole, executor, tmp_path / "cache")
@@ -221,59 +220,109 @@ def test_what_has_not_begun_is_not_begun_after_an_interrupt(quick, tmp_path, mon
     assert [future.cancelled() for future in begun] == [True] * 3
 
 
-def toy(study, rng):
-    """Cells and results of three methods in one regime, deployed with one step and with five."""
+@pytest.mark.parametrize("regime", [{}, {"rounds": 30}, {"server": "adam"}, {"server": "adam", "rounds": 30}])
+@pytest.mark.parametrize("method", ["FedAvg, τ = 1", "FedAvg, τ = 20", "FedAvg, τ = 5, own server step", "ν = 3"])
+def test_every_search_begins_once_next_to_no_training(study, regime, method):
+    cell = study.Cell(study.Regime(**regime), method)
+    for deployed in study.DEPLOYED:
+        *others, last = cell.starts(deployed)
+        assert last.fine_tune_lr == study.WITHOUT_TRAINING[deployed]
+        small = {"n_agents": 6, "n_new_agents": 2, "agents_per_round": 2, "eval_steps": (0,)}
+        start, moved = (
+            gl.run(last.replace(**small, **how), progress=False)
+            for how in ({"rounds": 1, "meta_lr": 1e-9, "server_lr": 1e-9 if "adam" in regime.values() else 1.0}, {})
+        )
+        gone = sum((moved.params[name] - tensor).square().sum() for name, tensor in start.params.items()) ** 0.5
+        size = sum(tensor.square().sum() for tensor in start.params.values()) ** 0.5
+        assert 0 < gone < 0.15 * size
+        assert len(others) == len(study.STARTS)
+
+
+def toy(rng, rounds=(30,)):
+    """Cells and results of four methods, deployed with one step and with five."""
     validation = {("ν = 1", 1): 0.5, ("ν = 3", 1): 0.7, ("FedAvg, τ = 1", 1): 0.6, ("no training", 1): 0.4}
     validation |= {("ν = 1", 5): 0.9, ("ν = 3", 5): 0.7, ("FedAvg, τ = 1", 5): 0.6, ("no training", 5): 0.8}
-    where = {"shots": "1", "rounds": 30, "server": "average"}
-    rows = [{**where, "method": m, "deployed": d, "validation_accuracy": v} for (m, d), v in validation.items()]
-    scores = [
-        {**where, "method": method, "deployed": deployed, "seed": seed, "group": "new", "accuracy": rng.random()}
-        for method, deployed in validation
-        for seed in rng.permutation(10)  # rows in any order
-    ]
-    results = pd.DataFrame(scores)
-    trained = results.assign(group="trained", accuracy=0.0)
-    return pd.DataFrame(rows), pd.concat([trained, results], ignore_index=True)
+    rows, scores = [], []
+    for where in ({"shots": "1", "rounds": many, "server": "average"} for many in rounds):
+        for (method, deployed), value in validation.items():
+            row = {**where, "method": method, "deployed": deployed}
+            rows.append({**row, "validation_accuracy": value, "validation_loss": 1.0})
+            for seed in rng.permutation(10):  # rows in any order
+                scores.append({**row, "seed": seed, "group": "new", "accuracy": rng.random()})
+                scores.append({**row, "seed": seed, "group": "trained", "accuracy": 0.0})
+    return pd.DataFrame(rows), pd.DataFrame(scores)
 
 
-def lower_end(scores, deployed, one, other):
-    differences = 100 * (scores[deployed, one] - scores[deployed, other])
-    return scipy.stats.ttest_1samp(differences, 0).confidence_interval(1 - 0.05 / 4).low  # four comparisons
+def end(study, one, other):
+    """The lower end of a lead in points, by SciPy."""
+    interval = scipy.stats.ttest_1samp(100 * (one - other), 0).confidence_interval(1 - 0.05 / study.COMPARISONS)
+    return interval.low
+
+
+def wide(results):
+    new = results[results["group"] == "new"]
+    return new.pivot_table(index="seed", columns=["rounds", "deployed", "method"], values="accuracy")
+
+
+def raised(results, deployed, method, by):
+    there = (results["group"] == "new") & (results["deployed"] == deployed) & (results["method"] == method)
+    return results.assign(accuracy=results["accuracy"] + by * there)
 
 
 def test_leads_are_over_all_others_and_hold_together(study, rng):
-    cells, results = toy(study, rng)
-    new = results["group"] == "new"
-    # After one step ν = 3 is ahead of every average, most of the one that validation thinks best.
-    for method, raised in (("ν = 3", 2.0), ("no training", 0.8)):
-        results.loc[new & (results["deployed"] == 1) & (results["method"] == method), "accuracy"] += raised
-    results.loc[new & (results["deployed"] == 5) & (results["method"] == "no training"), "accuracy"] += 3.0
+    cells, results = toy(rng)
+    # After one step ν = 3 is ahead of every average, least of the one that validation thinks worse.
+    results = raised(raised(results, 1, "ν = 3", 3.0), 1, "no training", 0.8)
+    results = raised(results, 5, "no training", 3.0)
     found = study.leads(cells, results).set_index(["against", "deployed"])
-    scores = results[new].pivot_table(index="seed", columns=["deployed", "method"], values="accuracy")
-    averages, aheads = ("FedAvg, τ = 1", "no training"), ("ν = 1", "ν = 3")
+    assert len(found) == 4
+    averages, aheads, scores = ("FedAvg, τ = 1", "no training"), ("ν = 1", "ν = 3"), wide(results)[30]
 
-    row = found.loc["no looking ahead", 1]
+    row, here = found.loc["no looking ahead", 1], scores[1]
     assert (row["one"], row["other"]) == ("ν = 3", "no training"), "the hardest, not the best by validation"
-    assert row["lead"] == pytest.approx(100 * (scores[1, "ν = 3"] - scores[1, "no training"]).mean())
-    assert row["low"] == pytest.approx(min(lower_end(scores, 1, "ν = 3", other) for other in averages))
-    assert row["low"] > 0
-    assert row["high"] == pytest.approx(-min(lower_end(scores, 1, averages[0], other) for other in aheads))
+    assert row["lead"] == pytest.approx(100 * (here["ν = 3"] - here["no training"]).mean())
+    assert row["low"] == pytest.approx(min(end(study, here["ν = 3"], here[other]) for other in averages))
+    assert row["high"] == pytest.approx(-min(end(study, here[averages[0]], here[other]) for other in aheads))
+    assert 0 < row["low"] < row["lead"] < row["high"]
 
-    row = found.loc["no looking ahead", 5]
-    hardest = min(aheads, key=lambda other: lower_end(scores, 5, "no training", other))
+    row, here = found.loc["no looking ahead", 5], scores[5]
+    hardest = max(aheads, key=lambda other: here[other].mean())
     assert (row["one"], row["other"]) == (hardest, "no training")
-    assert row["lead"] == pytest.approx(100 * (scores[5, hardest] - scores[5, "no training"]).mean())
-    assert row["high"] == pytest.approx(-lower_end(scores, 5, "no training", hardest))
-    assert row["high"] < 0
-    assert row["low"] == pytest.approx(min(lower_end(scores, 5, "ν = 1", other) for other in averages))
+    assert row["lead"] == pytest.approx(100 * (here[hardest] - here["no training"]).mean())
+    assert row["high"] == pytest.approx(-min(end(study, here["no training"], here[other]) for other in aheads))
+    assert row["low"] == pytest.approx(min(end(study, here["ν = 1"], here[other]) for other in averages))
+    assert row["low"] < row["lead"] < row["high"] < 0
 
     for deployed in (1, 5):
-        row = found.loc["ν = 1", deployed]
+        row, here = found.loc["ν = 1", deployed], scores[deployed]
         assert (row["one"], row["other"]) == ("ν = 3", "ν = 1")
-        assert row["low"] == pytest.approx(lower_end(scores, deployed, "ν = 3", "ν = 1"))
-        assert row["high"] == pytest.approx(-lower_end(scores, deployed, "ν = 1", "ν = 3"))
-    assert len(found) == 4
+        assert row["low"] == pytest.approx(end(study, here["ν = 3"], here["ν = 1"]))
+        assert row["high"] == pytest.approx(-end(study, here["ν = 1"], here["ν = 3"]))
+
+
+def test_a_rival_may_stop_after_fewer_rounds(study, rng):
+    cells, results = toy(rng, rounds=(30, 300))
+    best = (results["rounds"] == 30) & (results["method"] == "FedAvg, τ = 1") & (results["group"] == "new")
+    results["accuracy"] += 5 * best
+    results = raised(results, 1, "ν = 3", 2.0)
+    found = study.leads(cells, results).set_index(["against", "rounds", "deployed"]).sort_index()
+    at_300, at_30 = (found.loc["no looking ahead", rounds, 1] for rounds in (300, 30))
+    assert at_300["other"] == "FedAvg, τ = 1, 30 rounds"
+    assert at_30["other"] == "FedAvg, τ = 1"
+    assert at_300["lead"] < 0
+    cells.loc[cells["server"] == "average", "shots"] = ["1"] * 8 + ["2"] * 8  # other data is another regime
+    results["shots"] = np.where(results["rounds"] == 300, "2", "1")
+    found = study.leads(cells, results).set_index(["against", "rounds", "deployed"]).sort_index()
+    assert found.loc["no looking ahead", 300, 1]["one"] == "ν = 3"
+    assert found.loc["no looking ahead", 300, 1]["lead"] > 0
+
+
+def test_of_equals_by_accuracy_the_one_of_less_loss_is_best(study, rng):
+    cells, results = toy(rng)
+    cells.loc[cells["method"] == "no training", ["validation_accuracy", "validation_loss"]] = 0.6, 0.9
+    found = study.leads(cells, raised(results, 1, "no training", 9.0)).set_index(["against", "deployed"])
+    assert found.loc["no looking ahead", 1]["other"] == "no training"
+    assert found.loc["no looking ahead", 1]["high"] < 0
 
 
 @pytest.fixture
@@ -294,12 +343,25 @@ def test_the_committed_tables_are_by_these_rules(study, tables, made):
         )
         assert cells["deployed"].tolist() == list(cell.deployed)
         assert set(cells["key"]) == {cell.key}
+        assert not cells["at_edge"].any()
         for row in cells.itertuples():
             tried = tuning[tuning["deployed"] == row.deployed].dropna(subset="accuracy")
             assert row.validation_accuracy == pytest.approx(tried["accuracy"].max(), abs=1e-4)
             for group in ("trained", "new"):
                 scored = results[(results["deployed"] == row.deployed) & (results["group"] == group)]
                 assert scored["seed"].tolist() == list(study.SCORED_SEEDS)
+
+
+def test_the_committed_leads_follow_from_the_other_tables(study, tables):
+    committed = pd.read_csv(STUDIES / "few-shots" / "leads.csv", dtype={"shots": str})
+    pd.testing.assert_frame_equal(committed, study.leads(tables["cells"], tables["results"]), rtol=1e-3, atol=0.006)
+
+
+def test_no_method_ends_below_no_training_on_the_seeds_it_is_tuned_on(tables):
+    cells = tables["cells"].set_index([*REGIME, "deployed", "method"])["validation_accuracy"]
+    without = cells.xs("no training", level="method")
+    for (*where, method), accuracy in cells.items():
+        assert method == "local training alone" or accuracy >= without[tuple(where)], (where, method)
 
 
 def test_the_page_says_what_the_tables_say(study, tables, made):
