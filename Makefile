@@ -80,8 +80,9 @@ classroom: .venv/ready  ## measure a class of 1, 4 and 8 students on this machin
 gpu: .venv/ready  ## compare a GPU with the CPU, time it, and write the page benchmarks/GPU-here.md; five minutes
 	$(BIN)/python -m gmfl_lite gpu-check --page benchmarks/GPU-here.md
 
-evidence: .venv/ready  ## make the tables of studies/evidence; an hour or more, and it continues where it was stopped
+evidence: .venv/ready  ## make the tables of studies/; some hours, and it continues where it was stopped
 	$(BIN)/python studies/evidence.py
+	$(BIN)/python studies/few_shots.py
 
 .venv/ready: pyproject.toml
 	@echo 'setting up .venv: once, for some minutes, most of them for PyTorch ...'

@@ -94,7 +94,7 @@ def _broken(name: str) -> str:
 
 
 def _who_leads(comparison: Mapping[Any, Any]) -> tuple[str, float, str]:
-    """Return the method that surely leads, by how much, and the other one; "" where neither does."""
+    """Return the method whose lead is clear, by how much, and the other one; "" where neither does."""
     one, other, lead = (comparison[name] for name in ("one", "other", "lead"))
     if comparison["low"] > 0:
         return one, lead, other
