@@ -188,8 +188,8 @@ def test_what_a_round_costs_is_known_of_each_headline_method_and_grows_with_loca
         assert (method["seconds_per_round"].pct_change().dropna() > -0.1).all()
 
 
-def test_the_tables_say_what_the_notebook_concludes(evidence):
-    """The words of notebook 09, held against the tables: a study that is made anew may make them false."""
+def test_the_tables_say_what_was_concluded_from_them(evidence):
+    """A study that is made again may change who leads."""
     results, curves = (pd.read_csv(STUDIES / "evidence" / f"{name}.csv") for name in ("results", "curves"))
     new = results.query("group == 'new' and fine_tune_steps == 5 and gradient == 'exact'")
     means = over_seeds(new, ["dataset", "shift", "rounds", "nu", "local_steps"])

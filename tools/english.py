@@ -25,9 +25,6 @@ from proselint.tools import LintFile
 ROOT = Path(__file__).parent.parent
 PAGES = ("*.md", "docs/**/*.md", "benchmarks/*.md", "studies/*.md", "tools/*.md", "notebooks/*.md")
 
-NOT_YET = {"09-evidence.ipynb"}
-"""Notebooks whose text is still to be gone through."""
-
 KEPT = ("archaism", "malapropisms", "needless_variants", "nonwords", "redundancy")
 """proselint's own checks that say something about technical English."""
 
@@ -139,8 +136,6 @@ def prose() -> Iterator[tuple[str, str]]:
     for path in sorted(path for pattern in PAGES for path in ROOT.glob(pattern)):
         yield str(path.relative_to(ROOT)), of_markdown(path.read_text(encoding="utf-8"))
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
-        if path.name in NOT_YET:
-            continue
         for cell in nbformat.read(path, as_version=4).cells:
             read = of_markdown if cell.cell_type == "markdown" else of_python
             yield f"{path.relative_to(ROOT)}[{cell.id}]", read(cell.source)

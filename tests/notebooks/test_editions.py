@@ -84,11 +84,7 @@ def test_the_teachers_page_has_the_tracks():
     assert tools.by_track(tools.read(NOTEBOOKS)) in editions.PAGE.read_text(encoding="utf-8")
 
 
-NOT_YET = ("09-evidence",)
-"""Notebooks that are still too long."""
-
-
-@pytest.mark.parametrize("path", [p for p in NOTEBOOKS if p.stem not in NOT_YET], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_is_short(path):
     assert guards.too_long(nbformat.read(path, as_version=4), guards.CORE if path in CORE else guards.OTHERS) == []
 

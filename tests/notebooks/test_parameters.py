@@ -38,7 +38,7 @@ PARAMETERS = {
         {"nu": 0, "rounds": 3, "weights_seed": 2},
         {"nu": 2, "rounds": 5, "gradient": "truncated", "backprop_steps": 1, "partition": "iid", "fine_tune_lr": 0.01},
     ],
-    "09-evidence": [{"deployed": 10, "quadratic_seed": 1}, {"deployed": 1, "group": "trained"}],
+    "09-evidence": [{"group": "trained"}],
     "04-how-it-converges": [
         {"n_agents": 4, "nu": 5, "rounds": 2, "fine_tune_lr": 0.01, "local_steps": 2, "seed": 1},
         {"n_agents": 6, "agents_per_round": 3, "nu": 0, "rounds": 3, "fine_tune_lr": 0.5, "step_share": 0.1},
