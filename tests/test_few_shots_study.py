@@ -141,6 +141,11 @@ def test_a_run_that_fails_is_not_begun_again(study, monkeypatch):
     assert len(asked) == 1
 
 
+def test_no_more_leads_are_looked_at_than_the_intervals_allow(study, tables):
+    leads = study.leads(tables["cells"], tables["results"])
+    assert len(leads) == 2 * len(study.DEPLOYED) * len(study.PLAN) <= study.COMPARISONS
+
+
 def test_all_methods_of_a_regime_share_everything_but_the_method(study):
     method = {"nu", "local_steps", "gradient", "proximal", "fine_tune_lr", "meta_lr"}
     shared = {}
