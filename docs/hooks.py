@@ -14,7 +14,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parent.parent
-SHOWN = ("*.md", "benchmarks/RESULTS.md", "benchmarks/GPU.md", "notebooks/*.md")
+SHOWN = ("*.md", "benchmarks/RESULTS.md", "benchmarks/GPU.md", "notebooks/*.md", "studies/README.md")
 LINKED = ("LICENSE*", "*.yml", "studies/*.py", "pyproject.toml", "Makefile", "CITATION.cff")
 
 

@@ -225,22 +225,18 @@ def test_what_has_not_begun_is_not_begun_after_an_interrupt(quick, tmp_path, mon
     assert [future.cancelled() for future in begun] == [True] * 3
 
 
-@pytest.mark.parametrize("regime", [{}, {"rounds": 30}, {"server": "adam"}, {"server": "adam", "rounds": 30}])
-@pytest.mark.parametrize("method", ["FedAvg, τ = 1", "FedAvg, τ = 20", "FedAvg, τ = 5, own server step", "ν = 3"])
+@pytest.mark.parametrize("regime", [{"rounds": 30}, {"rounds": 100}, {"server": "adam", "rounds": 30}], ids=str)
+@pytest.mark.parametrize("method", ["FedAvg, τ = 1", "FedAvg, τ = 5, own server step", "ν = 3"])
 def test_every_search_begins_once_next_to_no_training(study, regime, method):
     cell = study.Cell(study.Regime(**regime), method)
-    for deployed in study.DEPLOYED:
-        *others, last = cell.starts(deployed)
-        assert last.fine_tune_lr == study.WITHOUT_TRAINING[deployed]
-        small = {"n_agents": 6, "n_new_agents": 2, "agents_per_round": 2, "eval_steps": (0,)}
-        start, moved = (
-            gl.run(last.replace(**small, **how), progress=False)
-            for how in ({"rounds": 1, "meta_lr": 1e-9, "server_lr": 1e-9 if "adam" in regime.values() else 1.0}, {})
-        )
-        gone = sum((moved.params[name] - tensor).square().sum() for name, tensor in start.params.items()) ** 0.5
-        size = sum(tensor.square().sum() for tensor in start.params.values()) ** 0.5
-        assert 0 < gone < 0.15 * size
-        assert len(others) == len(study.STARTS)
+    assert all(cell.starts(steps)[-1].fine_tune_lr == study.WITHOUT_TRAINING[steps] for steps in study.DEPLOYED)
+    *others, last = cell.starts(10)
+    assert len(others) == len(study.STARTS)
+    last = last.replace(n_agents=6, n_new_agents=2, agents_per_round=2, eval_steps=(0,), eval_every=last.rounds)
+    none = {"rounds": 1, "eval_every": 1, "meta_lr": 1e-12, "server_lr": 1e-12 if "server" in regime else 1.0}
+    start, moved = (gl.run(last.replace(**how), progress=False).params for how in (none, {}))
+    gone = sum((moved[name] - tensor).square().sum() for name, tensor in start.items()) ** 0.5
+    assert 0 < gone < 0.15 * sum(tensor.square().sum() for tensor in start.values()) ** 0.5
 
 
 def toy(rng, rounds=(30,)):
