@@ -8,7 +8,7 @@ cannot see it.
 from .fits import fit
 from .holdings import examples, images, label_counts, label_distances, rotations
 from .landscape import Landscape, landscapes
-from .leads import leads
+from .lead_map import leads
 from .picture import Picture
 from .tables import bound_terms, curves, mismatch, sweep
 from .training import accuracy_against_rounds, accuracy_against_steps, exploration

@@ -6,7 +6,7 @@ from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
 
 import gmfl_lite as gl
-from gmfl_lite.plots.leads import FIRST, SECOND
+from gmfl_lite.plots.lead_map import FIRST, SECOND
 
 ROWS = [
     ("averaging", "few", 1, "ν = 1", "FedAvg", 14.2, 10.0, 18.0),
