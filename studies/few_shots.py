@@ -65,7 +65,7 @@ A_FEW = (
     "ν = 3",
     "no training",
 )
-"""The methods of the regimes around the one in which all are tried."""
+"""Those that have been tried so far, in every regime."""
 
 
 @dataclass(frozen=True)
@@ -287,6 +287,8 @@ def make(tables: Tables, executor: Executor, cache: Path, only: str = "") -> Non
     finally:
         for future in begun:
             future.cancel()
+    if tables.done:  # what follows from the others is as these rules have it, even if nothing was missing
+        tables.save()
     if problems:
         raise BaseExceptionGroup("cells that failed", problems)
 
@@ -384,7 +386,6 @@ def main() -> None:
     os.environ["GMFL_LITE_THREADS"] = "1"
     with ProcessPoolExecutor(asked.jobs, mp_context=multiprocessing.get_context("spawn")) as executor:
         make(tables, executor, asked.cache, asked.only)
-    tables.save()
 
 
 if __name__ == "__main__":
