@@ -15,6 +15,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one thread for each process that runs
 
 import clean_machine
 import house
+import kernels_by_files  # noqa: F401  no kernel of ours dies because another process took its port
 import numpy as np
 import pytest
 import sklearn.datasets  # noqa: F401  its first import draws from Python's global generator, so not in a test

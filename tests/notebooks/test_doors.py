@@ -6,13 +6,16 @@
 import json
 import os
 import shutil
+import socket
 import sys
 from pathlib import Path
 
 import clean_machine
 import doors
+import kernels_by_files
 import nbformat
 import pytest
+from jupyter_client.provisioning.local_provisioner import LocalPortCache
 from nbclient import NotebookClient
 from packaging.requirements import Requirement
 from test_notebooks import NOTEBOOKS, needs
@@ -42,6 +45,17 @@ def run_first_cells(*before: str) -> list[nbformat.NotebookNode]:
     sources = [*before, *(doors.install(path.name) for path in NOTEBOOKS)]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
     return NotebookClient(notebook, kernel_name="python3", timeout=600).execute().cells[len(before) :]
+
+
+@pytest.mark.skipif(not kernels_by_files.POSSIBLE, reason="no sockets in files here, or no short path for them")
+def test_a_kernel_starts_although_every_port_that_was_free_is_taken_meanwhile(forked_kernels, monkeypatch):
+    """As beside tests that open many ports: the kernel dies where it was told one of them."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        monkeypatch.setattr(LocalPortCache, "find_available_port", lambda self, ip: port)
+        cell = nbformat.v4.new_code_cell("6 * 7")
+        ran = NotebookClient(nbformat.v4.new_notebook(cells=[cell]), kernel_name="python3", timeout=60).execute()
+    assert ran.cells[0].outputs[0].data["text/plain"] == "42"
 
 
 def test_the_first_cell_does_nothing_where_the_library_is(forked_kernels):

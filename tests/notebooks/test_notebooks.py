@@ -10,6 +10,7 @@ from pathlib import Path
 
 import doors
 import guards
+import kernels_by_files
 import nbformat
 import pytest
 from clean_machine import ROOT
@@ -33,9 +34,11 @@ def compare(folder: Path, *options: str, **environment: str) -> subprocess.Compl
     order, products in other blocks), and every model starts one unit in the last place away.
     """
     command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "-q", "-p", "no:cacheprovider"]
-    command += ["-W", "default", *options, str(folder)]
+    command += ["-p", "kernels_by_files", "-W", "default", *options, str(folder)]
     another = {**ANOTHER_PROCESSOR, **nudged_kernels(folder / "ipython")}
     environment = {**os.environ, **another, "TQDM_DISABLE": "1", **environment}
+    path = filter(None, (environment.get("PYTHONPATH"), str(Path(kernels_by_files.__file__).parent)))
+    environment["PYTHONPATH"] = os.pathsep.join(path)
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
