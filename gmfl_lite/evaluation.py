@@ -22,13 +22,15 @@ AGENT_COLUMNS = {
     "loss": "float64", "accuracy": "float64", "metric": "float64",
 }  # fmt: skip
 
+ACCURACIES = ("accuracy", "worst_decile_accuracy", "best_decile_accuracy")
+"""A group's mean, and what one agent in ten stays below and what one in ten exceeds; only where classes are told."""
 PATIENCE = 3
 """Seconds after which scoring shows how far it is."""
 
 
 def those_of(columns: dict[str, str], present: Collection[str]) -> dict[str, str]:
     """Return the columns that there are: no accuracies where numbers are predicted, names and a metric if given."""
-    optional = {"name": "name", "accuracy": "accuracy", "worst_decile_accuracy": "accuracy", "metric": "metric"}
+    optional = {"name": "name", "metric": "metric", **dict.fromkeys(ACCURACIES, "accuracy")}
     return {name: kind for name, kind in columns.items() if optional.get(name) in (None, *present)}
 
 
@@ -164,15 +166,11 @@ def evaluate(
 def summarise(agents: pd.DataFrame) -> pd.DataFrame:
     """Average over the agents of each group, uniformly, one row per number of fine-tuning steps.
 
-    Columns: group, fine_tune_steps, loss, of classes accuracy and worst_decile_accuracy, below which one agent in ten
-    stays, and metric where there is one.
+    Columns: group, fine_tune_steps, loss, of classes ACCURACIES, and metric where there is one.
     """
     grouped = agents.groupby(["group", "fine_tune_steps"], sort=False)
     table = grouped.agg({name: "mean" for name in ("loss", "accuracy", "metric") if name in agents})
     if "accuracy" in agents:
-        table["worst_decile_accuracy"] = grouped["accuracy"].agg(_lowest_decile)
+        for name, share in zip(ACCURACIES[1:], (0.1, 0.9), strict=True):
+            table[name] = grouped["accuracy"].quantile(share)
     return table.reset_index()
-
-
-def _lowest_decile(values: "pd.Series[float]") -> float:
-    return float(values.quantile(0.1))

@@ -77,8 +77,8 @@ def test_summary_is_the_uniform_mean_over_agents():
         }
     )
     summary = summarise(agents).set_index(["group", "fine_tune_steps"])
-    assert summary.loc[("trained", 0)].tolist() == [2.0, 0.5, pytest.approx(0.1)]
-    assert summary.loc[("new", 1)].tolist() == [6.0, 0.6, 0.6]
+    assert summary.loc[("trained", 0)].tolist() == [2.0, 0.5, pytest.approx(0.1), pytest.approx(0.9)]
+    assert summary.loc[("new", 1)].tolist() == [6.0, 0.6, 0.6, 0.6]
     assert list(summary.index.get_level_values("group").unique()) == ["trained", "new"]
 
 

@@ -32,6 +32,8 @@ assert not late, late
 small = gl.Experiment(model="softmax", n_agents=4, n_new_agents=1, agents_per_round=2, rounds=2)
 result = gl.run(small, progress=False)
 assert result.status == "completed", result
+gl.plots.exploration({{}}, None, fine_tune_steps=1)
+assert "seaborn" not in sys.modules, "the panel's first look need not wait for it"
 assert len(gl.sweep({{"nu": [0, 1]}}, small, progress=False)["status"]) == 20
 import gmfl_lite.distributed, gmfl_lite.privacy
 assert gl.plots.accuracy_against_steps({{"small": result}}).alt and gl.exercises.every() and gl.theory and gl.explain

@@ -1,6 +1,5 @@
 """One round of training as a picture that moves: pick, send, fine-tune, look back, step, average; drop an agent."""
 
-import seaborn as sns
 import torch
 from torch import nn
 
@@ -8,6 +7,7 @@ from ..experiment import Experiment
 from ..federation import Federation
 from ..objective import norm
 from ..plots import Picture as Figure
+from ..plots.looks import PALETTE
 from .picture import Picture, png, shipped
 from .round_numbers import Round, measure_round
 
@@ -149,18 +149,17 @@ def _in_words(measured: Round, data: dict[str, object]) -> str:
 
 def _still(measured: Round, data: dict[str, object]) -> Figure:
     """Draw where the round ends: the loss on the query along fine-tuning, and how far each agent has moved."""
-    palette = sns.color_palette("colorblind")
     figure = Figure(figsize=(8.4, 3.2), layout="constrained")
     losses, moved = figure.subplots(1, 2)
     names = [measured.federation.name_of(agent) for agent in measured.picked]
     for place, (name, steps) in enumerate(zip(names, measured.steps, strict=True)):
-        look = {"color": palette[place % len(palette)], "marker": "osD^vXP"[place % 7], "label": name}
+        look = {"color": PALETTE[place % len(PALETTE)], "marker": "osD^vXP"[place % 7], "label": name}
         losses.plot(range(measured.experiment.nu + 1), steps[-1].query, **look)
     losses.set(xlabel="fine-tuning step of the last local step", ylabel="loss on the query", ylim=(0, None))
     losses.set_xticks(range(measured.experiment.nu + 1))
     losses.legend(frameon=False, fontsize="small")
     lengths = [steps[-1].displacement for steps in measured.steps]
-    moved.barh([*names, "average"], [*lengths, data["average"]], color=palette[0])
+    moved.barh([*names, "average"], [*lengths, data["average"]], color=PALETTE[0])
     moved.set(xlabel="how far w has moved in the round")
     moved.invert_yaxis()
     for axes in (losses, moved):

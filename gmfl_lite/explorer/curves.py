@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from ..evaluation import ACCURACIES
 from .what_if import WhatIf, labels
 
 FEDAVG = "FedAvg (ν = 0)"
@@ -21,18 +22,32 @@ class Curve:
     what_if : the experiment, and the seed of its initial weights.
     history : as a Result's, or its beginning.
     status : "untrained", "running", or that of a Result.
+    megabytes : what one round sends: w to each picked agent, and each agent's w_i back.
     """
 
     what_if: WhatIf
     history: pd.DataFrame
     status: str
+    megabytes: float = math.nan
 
     def reached(self, steps: int) -> float:
         """Return the last accuracy (%) of new agents, or of those trained on where none are new; nan before any."""
+        return self._last("accuracy", steps)
+
+    def deciles(self, steps: int) -> list[float]:
+        """Return the last accuracy (%) that one in ten of those agents stays below, and that one in ten exceeds."""
+        return [self._last(name, steps) for name in ACCURACIES[1:]]
+
+    @property
+    def sent(self) -> float:
+        """The megabytes that all its rounds so far have sent."""
+        return self.megabytes * self.history["round"].iloc[-1] if len(self.history) else 0.0
+
+    def _last(self, name: str, steps: int) -> float:
         if not len(self.history):
             return math.nan
         last = self.history[self.history["round"] == self.history["round"].iloc[-1]]
-        return 100 * last[last["fine_tune_steps"] == steps]["accuracy"].iloc[-1]
+        return 100 * last.loc[last["fine_tune_steps"] == steps, name].iloc[-1]
 
 
 def together(pins: Sequence[Curve], curves: Sequence[Curve]) -> tuple[Curve, ...]:

@@ -10,7 +10,7 @@ from .knob_row import KnobRow
 from .knobs import Knob, readable
 from .state import State
 from .what_if import in_words
-from .widget_parts import STYLE, button, close, fold, line
+from .widget_parts import STYLE, button, close, fold, line, toggle
 
 BUTTONS: dict[str, dict[str, str]] = {
     "Run": {"tooltip": "Run what the knobs say.", "icon": "play", "button_style": "primary"},
@@ -23,6 +23,17 @@ BUTTONS: dict[str, dict[str, str]] = {
 REDRAWS = {
     "Redraw data": {"tooltip": "The next seed: other data, picks, batches."},
     "Redraw weights": {"tooltip": "The next initial weights."},
+}
+TOGGLES = {
+    "best_first": {"description": "best first", "tooltip": "Sort the table by final accuracy."},
+    "spread": {
+        "description": "worst and best agents",
+        "tooltip": "Draw, dotted, what one agent in ten stays below and what one in ten exceeds.",
+    },
+    "traffic": {
+        "description": "MB sent",
+        "tooltip": "Draw accuracy against what was sent: w to each picked agent, each agent's w_i back.",
+    },
 }
 PAINTED = ("problem", "words", "progress", "picture", "legend", "runs", "take-away")
 
@@ -38,7 +49,7 @@ class Panel:
     eval_steps : the numbers of fine-tuning steps to choose from.
     pressed : what each button does, by its name.
     moved, swept : as of a KnobRow.
-    looked : called with `steps` or `best_first` when a hand changes that.
+    looked : called with `steps`, or one of TOGGLES, when a hand changes that.
 
     Attributes
     ----------
@@ -71,10 +82,7 @@ class Panel:
             style={"description_width": "initial"},
         )
         steps.observe(lambda change: looked(steps=change["new"]), "value")
-        best_first = widgets.ToggleButton(
-            value=state.best_first, description="best first", tooltip="Sort the table by final accuracy."
-        )
-        best_first.observe(lambda change: looked(best_first=change["new"]), "value")
+        toggles = {name: toggle(getattr(state, name), name, looked, **look) for name, look in TOGGLES.items()}
 
         def buttons(looks: Mapping[str, Mapping[str, str]], before: Sequence[widgets.Widget] = ()) -> widgets.Box:
             return line([*before, *(button(name, pressed[name], **look) for name, look in looks.items())])
@@ -89,7 +97,7 @@ class Panel:
             for name, values in presets.items()
         }
         folded = [
-            fold("Table of runs", [best_first, self._html["runs"]]),
+            fold("Table of runs", [toggles.pop("best_first"), self._html["runs"]]),
             fold("Take it away: Python, papermill, YAML, figure, table", [self._html["take-away"]]),
         ]
         parts = {
@@ -103,7 +111,7 @@ class Panel:
                 _marked("said", [self._html[part] for part in ("words", "problem", "progress")]),
                 self._html["picture"],
                 self._html["legend"],
-                steps,
+                line([steps, *toggles.values()]),
                 *folded,
             ],
         }
@@ -128,7 +136,8 @@ class Panel:
 
         What takes long is done first, so that the words change with the picture that they are about.
         """
-        seen = (state.federation, state.curves, state.fedavg, state.pins, state.steps, state.best_first)
+        looks = (state.steps, *(getattr(state, name) for name in TOGGLES))
+        seen = (state.federation, state.curves, state.fedavg, state.pins, *looks)
         new = seen != self._seen
         frame = state.table()
         parts = {"words": as_html.sentence(state.words), "problem": as_html.problem(state.problem)}

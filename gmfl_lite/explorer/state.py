@@ -38,6 +38,8 @@ class State:
     federation : the agents of the last of `curves`.
     pins : the curves that are kept, to compare with.
     best_first : whether the table is sorted by final accuracy.
+    spread : whether the worst and the best agents are drawn, too: one in ten of each.
+    traffic : whether accuracy is drawn against what was sent, not against rounds.
     message : what to do next.
     problem : what went wrong, a line each.
     progress : how far the run at work is, in words; empty if none is.
@@ -55,6 +57,8 @@ class State:
     federation: Federation | None = None
     pins: tuple[Curve, ...] = ()
     best_first: bool = False
+    spread: bool = False
+    traffic: bool = False
     message: str = ""
     problem: str = ""
     progress: str = ""
@@ -91,12 +95,17 @@ class State:
         pinned = {pin.what_if for pin in self.pins}
         said = {}
         for name, curve in runs.items():
-            reached = curve.reached(self.steps)
-            score = "" if math.isnan(reached) else f"{reached:.0f} %"
             sizes = [in_words(name, curve.what_if.value(name)) for name in SETTINGS] if self.fair else []
             last = "pinned" if curve.what_if in pinned else ""
-            said[name] = (looks[name], ", ".join(filter(None, (score, *sizes, last))))
+            said[name] = (looks[name], ", ".join(filter(None, (*self._scores(curve), *sizes, last))))
         return said
+
+    def _scores(self, curve: Curve) -> list[str]:
+        mean = curve.reached(self.steps)
+        if math.isnan(mean):
+            return []
+        middle = " ({:.0f} to {:.0f} %)".format(*curve.deciles(self.steps)) if self.spread else ""
+        return [f"{mean:.0f} %{middle}", megabytes(curve.sent) if self.traffic else ""]
 
     def picture(self, *, legend: bool = True) -> Picture:
         """Draw all curves, FedAvg's thin unless it is one of them, and who holds what in the last of `curves`."""
@@ -112,6 +121,8 @@ class State:
             holder=labels(held)[last] if len(held) > 1 else None,
             experiments=_experiments(runs),
             legend=legend,
+            spread=self.spread,
+            megabytes={name: curve.megabytes for name, curve in runs.items()} if self.traffic else None,
         )
 
     def table(self) -> pd.DataFrame:
@@ -162,6 +173,11 @@ def as_left(state: State) -> State:
         part_done=0.0,
         elsewhere=False,
     )
+
+
+def megabytes(sent: float) -> str:
+    """Return "1.6 MB sent": two digits at least, kilobytes where there is less than a tenth of one."""
+    return f"{sent:.3g} MB sent" if sent >= 0.1 else f"{1000 * sent:.3g} kB sent"
 
 
 def _experiments(runs: Mapping[str, Curve]) -> dict[str, Experiment]:

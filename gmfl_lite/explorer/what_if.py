@@ -8,6 +8,8 @@ from functools import lru_cache
 from typing import Any
 
 import pandas as pd
+import torch
+from torch import nn
 
 from ..basics import checks
 from ..basics.setting_records import settings, settings_that_change
@@ -81,6 +83,20 @@ class WhatIf:
     def federation(self) -> Federation:
         return _federation(self.data) if self.given.federation is None else self.given.federation
 
+    @property
+    def model(self) -> nn.Module:
+        """The module, with the weights that training starts from."""
+        if self.given.model is not None:
+            return self.given.model
+        return build_model(self.experiment.model, self.federation, seed=self.weights_seed)
+
+    @property
+    def megabytes(self) -> float:
+        """What one round sends: w to each picked agent, and each agent's w_i back."""
+        numbers = sum(tensor.numel() for tensor in self.model.parameters() if tensor.requires_grad)
+        bits = torch.finfo(getattr(torch, self.experiment.precision)).bits
+        return 2 * self.experiment.agents_per_round * numbers * bits / 8e6
+
     def run(
         self,
         *,
@@ -89,9 +105,7 @@ class WhatIf:
         progress: bool = False,
     ) -> Result:
         """Run the experiment from the weights of `weights_seed`, as `gmfl_lite.run` does."""
-        given = {"federation": self.federation, **self.given.arguments}
-        if self.given.model is None:
-            given["model"] = build_model(self.experiment.model, self.federation, seed=self.weights_seed)
+        given = {**self.given.arguments, "federation": self.federation, "model": self.model}
         return run(self.experiment, stop=stop, on_round=on_round, progress=progress, **given)
 
     def value(self, name: str) -> Any:

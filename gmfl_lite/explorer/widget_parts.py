@@ -56,6 +56,13 @@ def button(name: str, act: Callable[[], None], tooltip: str, **look: Any) -> wid
     return made
 
 
+def toggle(value: bool, name: str, changed: Callable[..., None], **look: str) -> widgets.ToggleButton:
+    """Return a button that stays down; `changed` is called with its name and whether it is."""
+    made = widgets.ToggleButton(value=value, layout=widgets.Layout(width="auto"), **look)
+    made.observe(lambda change: changed(**{name: change["new"]}), "value")
+    return made
+
+
 def line(children: Sequence[widgets.Widget]) -> widgets.Box:
     """Return widgets side by side, on several lines where there is no room for one."""
     return widgets.Box(children, layout=widgets.Layout(flex_flow="row wrap", align_items="center"))

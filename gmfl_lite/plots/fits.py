@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-import seaborn as sns
 import torch
 from torch import nn
 
@@ -12,7 +11,7 @@ from ..federation import Federation
 from ..models import moving
 from ..objective import fine_tune
 from ..result import Result
-from .picture import AXES, Picture, literal, steps_in_words
+from .picture import AXES, Picture, literal, seaborn, steps_in_words
 
 
 def fit(
@@ -54,7 +53,7 @@ def fit(
     sets = federation.fine_tune_sets, federation.test_sets
     learned, (x, y, _) = (tuple(t[0] for t in held(torch.tensor([agent], device=device))) for held in sets)
     everywhere = torch.linspace(x.min().item(), x.max().item(), 200, device=device, dtype=federation.dtype)
-    with sns.axes_style("white", AXES):
+    with seaborn(AXES) as sns:
         figure = Picture(figsize=(6.6, 3.4), layout="constrained")
         axes = figure.subplots()
     axes.scatter(_numbers(x), _numbers(y), s=12, color="0.75", label="scored", zorder=1)

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
-import seaborn as sns
 import torch
 from matplotlib.axes import Axes
 
@@ -13,7 +12,7 @@ from ..basics.shifts import rotate
 from ..data import Dataset
 from ..federation import Federation
 from ..theory.heterogeneity import label_heterogeneity
-from .picture import AXES, Picture, literal, words
+from .picture import AXES, Picture, literal, seaborn, words
 
 
 def label_counts(federation: Federation) -> Picture:
@@ -29,7 +28,7 @@ def label_counts(federation: Federation) -> Picture:
     """
     counts = federation.label_counts
     n_agents, n_classes = counts.shape
-    with sns.axes_style("white"):
+    with seaborn() as sns:
         figure = Picture(figsize=(min(4 + 0.12 * n_agents, 11), min(1.4 + 0.24 * n_classes, 60)), layout="constrained")
         axes = figure.subplots()
         sns.heatmap(
@@ -192,7 +191,7 @@ def label_distances(federations: Mapping[str, Federation]) -> Picture:
         raise checks.refusal("federations", federations, "a non-empty dict of label -> Federation")
     names = words(federations)
     distances = {names[label]: label_heterogeneity(f)["total_variation"] for label, f in federations.items()}
-    with sns.axes_style("white", AXES):
+    with seaborn(AXES) as sns:
         figure = Picture(figsize=(6.5, 0.8 + 0.75 * len(distances)), layout="constrained")
         grid = figure.subplots(len(distances), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     colours = sns.color_palette("colorblind", len(distances))

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import seaborn as sns
 import torch
 from numpy.typing import ArrayLike
 
+from .looks import PALETTE
 from .picture import Picture, entry, literal, words
 
 GRID, LEVELS = 120, 10
@@ -101,8 +101,7 @@ def landscapes(
 
 
 def _look(number: int, colour: str | None) -> tuple[Any, str, str]:
-    palette = sns.color_palette("colorblind")
-    return colour or palette[number % len(palette)], LINES[number % len(LINES)], MARKERS[number % len(MARKERS)]
+    return colour or PALETTE[number % len(PALETTE)], LINES[number % len(LINES)], MARKERS[number % len(MARKERS)]
 
 
 def _height(values: np.ndarray) -> np.ndarray:

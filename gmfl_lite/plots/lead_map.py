@@ -5,12 +5,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from ..basics import checks
-from .picture import Picture, literal
+from .picture import Picture, literal, seaborn
 from .tables import into_words
 
 FIRST, SECOND = "#f4a259", "#7fb7e6"
@@ -52,7 +51,7 @@ def leads(table: pd.DataFrame, *, down: str, across: str, panel: str) -> Picture
         raise ValueError("table: must hold one comparison, and not two, for each cell that is drawn")
     shown = table.copy()
     panels, rows, columns = (into_words(shown, name) for name in where)
-    with sns.axes_style("white"):
+    with seaborn():
         size = (2.3 + 1.55 * len(columns) * len(panels), 1.0 + len(rows))
         figure = Picture(figsize=size, layout="constrained")
         grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-import seaborn as sns
 from matplotlib.colors import to_rgb
 
 from ..experiment import Experiment
@@ -19,7 +18,13 @@ from ..methods import methods
 
 Colour = tuple[float, float, float]
 
-PALETTE: list[Colour] = [to_rgb(colour) for colour in sns.color_palette("colorblind")]
+PALETTE: list[Colour] = [
+    to_rgb(colour)
+    for colour in (
+        "#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#ca9161", "#fbafe4", "#949494", "#ece133", "#56b4e9",
+    )
+]  # fmt: skip
+"""seaborn's "colorblind"."""
 MORE: list[Colour] = [to_rgb(colour) for colour in ("#56b4e9", "#332288", "#882255", "#999933")]
 """Colours that nobody confuses with the first six of the palette, whichever colours he sees (Paul Tol's)."""
 OF_NU = {

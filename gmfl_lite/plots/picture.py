@@ -2,8 +2,10 @@
 
 import io
 from collections import Counter
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
+from contextlib import contextmanager
 from numbers import Integral, Real
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,15 @@ AXES = {
     "axes.titlesize": "medium",
     "legend.frameon": False,
 }
+
+
+@contextmanager
+def seaborn(changes: dict[str, Any] | None = None) -> Iterator[ModuleType]:
+    """Give seaborn in its white style, with changes to it; its import takes a second, which a panel need not."""
+    import seaborn as sns
+
+    with sns.axes_style("white", changes):
+        yield sns
 
 
 class Picture(Figure):

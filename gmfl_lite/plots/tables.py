@@ -7,13 +7,13 @@ from typing import Any
 import matplotlib.ticker
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.colors import LogNorm
 from matplotlib.patches import Rectangle
 
 from ..basics import checks
+from ..evaluation import ACCURACIES
 from .looks import looks_of, seaborn_style
-from .picture import AXES, GROUPS, Picture, entry, literal, steps_in_words, word, words
+from .picture import AXES, GROUPS, Picture, entry, literal, seaborn, steps_in_words, word, words
 
 
 def curves(
@@ -56,7 +56,7 @@ def curves(
     titles, looks = words(panels), looks_of(names.values())
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
-    with sns.axes_style("white", AXES):
+    with seaborn(AXES):
         size = (min(5.2 if columns == 1 else 2.8 * columns, 9.2) + 1.6, 0.6 + (2.9 if rows == 1 else 2.1 * rows))
         figure = Picture(figsize=size, layout="constrained")
         grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
@@ -110,7 +110,7 @@ def sweep(
     ----------
     frame : what `gmfl_lite.sweep` gave, or rows of it.
     x, hue : the columns across, and told apart by colour, marker and line; a column of words is drawn without lines.
-    y : "accuracy" or "worst_decile_accuracy", both drawn in percent, or "loss".
+    y : "accuracy", "worst_decile_accuracy" or "best_decile_accuracy", drawn in percent, or "loss".
     fine_tune_steps : after how many steps to draw; by default all where x or hue is "fine_tune_steps", else the most.
     log : a logarithmic horizontal axis.
 
@@ -144,7 +144,7 @@ def sweep(
         data[hue] = said[hue].map(entry)
         style = seaborn_style(hue, {label: looks_of(names.values())[name] for label, name in names.items()})
     groups = [group for group in GROUPS if (data["group"] == group).any()]
-    with sns.axes_style("white", AXES):
+    with seaborn(AXES) as sns:
         figure = Picture(figsize=(1.6 + 4.2 * len(groups), 3.6), layout="constrained")
         for axes, group in zip(figure.subplots(1, len(groups), sharey=True, squeeze=False)[0], groups, strict=True):
             shown = data[data["group"] == group]
@@ -198,7 +198,7 @@ def mismatch(tables: Mapping[str, pd.DataFrame], *, label: str) -> Picture:
     """
     if not isinstance(tables, Mapping) or not tables:
         raise checks.refusal("tables", tables, "a non-empty dict of title -> DataFrame")
-    with sns.axes_style("white"):
+    with seaborn() as sns:
         figure = Picture(figsize=(min(4.7 * len(tables), 11), 3.6), layout="constrained")
         grid = figure.subplots(1, len(tables), squeeze=False)[0]
     said = []
@@ -251,7 +251,7 @@ def bound_terms(table: pd.DataFrame) -> Picture:
     if not isinstance(table, pd.DataFrame):
         raise checks.refusal("table", table, "a DataFrame with rows of gmfl_lite.theory.beside_bound")
     terms = [name for name in ("transient", "drift", "sampling", "noise", "bias") if (table[name] > 0).any()]
-    with sns.axes_style("white", AXES):
+    with seaborn(AXES) as sns:
         figure = Picture(figsize=(8.2, 1.0 + 0.42 * len(table)), layout="constrained")
         axes = figure.subplots()
     start, places = np.zeros(len(table)), range(len(table))
@@ -327,7 +327,7 @@ def _comparable(
     if data.empty:
         raise ValueError("frame: holds no completed run to draw")
     cell = list(dict.fromkeys([*across, "group", "fine_tune_steps"]))
-    free = {*cell, "seed", "status", "message", "loss", "accuracy", "worst_decile_accuracy"}
+    free = {*cell, "seed", "status", "message", "loss", *ACCURACIES}
     cells = data.groupby(cell, sort=False, dropna=False)
     varying = [name for name in data.columns if name not in free and (cells[name].nunique(dropna=False) > 1).any()]
     if varying:

@@ -5,17 +5,19 @@ from typing import Any
 
 import matplotlib.ticker
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 
 from ..basics import checks
+from ..evaluation import ACCURACIES
 from ..experiment import Experiment
 from ..federation import Federation
 from ..result import Result
 from .holdings import SHARES, shares_held
 from .looks import Look, looks_of, method_named, seaborn_style
-from .picture import AXES, GROUPS, Picture, entry, literal, steps_in_words, words
+from .picture import AXES, GROUPS, Picture, entry, literal, seaborn, steps_in_words, words
 
+DOTTED = {"linewidth": 1.0, "linestyle": (0, (1, 1.5)), "marker": "", "alpha": 0.9}
+"""How a line that belongs to another looks."""
 MOST_BANDS = 4
 """More bands than this over each other cannot be told apart."""
 
@@ -104,6 +106,8 @@ def exploration(
     holder: str | None = None,
     experiments: Mapping[str, Experiment] | None = None,
     legend: bool = True,
+    spread: bool = False,
+    megabytes: Mapping[str, float] | None = None,
 ) -> Picture:
     """Draw new agents' accuracy against rounds and against fine-tuning steps, and below it who holds what.
 
@@ -119,6 +123,8 @@ def exploration(
     holder : the name of the run that `federation` belongs to, where other runs have another.
     experiments : label -> Experiment, whose methods the curves are; by default those that labels name.
     legend : whether the figure has one; without it, all these figures are of one size.
+    spread : whether to draw, dotted, what one agent in ten stays below and what one in ten exceeds.
+    megabytes : label -> what one round sends, both ways; accuracy is drawn against what was sent then, not rounds.
 
     Examples
     --------
@@ -155,20 +161,32 @@ def exploration(
         style |= {"clip_on": False, **looks[label].line}
         after = history[history["fine_tune_steps"] == fine_tune_steps]
         last = history[history["round"] == history["round"].iloc[-1]]
-        style_of = {"label": entry(names[label]), **style}
-        against_rounds.plot(after["round"].to_numpy(), 100 * after["accuracy"].to_numpy(), **style_of)
-        against_steps.plot(last["fine_tune_steps"].to_numpy(), 100 * last["accuracy"].to_numpy(), **style)
-        reached = 100 * after["accuracy"].iloc[-1]
-        ends.append(f"{names[label]} {reached:.0f} % after round {after['round'].iloc[-1]}")
+        of_a_round = 1.0 if megabytes is None else megabytes[label]
+        for axes, part, x, name in (
+            (against_rounds, after, of_a_round * after["round"].to_numpy(), entry(names[label])),
+            (against_steps, last, last["fine_tune_steps"].to_numpy(), None),
+        ):
+            axes.plot(x, 100 * part["accuracy"].to_numpy(), label=name, **style)
+            for decile in ACCURACIES[1:] if spread else ():
+                axes.plot(x, 100 * part[decile].to_numpy(), **style | DOTTED)
+        mean, *deciles = (100 * after[name].iloc[-1] for name in ACCURACIES[: 3 if spread else 1])
+        middle = " ({:.0f} to {:.0f} %)".format(*deciles) if spread else ""
+        ends.append(f"{names[label]} {mean:.0f} %{middle} after round {after['round'].iloc[-1]}")
     against_steps.axvline(fine_tune_steps, color="0.6", linewidth=1, zorder=0)
-    against_rounds.set(xlabel="communication rounds", ylabel="accuracy (%)", xlim=(0, rounds))
+    if megabytes is None:
+        across, unit = "communication rounds", 1.0
+    else:
+        across, unit = "sent in all (MB)", max(map(megabytes.__getitem__, drawn), default=0.0)
+    ylabel = "accuracy (%); dotted: deciles" if spread else "accuracy (%)"
+    against_rounds.set(xlabel=across, ylabel=ylabel, xlim=(0, (rounds or 0) * unit or None))
     against_steps.set(xlabel="fine-tuning steps on own data")
     against_rounds.set_title(f"{GROUPS[group]}, after {steps_in_words(fine_tune_steps)}", fontsize="medium", loc="left")
     against_steps.set_title(f"{GROUPS[group]}, last round drawn", fontsize="medium", loc="left")
     for axes in (against_rounds, against_steps):
         axes.set_ylim(0, 100)
         if drawn:
-            axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(6, integer=True))
+            whole = axes is against_steps or megabytes is None
+            axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(6, integer=whole))
         else:  # there is no scale yet
             axes.set_xticks([])
     if drawn and legend:
@@ -183,8 +201,9 @@ def exploration(
     strip = place(0.09, inches["bottom"], 0.77, inches["strip"])
     drawn_so_far = "; ".join(ends) if ends else "nothing yet"
     figure.alt = (
-        f"Accuracy of {GROUPS[group]} after {steps_in_words(fine_tune_steps)} against communication rounds, "
-        f"and against fine-tuning steps: {drawn_so_far}."
+        f"Accuracy of {GROUPS[group]} after {steps_in_words(fine_tune_steps)} against "
+        f"{'communication rounds' if megabytes is None else 'what was sent'}, and against fine-tuning steps"
+        f"{', with the middle 80 % of the agents' if spread else ''}: {drawn_so_far}."
     )
     if federation is None:
         strip.set_axis_off()
@@ -230,7 +249,7 @@ def _score_lines(
     ylabel = ylabel.format(score) + " (%)" * (score == "accuracy")
     data[score] *= _scale(score)
     groups = [group for group in GROUPS if (data["group"] == group).any()]
-    with sns.axes_style("white", AXES):
+    with seaborn(AXES) as sns:
         figure = Picture(figsize=(1.6 + 4.2 * len(groups), 3.6), layout="constrained")
         for axes, group in zip(figure.subplots(1, len(groups), sharey=True, squeeze=False)[0], groups, strict=True):
             sns.lineplot(
@@ -272,7 +291,8 @@ def _scale(score: str) -> float:
 def _draw_strip(axes: Axes, bar: Axes, federation: Federation, holder: str | None) -> None:
     """Draw label_counts as a strip: agents across, classes down, and next to it what its colours mean."""
     shares = shares_held(federation)
-    drawn = axes.imshow(shares.to_numpy().T, aspect="auto", interpolation="nearest", **SHARES)
+    with seaborn():  # whose colours they are
+        drawn = axes.imshow(shares.to_numpy().T, aspect="auto", interpolation="nearest", **SHARES)
     figure = axes.get_figure()
     assert figure is not None
     figure.colorbar(drawn, cax=bar, ticks=(0, 0.5, 1))

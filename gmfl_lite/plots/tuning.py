@@ -6,11 +6,10 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 import pandas as pd
-import seaborn as sns
 from matplotlib.patches import Rectangle
 
 from ..basics import checks
-from .picture import Picture
+from .picture import Picture, seaborn
 
 if TYPE_CHECKING:  # its package is above the plots
     from ..sweep import Tuned
@@ -39,7 +38,7 @@ def tried(tuned: Tuned) -> Picture:
     shown = table.assign(**{what: table[what] * (100 if unit else 1), "": ""})  # "": what a single setting goes with
     best = pd.Series({**{name: getattr(tuned.best, name) for name in settings}, "": ""})
     pairs = list(combinations(settings, 2)) or [(settings[0], "")]
-    with sns.axes_style("white"):
+    with seaborn() as sns:
         figure = Picture(figsize=(5.8 * len(pairs), 4.4 if len(settings) > 1 else 1.7), layout="constrained")
         grid = figure.subplots(1, len(pairs), squeeze=False)[0]
     for axes, (across, down) in zip(grid, pairs, strict=True):

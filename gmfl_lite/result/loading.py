@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from ..basics import checks, storage
-from ..evaluation import AGENT_COLUMNS, those_of
+from ..evaluation import ACCURACIES, AGENT_COLUMNS, those_of
 from ..experiment import Experiment
 from ..objective import Params
 from .result import Result
@@ -105,7 +105,7 @@ def _scores(columns: Any, kinds: dict[str, str], rounds: int) -> pd.DataFrame:
     table = frame(columns, those_of(kinds, columns))
     for name, low, high in (
         ("round", 0, rounds), ("agent", 0, math.inf), ("samples", 0, math.inf), ("fine_tune_steps", 0, math.inf),
-        ("loss", -math.inf, math.inf), ("accuracy", 0, 1), ("worst_decile_accuracy", 0, 1),
+        ("loss", -math.inf, math.inf), *((name, 0, 1) for name in ACCURACIES),
         ("metric", -math.inf, math.inf),
     ):  # fmt: skip
         # Weights of samples add up to 1 to rounding, and with them accuracies.

@@ -36,7 +36,8 @@ class Result:
     round : rounds that `params` have seen.
     params : dict of CPU tensors, the shared initial model w.
     history : DataFrame, one row per evaluated round, group ("trained" or "new") and number of fine-tuning steps, with
-        loss and, of classes, accuracy (0 to 1, mean over the group's agents) and worst_decile_accuracy.
+        loss and, of classes, accuracy (0 to 1, mean over the group's agents), and what one agent in ten stays below
+        and one in ten exceeds: worst_decile_accuracy and best_decile_accuracy.
     agents : DataFrame, one row per agent and number of fine-tuning steps at the last evaluation.
     loss : what the loss is called; "" is what y asks for.
     objective : the model and the loss as functions, of a run in this process; no file holds them.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 HISTORY_COLUMNS = {
     "round": "int64", "group": "str", "fine_tune_steps": "int64", "loss": "float64", "accuracy": "float64",
-    "worst_decile_accuracy": "float64", "metric": "float64",
+    "worst_decile_accuracy": "float64", "best_decile_accuracy": "float64", "metric": "float64",
 }  # fmt: skip
 
 

@@ -62,11 +62,11 @@ def sweep(
     Returns
     -------
     DataFrame in the order of the points, with one row per point, group and number of fine-tuning steps: the settings
-    that vary, status, message, round, group, fine_tune_steps, loss, accuracy, worst_decile_accuracy; `round` is the
-    one that the row's numbers were measured in. A point that failed is one row with status "failed" and its error as
-    the message; the other points go on. Where the executor is shut down meanwhile, `shutdown(cancel_futures=True)`, a
-    point that was not begun is one row with status "stopped". Ctrl-C ends the sweep; with a cache, the next call
-    continues from there.
+    that vary, status, message, round, group, fine_tune_steps, loss, accuracy, worst_decile_accuracy and
+    best_decile_accuracy; `round` is the one that the row's numbers were measured in. A point that failed is one row
+    with status "failed" and its error as the message; the other points go on. Where the executor is shut down
+    meanwhile, `shutdown(cancel_futures=True)`, a point that was not begun is one row with status "stopped". Ctrl-C ends
+    the sweep; with a cache, the next call continues from there.
 
     Raises
     ------

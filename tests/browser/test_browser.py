@@ -201,6 +201,21 @@ def test_a_sweep_draws_its_family(page, panel):
     page.wait_for_function("!document.querySelector('.gmfl-explorer img').alt.includes('ν = 10')")
 
 
+def test_worst_and_best_agents_and_what_was_sent_are_switched_on(page, panel):
+    """An MLP of 64, 80, 60 and 10 units, to ten agents and back, a hundred times, eight bytes a number."""
+    numbers = 64 * 80 + 80 + 80 * 60 + 60 + 60 * 10 + 10
+    for name in ("worst and best agents", "MB sent"):
+        button(panel, name).click()
+    until_drawn(panel, r"against what was sent, .* middle 80 % of the agents: ν = 3 \d+ % \(\d+ to \d+ %\) after")
+    legend = re.compile(rf"\d+.% \(\d+ to \d+.%\), {8 * numbers * 10 * 2 * 100 / 1e6:.3g} MB sent")
+    playwright.expect(panel.locator(".gmfl-legend")).to_contain_text(legend)
+    panel.evaluate("box => box.scrollIntoView({block: 'start'})")
+    picture_of(page, "worst-best-sent")
+    for name in ("worst and best agents", "MB sent"):
+        button(panel, name).click()
+    until_drawn(panel, r"against communication rounds, and against fine-tuning steps: ν = 3 \d+ % after round 100")
+
+
 def test_divergence_is_said_in_words(page, panel):
     button(panel, "a step size that diverges").click()
     alert = panel.get_by_role("alert")
@@ -250,7 +265,7 @@ def test_keyboard_reaches_everything(page, panel):
     """From the first knob, Tab goes through all that can be moved, pressed or opened, also what is folded."""
     knob(panel, "nu (ν)").focus()
     reached = set()
-    for _ in range(60):
+    for _ in range(70):
         name = focused(page)
         reached.add(name)
         if name == "Training":
@@ -258,7 +273,7 @@ def test_keyboard_reaches_everything(page, panel):
             knob(panel, "rounds").wait_for()
         page.keyboard.press("Tab")
     knobs = {"Fair", "nu (ν)", "sweep nu (ν)", "meta_lr (β)", "sweep meta_lr (β)", "rounds", "sweep rounds"}
-    assert knobs | {"Who holds what", "Training", "Seeds", "ν = 5"} <= reached
+    assert knobs | {"Who holds what", "Training", "Seeds", "ν = 5", "worst and best agents", "MB sent"} <= reached
     assert {"Run", "Stop", "Pin this curve", "Reset", "Table of runs"} <= reached
     assert "sweep" not in reached
 
@@ -269,7 +284,7 @@ def focused(page) -> str:
 
 
 def go_to(page, name: str) -> None:
-    for _ in range(60):
+    for _ in range(70):
         if focused(page) == name:
             return
         page.keyboard.press("Tab")

@@ -3,8 +3,10 @@
 import dataclasses
 import html
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 from panel_helpers import QUICK, alt, control, painted, press, table, words
 
 import gmfl_lite as gl
@@ -13,6 +15,7 @@ from gmfl_lite.explorer.curves import Curve
 from gmfl_lite.explorer.knobs import KNOBS
 from gmfl_lite.explorer.state import State
 from gmfl_lite.explorer.what_if import WhatIf
+from gmfl_lite.sweep import Given
 
 SAME = "at the same step sizes"
 
@@ -65,6 +68,61 @@ def test_the_steps_shown_are_a_matter_of_looking(panel):
     control(explorer, "fine-tuning steps before scoring").value = 10
     assert explorer.wait(60) is result
     assert f"After 10 fine-tuning steps new agents reach {100 * result.table().loc['new', 10]:.0f} %" in words(explorer)
+
+
+def test_worst_and_best_agents_and_what_was_sent_are_lines_to_switch_on(panel):
+    explorer = panel()
+    explorer.set(nu=1)
+    result = explorer.wait(60)
+    last = result.agents[(result.agents["group"] == "new") & (result.agents["fine_tune_steps"] == 3)]
+    low, high = np.percentile(100 * last["accuracy"], [10, 90])
+    mean = f"{100 * last['accuracy'].mean():.0f} %"
+    sent = 10 * 2 * QUICK.agents_per_round * 4 * (64 * 10 + 10)  # of ten rounds, both ways, bytes of a softmax model
+    drawn = explorer.state.picture().axes[0].lines
+    assert [len(axes.lines) for axes in explorer.state.picture().axes[:2]] == [2, 3], "ν, FedAvg; a line at the steps"
+
+    control(explorer, "worst and best agents").value = True
+    assert explorer.wait(60) is result
+    assert f"ν = 1 {mean} ({low:.0f} to {high:.0f} %) after round 10" in alt(explorer)
+    assert f"{mean} ({low:.0f} to {high:.0f} %)".replace(" %", "&nbsp;%") in painted(explorer, "legend")
+    ours, worst, best = explorer.state.picture().axes[0].lines[:3]  # then FedAvg's
+    np.testing.assert_array_equal(ours.get_xydata(), drawn[0].get_xydata())
+    np.testing.assert_allclose([worst.get_ydata()[-1], best.get_ydata()[-1]], [low, high])
+    assert worst.get_color() == best.get_color() == ours.get_color()
+
+    control(explorer, "MB sent").value = True
+    explorer.wait(60)
+    assert "against what was sent" in alt(explorer)
+    assert f", {sent / 1e6:.3g} MB sent" in painted(explorer, "legend")
+    axes = explorer.state.picture().axes[0]
+    assert axes.get_xlabel() == "sent in all (MB)"
+    np.testing.assert_allclose(axes.lines[0].get_xdata(), drawn[0].get_xdata() * sent / 1e7)
+    assert axes.get_xlim() == pytest.approx((0, sent / 1e6))
+
+
+@pytest.mark.parametrize(
+    ("changes", "kilobytes"),
+    [
+        ({}, 10.4),
+        ({"precision": "float64"}, 20.8),
+        ({"agents_per_round": 5}, 26.0),
+        ({"model": "mlp", "agents_per_round": 1}, 85.36),
+    ],
+)
+def test_what_a_round_sends(changes, kilobytes):
+    """There and back, 64·10 + 10 numbers of a softmax model, 64·80 + 80 + 80·60 + 60 + 60·10 + 10 of an MLP."""
+    what_if = WhatIf(QUICK.replace(**{"agents_per_round": 2, **changes}), 0)
+    assert 1000 * what_if.megabytes == pytest.approx(kilobytes)
+
+
+def test_a_module_of_ones_own_sends_what_is_trained(rng):
+    days = [(rng.normal(size=(20, 4)), ["sun", "rain"] * 10) for _ in range(4)]
+    federation = gl.Federation.from_agents(days, n_new_agents=1)
+    with torch.random.fork_rng():
+        module = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2))
+    module[0].requires_grad_(False)
+    what_if = WhatIf(gl.Experiment(agents_per_round=3, device="cpu"), 0, Given(federation, module))
+    assert 1e6 * what_if.megabytes == 2 * 3 * 4 * (8 * 2 + 2)
 
 
 @pytest.mark.parametrize(
