@@ -28,7 +28,7 @@ TOGGLES = {
     "best_first": {"description": "best first", "tooltip": "Sort the table by final accuracy."},
     "spread": {
         "description": "worst and best agents",
-        "tooltip": "Draw, dotted, what one agent in ten stays below and what one in ten exceeds.",
+        "tooltip": "What one agent in ten stays below and what one in ten exceeds: dotted, of up to four curves.",
     },
     "traffic": {
         "description": "MB sent",
@@ -111,7 +111,7 @@ class Panel:
                 _marked("said", [self._html[part] for part in ("words", "problem", "progress")]),
                 self._html["picture"],
                 self._html["legend"],
-                line([steps, *toggles.values()]),
+                line([steps, line([*toggles.values()])]),
                 *folded,
             ],
         }

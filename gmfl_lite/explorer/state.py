@@ -89,7 +89,7 @@ class State:
 
     @property
     def legend(self) -> dict[str, tuple[Look, str]]:
-        """How each of the curves looks, by name, and what is to be said of it: its accuracy, whether it is pinned."""
+        """How each of the curves looks, by name, and what is to be said of it: its accuracy, how it ended."""
         runs = self.runs
         looks = looks_of(runs, _experiments(runs))
         pinned = {pin.what_if for pin in self.pins}
@@ -97,7 +97,8 @@ class State:
         for name, curve in runs.items():
             sizes = [in_words(name, curve.what_if.value(name)) for name in SETTINGS] if self.fair else []
             last = "pinned" if curve.what_if in pinned else ""
-            said[name] = (looks[name], ", ".join(filter(None, (*self._scores(curve), *sizes, last))))
+            ended = curve.status if curve.status in ("diverged", "stopped") else ""
+            said[name] = (looks[name], ", ".join(filter(None, (*self._scores(curve), *sizes, ended, last))))
         return said
 
     def _scores(self, curve: Curve) -> list[str]:

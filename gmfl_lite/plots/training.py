@@ -123,7 +123,8 @@ def exploration(
     holder : the name of the run that `federation` belongs to, where other runs have another.
     experiments : label -> Experiment, whose methods the curves are; by default those that labels name.
     legend : whether the figure has one; without it, all these figures are of one size.
-    spread : whether to draw, dotted, what one agent in ten stays below and what one in ten exceeds.
+    spread : whether to draw, dotted, what one agent in ten stays below and what one in ten exceeds; of more than four
+        curves that is only said, in `alt`.
     megabytes : label -> what one round sends, both ways; accuracy is drawn against what was sent then, not rounds.
 
     Examples
@@ -150,6 +151,7 @@ def exploration(
 
     floor = inches["bottom"] + inches["strip"] + inches["legend"]
     against_rounds, against_steps = (place(left, floor, 0.4, inches["plot"]) for left in (0.09, 0.585))
+    dotted = spread and len(drawn) <= MOST_BANDS
     ends, names, looks = [], words(drawn), looks_of(histories, experiments)
     for label, history in drawn.items():
         behind = label == reference
@@ -167,7 +169,7 @@ def exploration(
             (against_steps, last, last["fine_tune_steps"].to_numpy(), None),
         ):
             axes.plot(x, 100 * part["accuracy"].to_numpy(), label=name, **style)
-            for decile in ACCURACIES[1:] if spread else ():
+            for decile in ACCURACIES[1:] if dotted else ():
                 axes.plot(x, 100 * part[decile].to_numpy(), **style | DOTTED)
         mean, *deciles = (100 * after[name].iloc[-1] for name in ACCURACIES[: 3 if spread else 1])
         middle = " ({:.0f} to {:.0f} %)".format(*deciles) if spread else ""
@@ -177,7 +179,7 @@ def exploration(
         across, unit = "communication rounds", 1.0
     else:
         across, unit = "sent in all (MB)", max(map(megabytes.__getitem__, drawn), default=0.0)
-    ylabel = "accuracy (%); dotted: deciles" if spread else "accuracy (%)"
+    ylabel = "accuracy (%); dotted: deciles" if dotted else "accuracy (%)"
     against_rounds.set(xlabel=across, ylabel=ylabel, xlim=(0, (rounds or 0) * unit or None))
     against_steps.set(xlabel="fine-tuning steps on own data")
     against_rounds.set_title(f"{GROUPS[group]}, after {steps_in_words(fine_tune_steps)}", fontsize="medium", loc="left")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import html
+import re
 
 import numpy as np
 import pandas as pd
@@ -90,6 +91,13 @@ def test_worst_and_best_agents_and_what_was_sent_are_lines_to_switch_on(panel):
     np.testing.assert_allclose([worst.get_ydata()[-1], best.get_ydata()[-1]], [low, high])
     assert worst.get_color() == best.get_color() == ours.get_color()
 
+    explorer.sweep("nu")
+    explorer.wait(60)
+    lines, said = explorer.state.picture().axes[0].lines, painted(explorer, "legend")
+    assert (len(lines), said.count(" to ")) == (6, 6), "too many to draw, all are said"
+    explorer.sweep(None)
+    explorer.wait(60)
+
     control(explorer, "MB sent").value = True
     explorer.wait(60)
     assert "against what was sent" in alt(explorer)
@@ -98,6 +106,17 @@ def test_worst_and_best_agents_and_what_was_sent_are_lines_to_switch_on(panel):
     assert axes.get_xlabel() == "sent in all (MB)"
     np.testing.assert_allclose(axes.lines[0].get_xdata(), drawn[0].get_xdata() * sent / 1e7)
     assert axes.get_xlim() == pytest.approx((0, sent / 1e6))
+
+
+def test_the_legend_says_that_a_run_did_not_come_to_its_end(panel):
+    explorer = panel()
+    explorer.set(nu=1)
+    explorer.wait(60)
+    assert "diverged" not in painted(explorer, "legend")
+    press(explorer, "a step size that diverges")
+    explorer.wait(60)
+    assert explorer.state.curves[0].status == "diverged"
+    assert re.search(r"\d+&nbsp;%, diverged</b>", painted(explorer, "legend"))
 
 
 @pytest.mark.parametrize(
