@@ -23,7 +23,7 @@ AGENT_COLUMNS = {
 }  # fmt: skip
 
 ACCURACIES = ("accuracy", "worst_decile_accuracy", "best_decile_accuracy")
-"""A group's mean, and what one agent in ten stays below and what one in ten exceeds; only where classes are told."""
+"""A group's mean, what one agent in ten stays below, and what one in ten exceeds; only of agents with classes."""
 PATIENCE = 3
 """Seconds after which scoring shows how far it is."""
 

@@ -5,17 +5,36 @@ open ports, another may have one by then, and the kernel dies with "Address alre
 """
 
 import os
+import tempfile
+import uuid
+from typing import Any
 
 from jupyter_client.connect import ConnectionFileMixin
-from jupyter_core.paths import jupyter_runtime_dir
 
 LONGEST_ADDRESS = 103
 """Characters of the path of a socket that every Unix takes."""
-NAME = len("/kernel-00000000-0000-0000-0000-000000000000-ipc-1")
 
 
-POSSIBLE = os.name == "posix" and len(jupyter_runtime_dir()) + NAME <= LONGEST_ADDRESS
+def _beginning() -> str:
+    """Return what the paths of a kernel's sockets begin with; left to itself, jupyter_client gives all kernels one."""
+    return os.path.join(tempfile.gettempdir(), f"kernel-{uuid.uuid4()}")
+
+
+POSSIBLE = os.name == "posix" and len(f"{_beginning()}-ipc-1") <= LONGEST_ADDRESS
 """Whether there can be such files here."""
 
-if POSSIBLE:
+
+def _speak_through_files() -> None:
+    write = ConnectionFileMixin.write_connection_file
+
+    def write_to_its_own(manager: ConnectionFileMixin, **how: Any) -> None:
+        if manager.transport == "ipc" and not manager.connection_file:
+            manager.connection_file = f"{_beginning()}.json"  # its sockets are named after it
+        write(manager, **how)
+
     ConnectionFileMixin.transport.default_value = "ipc"
+    ConnectionFileMixin.write_connection_file = write_to_its_own
+
+
+if POSSIBLE:
+    _speak_through_files()

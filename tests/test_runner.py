@@ -321,8 +321,8 @@ def test_damaged_and_foreign_files_are_refused(tmp_path):
         with pytest.raises(ValueError, match="not a gmfl_lite result, or damaged"):
             gl.load_result(path)
     record, arrays = storage.read(made)
-    storage.write(path, {**record, "format": 2}, arrays)
-    with pytest.raises(ValueError, match="has format 2; this version of gmfl_lite reads format 3"):
+    storage.write(path, {**record, "format": 3}, arrays)
+    with pytest.raises(ValueError, match="has format 3; this version of gmfl_lite reads format 4"):
         gl.load_result(path)
     with pytest.raises(FileNotFoundError):
         gl.load_result(tmp_path / "nothing")

@@ -19,7 +19,7 @@ import torch
 
 from . import checks
 
-FORMAT = 3
+FORMAT = 4
 
 LARGEST = 2**31
 """Bytes of a file that is read; a result of this library's models is a thousandth of that."""

@@ -93,7 +93,7 @@ class Runs:
         """Score the initial weights: there is something to see, and what is slow only once is over."""
 
         def scored(round: int, rows: pd.DataFrame) -> None:
-            self._show(curves=(Curve(what_if, rows, "untrained", what_if.megabytes),), message=READY)
+            self._show(curves=(Curve(what_if, rows, "untrained", what_if.megabytes_per_round),), message=READY)
             stop.set()
 
         what_if = WhatIf.from_values(self._base, {})  # what Run runs if no knob is moved
@@ -190,11 +190,11 @@ class Runs:
 
         Return the result, and what is shown at the end: what was `before`, if it was stopped before its first point.
         """
-        federation, megabytes, frames = what_if.federation, what_if.megabytes, []
+        federation, frames = what_if.federation, []
 
         def scored(round: int, rows: pd.DataFrame) -> None:
             frames.append(rows)
-            curve = Curve(what_if, pd.concat(frames, ignore_index=True), "running", megabytes)
+            curve = Curve(what_if, pd.concat(frames, ignore_index=True), "running", what_if.megabytes_per_round)
             progress, part_done = clock.at(round, what_if.experiment.rounds)
             self._show(progress=progress, part_done=part_done, **among(curve, federation))
 
@@ -204,7 +204,7 @@ class Runs:
             clock.finished(what_if.experiment.rounds)
         if result.history.empty and result.status == "stopped":  # what is drawn stays, with its words
             return result, before
-        shown = among(Curve(what_if, result.history, result.status, megabytes), federation)
+        shown = among(Curve(what_if, result.history, result.status, what_if.megabytes_per_round), federation)
         self._show(**shown)
         return result, shown
 

@@ -22,13 +22,13 @@ class Curve:
     what_if : the experiment, and the seed of its initial weights.
     history : as a Result's, or its beginning.
     status : "untrained", "running", or that of a Result.
-    megabytes : what one round sends: w to each picked agent, and each agent's w_i back.
+    megabytes_per_round : what a round sends: w to each picked agent, and each agent's w_i back.
     """
 
     what_if: WhatIf
     history: pd.DataFrame
     status: str
-    megabytes: float = math.nan
+    megabytes_per_round: float
 
     def reached(self, steps: int) -> float:
         """Return the last accuracy (%) of new agents, or of those trained on where none are new; nan before any."""
@@ -40,8 +40,8 @@ class Curve:
 
     @property
     def sent(self) -> float:
-        """The megabytes that all its rounds so far have sent."""
-        return self.megabytes * self.history["round"].iloc[-1] if len(self.history) else 0.0
+        """The megabytes that were sent until its last point."""
+        return self.megabytes_per_round * self.history["round"].iloc[-1] if len(self.history) else 0.0
 
     def _last(self, name: str, steps: int) -> float:
         if not len(self.history):

@@ -165,11 +165,11 @@ class Explorer:
         result = self._runs.result(what_if, progress=progress)
         if result.status == "completed" and what_if != what_if.fedavg:
             fedavg = self._runs.result(what_if.fedavg, progress=progress)
-            beside = Curve(what_if.fedavg, fedavg.history, fedavg.status, what_if.fedavg.megabytes)
+            beside = Curve(what_if.fedavg, fedavg.history, fedavg.status, what_if.fedavg.megabytes_per_round)
         state = State(
             steps_to_show(experiment),
             knobs={},
-            curves=(Curve(what_if, result.history, result.status, what_if.megabytes),),
+            curves=(Curve(what_if, result.history, result.status, what_if.megabytes_per_round),),
             fedavg=beside,
             federation=what_if.federation,
         )

@@ -28,7 +28,7 @@ TOGGLES = {
     "best_first": {"description": "best first", "tooltip": "Sort the table by final accuracy."},
     "spread": {
         "description": "worst and best agents",
-        "tooltip": "What one agent in ten stays below and what one in ten exceeds: dotted, of up to four curves.",
+        "tooltip": "One agent in ten is below the one, one in ten above the other: dotted, of up to four curves.",
     },
     "traffic": {
         "description": "MB sent",

@@ -12,7 +12,7 @@ from ..experiment import Experiment
 from ..federation import Federation
 from ..plots.looks import Look, looks_of
 from ..plots.picture import Picture
-from ..plots.training import exploration
+from ..plots.training import exploration, sent_in_words
 from . import sentences
 from .best_step_sizes import SETTINGS
 from .curves import FEDAVG, Curve, at_rest, by_name
@@ -89,7 +89,7 @@ class State:
 
     @property
     def legend(self) -> dict[str, tuple[Look, str]]:
-        """How each of the curves looks, by name, and what is to be said of it: its accuracy, how it ended."""
+        """How each of the curves looks, by name, and what is to be said: accuracy, step sizes, how it ended, a pin."""
         runs = self.runs
         looks = looks_of(runs, _experiments(runs))
         pinned = {pin.what_if for pin in self.pins}
@@ -105,8 +105,8 @@ class State:
         mean = curve.reached(self.steps)
         if math.isnan(mean):
             return []
-        middle = " ({:.0f} to {:.0f} %)".format(*curve.deciles(self.steps)) if self.spread else ""
-        return [f"{mean:.0f} %{middle}", megabytes(curve.sent) if self.traffic else ""]
+        middle = " (worst {:.0f} %, best {:.0f} %)".format(*curve.deciles(self.steps)) if self.spread else ""
+        return [f"{mean:.0f} %{middle}", sent_in_words(curve.sent) if self.traffic else ""]
 
     def picture(self, *, legend: bool = True) -> Picture:
         """Draw all curves, FedAvg's thin unless it is one of them, and who holds what in the last of `curves`."""
@@ -123,7 +123,7 @@ class State:
             experiments=_experiments(runs),
             legend=legend,
             spread=self.spread,
-            megabytes={name: curve.megabytes for name, curve in runs.items()} if self.traffic else None,
+            megabytes_per_round={name: c.megabytes_per_round for name, c in runs.items()} if self.traffic else None,
         )
 
     def table(self) -> pd.DataFrame:
@@ -174,11 +174,6 @@ def as_left(state: State) -> State:
         part_done=0.0,
         elsewhere=False,
     )
-
-
-def megabytes(sent: float) -> str:
-    """Return "1.6 MB sent": two digits at least, kilobytes where there is less than a tenth of one."""
-    return f"{sent:.3g} MB sent" if sent >= 0.1 else f"{1000 * sent:.3g} kB sent"
 
 
 def _experiments(runs: Mapping[str, Curve]) -> dict[str, Experiment]:

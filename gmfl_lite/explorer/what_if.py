@@ -4,7 +4,7 @@ import dataclasses
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import pandas as pd
@@ -90,9 +90,9 @@ class WhatIf:
             return self.given.model
         return build_model(self.experiment.model, self.federation, seed=self.weights_seed)
 
-    @property
-    def megabytes(self) -> float:
-        """What one round sends: w to each picked agent, and each agent's w_i back."""
+    @cached_property
+    def megabytes_per_round(self) -> float:
+        """What a round sends: w to each picked agent, and each agent's w_i back."""
         numbers = sum(tensor.numel() for tensor in self.model.parameters() if tensor.requires_grad)
         bits = torch.finfo(getattr(torch, self.experiment.precision)).bits
         return 2 * self.experiment.agents_per_round * numbers * bits / 8e6

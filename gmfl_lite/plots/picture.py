@@ -26,7 +26,7 @@ AXES = {
 
 @contextmanager
 def seaborn(changes: dict[str, Any] | None = None) -> Iterator[ModuleType]:
-    """Give seaborn in its white style, with changes to it; its import takes a second, which a panel need not."""
+    """Give seaborn in its white style, with changes; its import takes a second, which the panel does not wait for."""
     import seaborn as sns
 
     with sns.axes_style("white", changes):

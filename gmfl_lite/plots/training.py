@@ -17,7 +17,7 @@ from .looks import Look, looks_of, method_named, seaborn_style
 from .picture import AXES, GROUPS, Picture, entry, literal, seaborn, steps_in_words, words
 
 DOTTED = {"linewidth": 1.0, "linestyle": (0, (1, 1.5)), "marker": "", "alpha": 0.9}
-"""How a line that belongs to another looks."""
+"""The look of a curve's deciles."""
 MOST_BANDS = 4
 """More bands than this over each other cannot be told apart."""
 
@@ -107,7 +107,7 @@ def exploration(
     experiments: Mapping[str, Experiment] | None = None,
     legend: bool = True,
     spread: bool = False,
-    megabytes: Mapping[str, float] | None = None,
+    megabytes_per_round: Mapping[str, float] | None = None,
 ) -> Picture:
     """Draw new agents' accuracy against rounds and against fine-tuning steps, and below it who holds what.
 
@@ -125,7 +125,12 @@ def exploration(
     legend : whether the figure has one; without it, all these figures are of one size.
     spread : whether to draw, dotted, what one agent in ten stays below and what one in ten exceeds; of more than four
         curves that is only said, in `alt`.
-    megabytes : label -> what one round sends, both ways; accuracy is drawn against what was sent then, not rounds.
+    megabytes_per_round : label -> what one round sends, both ways; accuracy is drawn against what was sent then, not
+        against rounds.
+
+    Raises
+    ------
+    ValueError : a curve of which megabytes_per_round says nothing.
 
     Examples
     --------
@@ -151,8 +156,11 @@ def exploration(
 
     floor = inches["bottom"] + inches["strip"] + inches["legend"]
     against_rounds, against_steps = (place(left, floor, 0.4, inches["plot"]) for left in (0.09, 0.585))
+    per_round = {} if megabytes_per_round is None else dict(megabytes_per_round)
+    if per_round and (unsaid := drawn.keys() - per_round.keys()):
+        raise checks.refusal("megabytes_per_round", sorted(per_round), f"of every curve: {sorted(unsaid)}, too")
     dotted = spread and len(drawn) <= MOST_BANDS
-    ends, names, looks = [], words(drawn), looks_of(histories, experiments)
+    ends, ahead, names, looks = [], [], words(drawn), looks_of(histories, experiments)
     for label, history in drawn.items():
         behind = label == reference
         style: dict[str, Any] = {
@@ -163,7 +171,7 @@ def exploration(
         style |= {"clip_on": False, **looks[label].line}
         after = history[history["fine_tune_steps"] == fine_tune_steps]
         last = history[history["round"] == history["round"].iloc[-1]]
-        of_a_round = 1.0 if megabytes is None else megabytes[label]
+        of_a_round = per_round.get(label, 1.0)
         for axes, part, x, name in (
             (against_rounds, after, of_a_round * after["round"].to_numpy(), entry(names[label])),
             (against_steps, last, last["fine_tune_steps"].to_numpy(), None),
@@ -172,22 +180,22 @@ def exploration(
             for decile in ACCURACIES[1:] if dotted else ():
                 axes.plot(x, 100 * part[decile].to_numpy(), **style | DOTTED)
         mean, *deciles = (100 * after[name].iloc[-1] for name in ACCURACIES[: 3 if spread else 1])
-        middle = " ({:.0f} to {:.0f} %)".format(*deciles) if spread else ""
-        ends.append(f"{names[label]} {mean:.0f} %{middle} after round {after['round'].iloc[-1]}")
+        middle = " (worst {:.0f} %, best {:.0f} %)".format(*deciles) if spread else ""
+        last_round = after["round"].iloc[-1]
+        sent = f", {sent_in_words(of_a_round * last_round)}" if per_round else ""
+        ends.append(f"{names[label]} {mean:.0f} %{middle} after round {last_round}{sent}")
+        ahead.append(of_a_round * (experiments[label].rounds if experiments and per_round else rounds or 0))
     against_steps.axvline(fine_tune_steps, color="0.6", linewidth=1, zorder=0)
-    if megabytes is None:
-        across, unit = "communication rounds", 1.0
-    else:
-        across, unit = "sent in all (MB)", max(map(megabytes.__getitem__, drawn), default=0.0)
+    across = "sent in all (MB)" if per_round else "communication rounds"
     ylabel = "accuracy (%); dotted: deciles" if dotted else "accuracy (%)"
-    against_rounds.set(xlabel=across, ylabel=ylabel, xlim=(0, (rounds or 0) * unit or None))
+    against_rounds.set(xlabel=across, ylabel=ylabel, xlim=(0, max(ahead, default=rounds) or None))
     against_steps.set(xlabel="fine-tuning steps on own data")
     against_rounds.set_title(f"{GROUPS[group]}, after {steps_in_words(fine_tune_steps)}", fontsize="medium", loc="left")
     against_steps.set_title(f"{GROUPS[group]}, last round drawn", fontsize="medium", loc="left")
     for axes in (against_rounds, against_steps):
         axes.set_ylim(0, 100)
         if drawn:
-            whole = axes is against_steps or megabytes is None
+            whole = axes is against_steps or not per_round
             axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(6, integer=whole))
         else:  # there is no scale yet
             axes.set_xticks([])
@@ -204,8 +212,8 @@ def exploration(
     drawn_so_far = "; ".join(ends) if ends else "nothing yet"
     figure.alt = (
         f"Accuracy of {GROUPS[group]} after {steps_in_words(fine_tune_steps)} against "
-        f"{'communication rounds' if megabytes is None else 'what was sent'}, and against fine-tuning steps"
-        f"{', with the middle 80 % of the agents' if spread else ''}: {drawn_so_far}."
+        f"{'what was sent' if per_round else 'communication rounds'}, and against fine-tuning steps"
+        f"{', with what the worst and the best tenth of the agents begin at' if spread else ''}: {drawn_so_far}."
     )
     if federation is None:
         strip.set_axis_off()
@@ -215,6 +223,17 @@ def exploration(
     agents, classes = federation.label_counts.shape
     figure.alt += f" Below, who holds what{of_run}: {agents} agents by {classes} classes."
     return figure
+
+
+def sent_in_words(megabytes: float) -> str:
+    """Put an amount into words.
+
+    >>> sent_in_words(4268), sent_in_words(170.7), sent_in_words(1.6), sent_in_words(0.0104)
+    ('4,268 MB sent', '171 MB sent', '1.6 MB sent', '10.4 kB sent')
+    """
+    if megabytes < 0.1:
+        return f"{1000 * megabytes:.3g} kB sent"
+    return f"{megabytes:,.0f} MB sent" if megabytes >= 100 else f"{megabytes:.3g} MB sent"
 
 
 def _checked(results: Mapping[str, Result]) -> Mapping[str, Result]:
@@ -293,8 +312,9 @@ def _scale(score: str) -> float:
 def _draw_strip(axes: Axes, bar: Axes, federation: Federation, holder: str | None) -> None:
     """Draw label_counts as a strip: agents across, classes down, and next to it what its colours mean."""
     shares = shares_held(federation)
-    with seaborn():  # whose colours they are
-        drawn = axes.imshow(shares.to_numpy().T, aspect="auto", interpolation="nearest", **SHARES)
+    import seaborn as sns  # noqa: F401  it brings the colours; not its style, which is of the whole process
+
+    drawn = axes.imshow(shares.to_numpy().T, aspect="auto", interpolation="nearest", **SHARES)
     figure = axes.get_figure()
     assert figure is not None
     figure.colorbar(drawn, cax=bar, ticks=(0, 0.5, 1))

@@ -45,7 +45,9 @@ def page(lab):
         page.set_default_timeout(60_000)
         jupyter_lab.opened(page, lab)
         jupyter_lab.run_all_cells(page)
-        page.wait_for_selector(".gmfl-explorer img", timeout=600_000)  # a cold kernel, and a run
+        page.wait_for_selector(".gmfl-explorer img", timeout=600_000)  # a cold kernel
+        page.wait_for_timeout(500)
+        page.get_by_text("(ipykernel) | Idle").wait_for(timeout=600_000)  # the last cell waits for the panel's run
         page.locator(".gmfl-explorer").scroll_into_view_if_needed()
         yield page
 
@@ -60,7 +62,8 @@ def panel(page):
     button(panel, "Reset").click()
     page.wait_for_timeout(300)  # what was said before may read the same
     until_drawn(panel, r"ν = 3 \d+ % after round 100; FedAvg")
-    until_said(panel, "FedAvg fine-tuned as long")
+    until_said(panel, "FedAvg fine-tuned as long, at the same step sizes.")
+    playwright.expect(panel.get_by_role("status")).not_to_contain_text("Another cell")
     page.wait_for_function("!document.querySelector('.gmfl-explorer progress')")
     return panel
 
@@ -165,6 +168,69 @@ def test_stop_stops(page, panel, record_property):
     picture_of(page, "stopped")
 
 
+def test_stop_before_the_first_point_leaves_what_was_there(page, panel):
+    """Picture, legend and words: of a run of which nothing is known yet, there is nothing to show."""
+    page.wait_for_timeout(1500)
+    before, legend = alt(panel), panel.locator(".gmfl-legend").inner_text()
+    page.evaluate(
+        """() => {
+            const panel = document.querySelector('.gmfl-explorer'), named = name =>
+                [...panel.querySelectorAll('button')].find(button => button.textContent.trim() === name);
+            window.alts = [];
+            new MutationObserver(() => window.alts.push(panel.querySelector('img').alt))
+                .observe(panel, {subtree: true, childList: true});
+            named('one class per agent').click();
+            named('Stop').click();
+        }"""
+    )
+    until_said(panel, "Stopped before the first point, so this is the picture from before")
+    page.wait_for_timeout(1500)
+    assert set(page.evaluate("window.alts")) <= {before}
+    assert (alt(panel), panel.locator(".gmfl-legend").inner_text()) == (before, legend)
+
+
+def test_words_come_with_the_picture_that_they_are_about(page, panel):
+    """Whatever percentage is said, the picture has it at the same moment, or half a second later."""
+    page.evaluate(
+        """() => {
+            const panel = document.querySelector('.gmfl-explorer');
+            window.seen = [];
+            new MutationObserver(() => window.seen.push([
+                performance.now(), panel.querySelector('[role=status]').innerText, panel.querySelector('img').alt,
+            ])).observe(panel, {subtree: true, childList: true});
+        }"""
+    )
+    button(panel, "Per-FedAvg").click()
+    until_drawn(panel, r"ν = 1 \d+ % after round 100; FedAvg .* after round 100")
+    seen, apart = page.evaluate("window.seen"), None
+    assert len({words for _, words, _ in seen}) > 5
+    for moment, words, drawn in seen:
+        said = re.search(r"new agents reach (\d+).%", words)
+        if said is None or f"{said[1]} % after round" in drawn:
+            apart = None
+        else:
+            apart = apart or moment
+            assert moment - apart < 500, (words, drawn)
+
+
+def test_who_holds_what_has_one_scale(page, panel):
+    """Nearly equal agents look nearly equal; agents of one class each do not."""
+    before, equal = alt(panel), contrast_of_the_strip(panel)
+    button(panel, "one class per agent").click()
+    playwright.expect(panel.locator("img").first).not_to_have_attribute("alt", before)
+    until_drawn(panel, "ν = 3 .* after round 100; FedAvg .* after round 100")
+    assert equal < 60 < 150 < contrast_of_the_strip(panel)
+
+
+def contrast_of_the_strip(panel) -> int:
+    """Return by how much the strip's darkest and lightest cells differ, of 255."""
+    drawn = Image.open(io.BytesIO(panel.locator("img").first.screenshot())).convert("L")
+    width, height = drawn.size
+    strip = drawn.crop((int(0.1 * width), int(0.81 * height), int(0.66 * width), int(0.87 * height)))
+    low, high = strip.getextrema()
+    return high - low
+
+
 def test_a_pin_stays(page, panel):
     button(panel, "Pin this curve").click()
     button(panel, "Per-FedAvg").click()
@@ -188,9 +254,12 @@ def test_a_sweep_draws_its_family(page, panel):
     button(panel, "Training").click()
     knob(panel, "rounds").focus()
     page.keyboard.press("Home")
+    colour = colour_of(panel, "ν = 3")
     button(panel, "sweep").first.click()
     until_drawn(panel, "; ".join(rf"ν = {nu} \d+ % after round 10" for nu in (0, 1, 2, 3, 5, 10)))
     until_said(panel, "After 3 fine-tuning steps, ν = ")
+    assert colour_of(panel, "ν = 3") == colour, "a method's, not a place's"
+    assert len({colour_of(panel, f"ν = {nu} ") for nu in (0, 1, 2, 3, 5, 10)}) == 6
     button(panel, "Training").click()
     page.mouse.move(0, 0)
     picture_of(page, "sweep")
@@ -201,13 +270,17 @@ def test_a_sweep_draws_its_family(page, panel):
     page.wait_for_function("!document.querySelector('.gmfl-explorer img').alt.includes('ν = 10')")
 
 
+def colour_of(panel, name: str) -> str:
+    return panel.locator(".gmfl-legend span", has_text=name).first.locator("svg").get_attribute("color")
+
+
 def test_worst_and_best_agents_and_what_was_sent_are_switched_on(page, panel):
     """An MLP of 64, 80, 60 and 10 units, to ten agents and back, a hundred times, eight bytes a number."""
     numbers = 64 * 80 + 80 + 80 * 60 + 60 + 60 * 10 + 10
     for name in ("worst and best agents", "MB sent"):
         button(panel, name).click()
-    until_drawn(panel, r"against what was sent, .* middle 80 % of the agents: ν = 3 \d+ % \(\d+ to \d+ %\) after")
-    legend = re.compile(rf"\d+.% \(\d+ to \d+.%\), {8 * numbers * 10 * 2 * 100 / 1e6:.3g} MB sent")
+    until_drawn(panel, r"what was sent, .* ν = 3 \d+ % \(worst \d+ %, best \d+ %\) after round 100, 171 MB sent")
+    legend = re.compile(rf"\d+.% \(worst \d+.%, best \d+.%\), {8 * numbers * 10 * 2 * 100 / 1e6:.3g} MB sent")
     playwright.expect(panel.locator(".gmfl-legend")).to_contain_text(legend)
     panel.evaluate("box => box.scrollIntoView({block: 'start'})")
     picture_of(page, "worst-best-sent")

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from panel_helpers import QUICK, alt, control, painted, press, table, words
+from panel_helpers import QUICK, alt, control, painted, press, table, until, words
 
 import gmfl_lite as gl
 from gmfl_lite.explorer import sentences
@@ -46,7 +46,7 @@ SAME = "at the same step sizes"
 def test_reading_in_words(nu, reference, expected):
     def curve(accuracy: float, nu: int) -> Curve:
         columns = {"round": 100, "group": ["trained", "new"], "fine_tune_steps": 1, "accuracy": [0.1, accuracy]}
-        return Curve(WhatIf(gl.Experiment(nu=nu), 0), pd.DataFrame(columns), "completed")
+        return Curve(WhatIf(gl.Experiment(nu=nu), 0), pd.DataFrame(columns), "completed", 0.0)
 
     assert sentences.of_a_curve(curve(0.6, nu), None if reference is None else curve(reference, 0), 1) == expected
 
@@ -84,8 +84,8 @@ def test_worst_and_best_agents_and_what_was_sent_are_lines_to_switch_on(panel):
 
     control(explorer, "worst and best agents").value = True
     assert explorer.wait(60) is result
-    assert f"ν = 1 {mean} ({low:.0f} to {high:.0f} %) after round 10" in alt(explorer)
-    assert f"{mean} ({low:.0f} to {high:.0f} %)".replace(" %", "&nbsp;%") in painted(explorer, "legend")
+    assert f"ν = 1 {mean} (worst {low:.0f} %, best {high:.0f} %) after round 10" in alt(explorer)
+    assert f"{mean} (worst {low:.0f} %, best {high:.0f} %)".replace(" %", "&nbsp;%") in painted(explorer, "legend")
     ours, worst, best = explorer.state.picture().axes[0].lines[:3]  # then FedAvg's
     np.testing.assert_array_equal(ours.get_xydata(), drawn[0].get_xydata())
     np.testing.assert_allclose([worst.get_ydata()[-1], best.get_ydata()[-1]], [low, high])
@@ -94,7 +94,7 @@ def test_worst_and_best_agents_and_what_was_sent_are_lines_to_switch_on(panel):
     explorer.sweep("nu")
     explorer.wait(60)
     lines, said = explorer.state.picture().axes[0].lines, painted(explorer, "legend")
-    assert (len(lines), said.count(" to ")) == (6, 6), "too many to draw, all are said"
+    assert (len(lines), said.count("worst")) == (6, 6), "too many to draw, all are said"
     explorer.sweep(None)
     explorer.wait(60)
 
@@ -117,6 +117,12 @@ def test_the_legend_says_that_a_run_did_not_come_to_its_end(panel):
     explorer.wait(60)
     assert explorer.state.curves[0].status == "diverged"
     assert re.search(r"\d+&nbsp;%, diverged</b>", painted(explorer, "legend"))
+    explorer.set(meta_lr=0.1, rounds=500)
+    until(lambda: any(c.status == "running" and len(c.history) for c in explorer.state.curves))
+    press(explorer, "Pin this curve")
+    press(explorer, "Stop")
+    explorer.wait(60)
+    assert re.search(r"\d+&nbsp;%, stopped, pinned</b>", painted(explorer, "legend"))
 
 
 @pytest.mark.parametrize(
@@ -131,7 +137,7 @@ def test_the_legend_says_that_a_run_did_not_come_to_its_end(panel):
 def test_what_a_round_sends(changes, kilobytes):
     """There and back, 64·10 + 10 numbers of a softmax model, 64·80 + 80 + 80·60 + 60 + 60·10 + 10 of an MLP."""
     what_if = WhatIf(QUICK.replace(**{"agents_per_round": 2, **changes}), 0)
-    assert 1000 * what_if.megabytes == pytest.approx(kilobytes)
+    assert 1000 * what_if.megabytes_per_round == pytest.approx(kilobytes)
 
 
 def test_a_module_of_ones_own_sends_what_is_trained(rng):
@@ -141,7 +147,7 @@ def test_a_module_of_ones_own_sends_what_is_trained(rng):
         module = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2))
     module[0].requires_grad_(False)
     what_if = WhatIf(gl.Experiment(agents_per_round=3, device="cpu"), 0, Given(federation, module))
-    assert 1e6 * what_if.megabytes == 2 * 3 * 4 * (8 * 2 + 2)
+    assert 1e6 * what_if.megabytes_per_round == 2 * 3 * 4 * (8 * 2 + 2)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import doors
 import kernels_by_files
 import nbformat
 import pytest
+from jupyter_client import KernelManager
 from jupyter_client.provisioning.local_provisioner import LocalPortCache
 from nbclient import NotebookClient
 from packaging.requirements import Requirement
@@ -56,6 +57,26 @@ def test_a_kernel_starts_although_every_port_that_was_free_is_taken_meanwhile(fo
         cell = nbformat.v4.new_code_cell("6 * 7")
         ran = NotebookClient(nbformat.v4.new_notebook(cells=[cell]), kernel_name="python3", timeout=60).execute()
     assert ran.cells[0].outputs[0].data["text/plain"] == "42"
+
+
+@pytest.mark.skipif(not kernels_by_files.POSSIBLE, reason="no sockets in files here, or no short path for them")
+def test_kernels_that_start_together_have_files_of_their_own(forked_kernels, tmp_path):
+    """Also where a kernel works in another folder than who speaks to it; nothing is left in either."""
+    before, kernels = set(os.listdir()), []
+    for number in range(2):
+        manager = KernelManager(kernel_name="python3")
+        manager.start_kernel(cwd=str(tmp_path))
+        client = manager.client()
+        client.start_channels()
+        kernels.append((number, manager, client))
+    for number, _, client in kernels:
+        client.wait_for_ready(timeout=60)
+        client.execute_interactive(f"import pathlib; pathlib.Path('{number}').touch()", timeout=60)
+    for _, manager, client in kernels:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+    assert sorted(os.listdir(tmp_path)) == ["0", "1"]
+    assert set(os.listdir()) == before
 
 
 def test_the_first_cell_does_nothing_where_the_library_is(forked_kernels):

@@ -183,6 +183,28 @@ def test_exploration_draws_the_rows_it_is_given(federation):
     assert [tick.get_text() for tick in bar.get_yticklabels()] == ["0.0", "0.5", "1.0"]
 
 
+def test_what_is_sent_is_counted_curve_by_curve():
+    """A long one that sends little, and a short one that sends much: the axis ends where the second one does."""
+    scores = {"group": "new", "fine_tune_steps": 1, "accuracy": 0.5}
+    histories = {"long": pd.DataFrame([{"round": r, **scores} for r in (0, 500)])}
+    histories["short"] = pd.DataFrame([{"round": r, **scores} for r in (0, 10)])
+    sent = {"long": 0.001, "short": 500.0}
+    how = {"fine_tune_steps": 1, "rounds": 500, "megabytes_per_round": sent}
+    experiments = {"long": gl.Experiment(rounds=500), "short": gl.Experiment(rounds=10)}
+    figure = gl.plots.exploration(histories, None, experiments=experiments, **how)
+    assert figure.axes[0].get_xlim() == (0, 5000)
+    assert [line.get_xdata().tolist() for line in figure.axes[0].lines] == [[0, 0.5], [0, 5000]]
+    assert "long 50 % after round 500, 0.5 MB sent; short 50 % after round 10, 5,000 MB sent" in figure.alt
+    with pytest.raises(ValueError, match=r"megabytes_per_round = \['long'\]: must be of every curve: \['short'\], too"):
+        gl.plots.exploration(histories, None, **how | {"megabytes_per_round": {"long": 1.0}})
+
+
+def test_the_strip_leaves_the_style_of_others_alone(federation, monkeypatch):
+    """It is drawn in a thread of its own, and matplotlib's style is the whole process's."""
+    monkeypatch.delattr(sns, "axes_style")
+    assert gl.plots.exploration({}, federation, fine_tune_steps=3).axes[2].images
+
+
 @pytest.mark.parametrize("alpha", [0.01, 1e5])
 def test_agents_who_hold_nearly_the_same_look_alike(alpha):
     """The strip's colours mean the same whoever is shown: all of one class is the darkest, a tenth of it is light."""
