@@ -91,8 +91,10 @@
   };
 
   // Draw axes, and return where a point lies. A unit of the drawing is a pixel, so that its text is readable on a phone.
+  let room = 0;
   const axes = (svg, [left, right], [low, high], xlabel, { widest, height, percent, whole }) => {
-    const width = Math.max(200, Math.min(widest, document.body.clientWidth - 12)); // a frame may have no width yet
+    room = document.body.clientWidth || room; // a frame has none before it is laid out, and while JupyterLab hides its cell
+    const width = Math.max(200, Math.min(widest, room - 12));
     svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     svg.replaceChildren();
     const box = { left: 48, right: width - 14, top: 8, bottom: height - 36 };

@@ -110,6 +110,20 @@ def test_it_fits(browser, film, tmp_path, size, scheme):
         assert frame.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
+def test_what_changes_while_it_is_hidden_does_not_make_it_small(frame):
+    """As in JupyterLab, which hides cells that are scrolled away: then its theme changes, and the cell comes back."""
+    drawn = "[...document.querySelectorAll('svg.curve')].map(svg => svg.getAttribute('viewBox'))"
+    before = frame.evaluate(drawn)
+    page = frame.page
+    page.evaluate("document.querySelector('iframe').style.display = 'none'")
+    page.evaluate("document.body.dataset.jpThemeLight = 'false'")
+    frame.wait_for_function("document.documentElement.dataset.theme === 'dark'", polling=50)
+    page.evaluate("document.querySelector('iframe').style.display = ''")
+    page.wait_for_timeout(300)
+    assert frame.evaluate(drawn) == before
+    assert "0 0 200 " not in before[0]
+
+
 def test_a_function_and_its_fit(browser, tmp_path):
     experiment = EXPERIMENT.replace(dataset="sinusoids", permuted_classes=0, fine_tune_lr=0.01, meta_lr=0.01)
     film = gl.explain.adaptation(gl.run(experiment, progress=False), gl.build_federation(experiment))
