@@ -24,6 +24,7 @@ AGENT_COLUMNS = {
 
 ACCURACIES = ("accuracy", "worst_decile_accuracy", "best_decile_accuracy")
 """A group's mean, what one agent in ten stays below, and what one in ten exceeds; only of agents with classes."""
+
 PATIENCE = 3
 """Seconds after which scoring shows how far it is."""
 
@@ -166,7 +167,8 @@ def evaluate(
 def summarise(agents: pd.DataFrame) -> pd.DataFrame:
     """Average over the agents of each group, uniformly, one row per number of fine-tuning steps.
 
-    Columns: group, fine_tune_steps, loss, of classes ACCURACIES, and metric where there is one.
+    Columns: group, fine_tune_steps, loss, of classes accuracy, worst_decile_accuracy and best_decile_accuracy,
+    and metric where there is one.
     """
     grouped = agents.groupby(["group", "fine_tune_steps"], sort=False)
     table = grouped.agg({name: "mean" for name in ("loss", "accuracy", "metric") if name in agents})

@@ -213,7 +213,7 @@ def exploration(
     figure.alt = (
         f"Accuracy of {GROUPS[group]} after {steps_in_words(fine_tune_steps)} against "
         f"{'what was sent' if per_round else 'communication rounds'}, and against fine-tuning steps"
-        f"{', with what the worst and the best tenth of the agents begin at' if spread else ''}: {drawn_so_far}."
+        f"{', with the bounds of the worst and the best tenth of the agents' if spread else ''}: {drawn_so_far}."
     )
     if federation is None:
         strip.set_axis_off()
