@@ -220,8 +220,10 @@ def exploration(
         return figure
     _draw_strip(strip, place(0.88, inches["bottom"], 0.015, inches["strip"]), federation, holder)
     of_run = "" if holder is None else f" with {holder}"
-    agents, classes = federation.label_counts.shape
-    figure.alt += f" Below, who holds what{of_run}: {agents} agents by {classes} classes."
+    shares = shares_held(federation)
+    agents, classes = shares.shape
+    largest = f"on average, {100 * shares.max(axis=1).mean():.0f} % of an agent's samples are of its largest class"
+    figure.alt += f" Below, who holds what{of_run}: {agents} agents by {classes} classes; {largest}."
     return figure
 
 

@@ -175,14 +175,27 @@ def test_who_holds_what_names_its_run_where_there_are_several(panel):
     explorer = panel()
     explorer.set(nu=1)
     explorer.wait(60)
-    assert "Below, who holds what: 16 agents by 10 classes." in alt(explorer)
+    assert "Below, who holds what: 16 agents by 10 classes; on average, " in alt(explorer)
     press(explorer, "Pin this curve")
     explorer.set(partition="iid", nu=0)
     explorer.wait(60)
-    assert "Below, who holds what with partition = iid: 16 agents by 10 classes." in alt(explorer)
+    assert "Below, who holds what with partition = iid: 16 agents by 10 classes; on average, " in alt(explorer)
     explorer.sweep("seed")
     explorer.wait(60)
     assert "Below, who holds what with partition = iid, seed = 9: 16" in alt(explorer)
+
+
+def test_who_holds_what_is_said_to_those_who_cannot_see_it(panel):
+    explorer = panel()
+    for knobs, low, high in (
+        ({"partition": "shards", "classes_per_agent": 1}, 100, 100),
+        ({"classes_per_agent": 2}, 50, 60),  # the samples of two classes are not dealt out to the last one evenly
+        ({"partition": "iid"}, 10, 25),
+    ):
+        explorer.set(**knobs)
+        explorer.wait(60)
+        said = re.search(r"on average, (\d+) % of an agent's samples are of its largest class\.$", alt(explorer))
+        assert low <= int(said[1]) <= high
 
 
 def test_words_change_with_the_picture_that_they_are_about(panel, monkeypatch):
