@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from ports import free_port
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
@@ -40,10 +41,7 @@ def settings() -> dict[str, Any]:
     return json.loads(re.search(r"--experiment '(.*)'", block("gmfl_lite.flower_app classroom"))[1])
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+JOINS = block("flower-supernode --insecure", '"agent=$AGENT"')
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -138,8 +136,12 @@ class Classroom(ExitStack):
         return link
 
     def student(self, agent: int, *, port: int | None = None) -> Process:
-        commands = block("flower-supernode --insecure", '"agent=$AGENT"')
-        return self.terminal(f"student-{agent}", self.first_on_path + commands, agent=agent, port=port)
+        return self.terminal(f"student-{agent}", self.first_on_path + JOINS, agent=agent, port=port)
+
+    def changed_student(self, agent: int, *folders: Path) -> Process:
+        """Have a student join whose library is the one in these folders."""
+        path = f'export PYTHONPATH="{os.pathsep.join(map(str, folders))}:$PYTHONPATH"\n'
+        return self.terminal(f"student-{agent}", path + JOINS, agent=agent)
 
 
 class Wire:

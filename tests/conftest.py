@@ -15,6 +15,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one thread for each process that runs
 
 import clean_machine
 import house
+import hypothesis
 import kernels_by_files  # noqa: F401  no kernel of ours dies because another process took its port
 import numpy as np
 import pytest
@@ -27,6 +28,9 @@ from quick_settings import QUICK
 import gmfl_lite as gl
 from gmfl_lite.command_line import program
 from gmfl_lite.engine import recording
+
+hypothesis.settings.register_profile("any machine", deadline=None)  # what is slow for a moment is not wrong
+hypothesis.settings.load_profile("any machine")
 
 LONGEST = (
     "tests/flower/test_app.py",

@@ -3,26 +3,32 @@
 import json
 import os
 import secrets
+import shutil
 import signal
-import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ports import free_port
+
+SERVER = "import kernels_by_files; from jupyterlab.labapp import main; main()"
+"""JupyterLab, whose kernels take no ports."""
+
 
 @contextmanager
 def started(folder: Path) -> Iterator[Callable[[str], str]]:
     """Start JupyterLab on a folder, give what makes an address of a notebook there, and end it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    token, settings = secrets.token_hex(16), folder.with_name(f"{folder.name}-settings")
+    port, token, settings = free_port(), secrets.token_hex(16), folder.with_name(f"{folder.name}-settings")
     own = {name: str(settings / name) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR")}
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}"]
+    own["JUPYTER_RUNTIME_DIR"] = tempfile.mkdtemp()  # a short path: the kernels' sockets are in it
+    own["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
+    command = [sys.executable, "-c", SERVER, "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}"]
+    command += ["--ServerApp.port_retries=0"]
     command += [f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder}"]
     command += ["--LabApp.news_url=", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
     command += ["--LabApp.expose_app_in_browser=True"]
@@ -46,6 +52,7 @@ def started(folder: Path) -> Iterator[Callable[[str], str]]:
     finally:
         os.killpg(server.pid, signal.SIGTERM)
         server.wait(60)
+        shutil.rmtree(own["JUPYTER_RUNTIME_DIR"], ignore_errors=True)
 
 
 def until_open(page) -> None:

@@ -1,15 +1,22 @@
 """How long something took, whatever else the machine has to do."""
 
+import contextlib
 import os
 import time
+from pathlib import Path
 
 from gmfl_lite.engine.threads_and_memory import usable_cores
 
 
 def crowded(seconds: float) -> float:
-    """Return what seconds on a quiet machine may become where others take turns, and share caches."""
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 1.0
-    return seconds * max(1.0, load / usable_cores())
+    """Return what seconds on a quiet machine may become where others take turns, and share caches.
+
+    By what computes at this moment, or did in the last minute, whichever is more.
+    """
+    at_work = [1.0, os.getloadavg()[0] if hasattr(os, "getloadavg") else 1.0]
+    with contextlib.suppress(OSError):  # there is none but on Linux
+        at_work.append(float(Path("/proc/loadavg").read_text(encoding="ascii").split()[3].partition("/")[0]))
+    return seconds * max(1.0, max(at_work) / usable_cores())
 
 
 class Clock:

@@ -36,3 +36,13 @@ def opened(browser, picture, folder: Path, size: str = "wide", **how: Any) -> It
     yield frame
     assert errors == []
     context.close()
+
+
+def under_a_clock_that_stands(frame: Any) -> Any:
+    """Load a picture's page again under a clock that only `frame.page.clock.run_for` moves, and give its frame."""
+    page = frame.page
+    page.clock.install(time="2026-01-01T00:00")
+    page.reload()
+    page.clock.pause_at("2026-01-01T01:00")
+    page.frames[1].wait_for_selector("button.main")
+    return page.frames[1]

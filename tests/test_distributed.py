@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from classroom import environment, free_port, settings
+from classroom import environment, settings
+from ports import free_port
 
 import gmfl_lite as gl
 from gmfl_lite import distributed

@@ -40,6 +40,7 @@ class LatestWins:
         self._changed = threading.Condition()
         self._stop = threading.Event()
         self._waiting: Job | None = None
+        self._ended_early = False
         self._thread: threading.Thread | None = None
         self._leaving: list[threading.Thread] = []
         self._closed = False
@@ -51,17 +52,20 @@ class LatestWins:
             if self._closed:
                 return
             self._stop.set()
-            self._waiting = job
+            self._waiting, self._ended_early = job, False
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
                 self._leaving = [*(thread for thread in self._leaving if thread.is_alive()), self._thread]
                 self._thread.start()
 
     def stop(self) -> None:
-        """Ask the job at work to end and forget the one that waits; return at once."""
+        """Ask the job at work to end; return at once.
+
+        One that waits is begun with its event set: what it would say of being stopped is said, however soon that was.
+        """
         with self._changed:
             self._stop.set()
-            self._waiting = None
+            self._ended_early = True
 
     @property
     def superseded(self) -> bool:
@@ -78,9 +82,11 @@ class LatestWins:
             return self._changed.wait_for(lambda: self._thread is None, timeout)
 
     def close(self) -> None:
-        """Stop, and take no more jobs; return at once."""
-        self._closed = True
-        self.stop()
+        """Stop, forget the job that waits, and take no more; return at once."""
+        with self._changed:
+            self._closed = True
+            self._stop.set()
+            self._waiting = None
 
     def join(self, timeout: float) -> None:
         """Wait until every thread is gone, with all that torch keeps in it; that is later than its last job's end."""
@@ -97,6 +103,8 @@ class LatestWins:
                     self._changed.notify_all()
                     return
                 self._stop = stop = threading.Event()
+                if self._ended_early:
+                    stop.set()
             try:
                 job(stop)
             except BaseException as error:  # whatever it is, it is told and the next job is done

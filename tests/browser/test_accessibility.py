@@ -127,7 +127,7 @@ def test_the_panel_in_jupyterlab(new_page, tmp_path):
     with jupyter_lab.started(tmp_path / "work") as address:
         jupyter_lab.opened(page, address("panel.ipynb"))
         jupyter_lab.run_all_cells(page)
-        page.wait_for_selector(".gmfl-explorer img")
+        page.wait_for_selector(".gmfl-explorer img", timeout=600_000)  # a cold kernel
         folded = page.locator(".gmfl-explorer .gmfl-fold:not(.mod-active)")
         for scheme, first in (("light", True), ("dark", True), ("dark", False), ("light", False)):
             if not first:
@@ -137,6 +137,9 @@ def test_the_panel_in_jupyterlab(new_page, tmp_path):
             page.emulate_media(color_scheme=scheme)
             jupyter_lab.command(page, "apputils:change-theme", theme=f"JupyterLab {scheme.title()}")
             page.wait_for_function(f"document.body.dataset.jpThemeLight === '{str(scheme == 'light').lower()}'")
+            page.wait_for_function(
+                "[...document.querySelectorAll('.gmfl-explorer .noUi-handle')].every(knob => knob.ariaLabel)"
+            )
             page.wait_for_timeout(1000)
             assert violations(page, ".gmfl-explorer") == []
 

@@ -93,6 +93,10 @@ def frame_of(place, title):
     element.scroll_into_view_if_needed()
     frame = element.element_handle().content_frame()
     frame.wait_for_function("document.querySelector('button') && innerHeight > 300")
+    before, now = None, element.bounding_box()
+    while now != before:  # what is above it still takes its room
+        place.wait_for_timeout(300)
+        before, now = now, element.bounding_box()
     return frame
 
 
@@ -222,6 +226,9 @@ def test_a_stranger_sees_the_stills_and_their_words(browser, lab, page, folder):
     stills = stranger.locator(".jp-OutputArea img")
     playwright.expect(stills).to_have_count(len(CELLS))
     assert stranger.locator(".jp-OutputArea iframe").count() == 0
+    stranger.wait_for_function(
+        "[...document.querySelectorAll('.jp-OutputArea img')].every(still => still.complete && still.naturalWidth)"
+    )
     for number, cell in enumerate(notebook.cells[1:-1]):
         assert stills.nth(number).get_attribute("alt") == cell.outputs[0].data["text/plain"]
         assert stills.nth(number).bounding_box()["width"] > 300

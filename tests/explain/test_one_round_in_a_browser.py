@@ -3,7 +3,7 @@
 import chromium
 import pytest
 import torch
-from saved_page import SIZES, data_of, opened
+from saved_page import SIZES, data_of, opened, under_a_clock_that_stands
 
 import gmfl_lite as gl
 from gmfl_lite.explain.one_round import SMALL
@@ -78,9 +78,7 @@ def test_stages_come_in_order_by_keyboard_and_by_mouse(frame):
 
 def test_the_space_bar_plays_to_the_end_and_pauses(browser, picture, tmp_path):
     with opened(browser, picture, tmp_path) as frame:
-        frame.page.clock.install()
-        frame.page.reload()
-        frame = frame.page.frames[1]
+        frame = under_a_clock_that_stands(frame)
         frame.locator("h2").click()
         press(frame, "Space")
         frame.page.clock.run_for(3000)

@@ -3,7 +3,7 @@
 import chromium
 import pytest
 from chromium import playwright
-from saved_page import opened
+from saved_page import opened, under_a_clock_that_stands
 
 import gmfl_lite as gl
 
@@ -44,12 +44,7 @@ def play(browser, tmp_path):
         context = opened(browser, picture, tmp_path, **how)
         frame = context.__enter__()
         contexts.append(context)
-        frame.page.clock.install(time="2026-01-01T00:00")
-        frame.page.reload()
-        frame.page.clock.pause_at("2026-01-01T01:00")
-        frame = frame.page.frames[1]
-        frame.wait_for_selector("button.main")
-        return frame
+        return under_a_clock_that_stands(frame)
 
     yield start
     for context in contexts:

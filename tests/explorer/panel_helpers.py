@@ -82,6 +82,11 @@ def table(explorer: gl.Explorer) -> dict[str, list[str]]:
     return {name: list(values) for name, *values in zip(*rows, strict=True)}
 
 
+def under_way(explorer: gl.Explorer) -> bool:
+    """Whether a run has come to its first point."""
+    return re.search(r"\bround [1-9]", explorer.state.progress) is not None
+
+
 def same(one: gl.Result, other: gl.Result) -> bool:
     equal = all(torch.equal(one.params[name], other.params[name]) for name in other.params)
     return equal and one.history.equals(other.history) and one.experiment == other.experiment

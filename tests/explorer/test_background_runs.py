@@ -12,7 +12,7 @@ from functools import partial
 import pytest
 import torch
 from own_work import Clock, crowded
-from panel_helpers import LONG, QUICK, control, move, painted, part, press, same, threads, until, words
+from panel_helpers import LONG, QUICK, control, move, painted, part, press, same, threads, under_way, until, words
 
 import gmfl_lite as gl
 from gmfl_lite.engine import local_step, vectorized
@@ -105,7 +105,7 @@ def test_threads_that_press_at_once_leave_a_panel_that_works(panel, monkeypatch)
 def test_stop_and_run_again(panel, callback):
     explorer = panel(LONG)
     callback(press, explorer, "Run")
-    until(lambda: explorer.state.progress.startswith("round 5 "))
+    until(lambda: under_way(explorer))
     pressed = Clock()
     callback(press, explorer, "Stop")
     until(lambda: not threads("training"))
@@ -114,7 +114,7 @@ def test_stop_and_run_again(panel, callback):
     assert words(explorer).startswith("Stopped: press Run to start again. In round ")
     assert painted(explorer, "progress") == ""
     callback(press, explorer, "Run")
-    until(lambda: explorer.state.progress.startswith("round 5 "))
+    until(lambda: under_way(explorer))
     assert "s left" in explorer.state.progress
 
 
@@ -267,11 +267,12 @@ def test_timing_through_the_panel(panel, record_property):
     explorer = panel(gl.Experiment())
     explorer.wait(60)
     picture = part(explorer, "picture")
-    first_points = []
+    first_points, bars = [], []
     for nu in (5, 1, 2, 10):  # the least of several: other processes take turns, and share caches
         moved = Clock()
         move(explorer, "nu", nu)
         until(lambda: f"ν = {nu} " in picture.value)  # noqa: B023
         first_points.append(moved.seconds())
+        bars.append(crowded(1))
     record_property("explorer: first point", f"{min(first_points):.2f} s")
-    assert min(first_points) < crowded(1)
+    assert min(first_points) < max(bars)

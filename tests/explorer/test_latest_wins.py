@@ -4,7 +4,7 @@ import threading
 from functools import partial
 
 import pytest
-from panel_helpers import threads
+from panel_helpers import threads, until
 
 from gmfl_lite.explorer.latest_wins import LatestWins
 
@@ -16,7 +16,7 @@ def test_worker_does_the_last_job_only_and_one_at_a_time():
         nonlocal at_work, most
         at_work += 1
         most = max(most, at_work)
-        stop.wait(0.05)
+        stop.wait(0.05 if number == 199 else 60)
         at_work -= 1
         if not stop.is_set():
             done.append(number)
@@ -27,7 +27,7 @@ def test_worker_does_the_last_job_only_and_one_at_a_time():
     assert worker.wait(60)
     assert done == [199]
     assert most == 1
-    assert not threads()
+    until(lambda: not threads())
 
 
 def test_worker_tells_errors_and_goes_on():
@@ -44,7 +44,7 @@ def test_worker_tells_errors_and_goes_on():
 def test_worker_stops_waits_and_closes():
     worker = LatestWins("gmfl_lite test", on_error=pytest.fail)
     started = threading.Event()
-    forgotten = []
+    stopped, forgotten = [], []
 
     def job(stop: threading.Event) -> None:
         started.set()
@@ -53,10 +53,18 @@ def test_worker_stops_waits_and_closes():
     worker.submit(job)
     assert started.wait(60)
     assert worker.wait(timeout=0.05) is False
+    for stops in (True, False):
+        worker.submit(lambda stop: stopped.append(stop.is_set()))
+        if stops:
+            worker.stop()
+        assert worker.wait(60)
+    assert stopped == [True, False], "one that waits is told that it was stopped; the next one was not"
+    started.clear()
+    worker.submit(job)
+    assert started.wait(60)
     worker.submit(forgotten.append)
-    worker.stop()
-    assert worker.wait(60)
     worker.close()
+    assert worker.wait(60)
     worker.submit(forgotten.append)
     assert worker.wait(0)
     assert forgotten == []

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import ipywidgets
 import pytest
 from IPython.core.events import EventManager
-from panel_helpers import LONG, QUICK, control, everything, move, press, same, table, threads, until, words
+from panel_helpers import LONG, QUICK, control, everything, move, press, same, table, threads, under_way, until, words
 
 import gmfl_lite as gl
 from gmfl_lite.explorer.latest_wins import LatestWins
@@ -63,9 +63,9 @@ def test_close_stops_the_worker_and_takes_all_widgets_away(panel):
     before = set(instances)
     explorer = panel(LONG)
     explorer.sweep("model")
-    until(lambda: "round 5 " in explorer.state.progress)
+    until(lambda: under_way(explorer))
     explorer.close()
-    until(lambda: not threads(), 5)
+    until(lambda: not threads())
     assert set(instances) == before
     explorer.close()
     explorer.start()
@@ -107,7 +107,7 @@ def test_running_its_cell_again_closes_it(panel, notebook):
     notebook.run("b")
     assert threads("training")
     notebook.run("a")
-    until(lambda: not threads(), 5)
+    until(lambda: not threads())
     assert explorer.panel.comm is None
     assert notebook.watching() == []
 
@@ -148,7 +148,7 @@ def test_another_base_or_another_cell_takes_nothing_over(cell, panel, notebook):
 def test_a_run_that_was_at_work_is_left_as_stopped(panel, notebook):
     old = panel(LONG)
     press(old, "Run")
-    until(lambda: "round 5 " in old.state.progress)
+    until(lambda: under_way(old))
     new = notebook.run("a", lambda: panel(LONG))
     assert [curve.status for curve in new.state.curves] == ["stopped"]
     assert not new.state.busy

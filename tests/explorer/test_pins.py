@@ -3,7 +3,7 @@
 import re
 
 from matplotlib.colors import to_hex
-from panel_helpers import LONG, QUICK, control, move, painted, press, table, until
+from panel_helpers import LONG, QUICK, control, move, painted, press, table, under_way, until
 
 
 def test_pins_stay_and_are_named_by_what_differs(panel, callback):
@@ -52,7 +52,7 @@ def test_the_legend_says_what_differs_and_counts_and_looks_as_the_curves_do(pane
 def test_a_pin_grows_until_its_run_ends(panel):
     explorer = panel(LONG.replace(rounds=200))
     press(explorer, "Run")
-    until(lambda: "round 5 " in explorer.state.progress)
+    until(lambda: under_way(explorer))
     press(explorer, "Pin this curve")
     explorer.wait(60)
     assert [(len(pin.history), pin.status) for pin in explorer.state.pins] == [(41 * 10, "completed")]
@@ -64,7 +64,7 @@ def test_a_pin_grows_until_its_run_ends(panel):
 def test_a_pin_whose_run_was_replaced_is_called_stopped(panel):
     explorer = panel(LONG)
     press(explorer, "Run")
-    until(lambda: "round 5 " in explorer.state.progress)
+    until(lambda: under_way(explorer))
     press(explorer, "Pin this curve")
     explorer.set(nu=1, rounds=10)
     explorer.wait(60)

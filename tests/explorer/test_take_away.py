@@ -1,6 +1,7 @@
 """Code, table and picture to take away give what the panel shows."""
 
 import html
+import os
 import re
 import shlex
 import subprocess
@@ -132,8 +133,12 @@ def test_the_papermill_command_gives_what_the_panel_shows(panel, tmp_path):
     fedavg = explorer.run(result.experiment, weights_seed=1, progress=False).fedavg
     command = html.unescape(re.findall("<pre.*?>(.*?)</pre>", painted(explorer, "take-away"), re.DOTALL)[1])
     root = Path(__file__).parents[2]
-    command = command.replace("papermill ", f"{sys.executable} -m papermill ").replace("explored-1", f"{tmp_path}/out")
-    subprocess.run(command, shell=True, cwd=root, check=True, capture_output=True, timeout=900)
+    papermill = "import kernels_by_files, runpy; runpy.run_module('papermill', run_name='__main__')"
+    command = command.replace("papermill ", f'{sys.executable} -c "{papermill}" ')
+    command = command.replace("explored-1", f"{tmp_path}/out")
+    path = os.pathsep.join(filter(None, [str(root / "tests"), os.environ.get("PYTHONPATH")]))
+    variables = {**os.environ, "PYTHONPATH": path}
+    subprocess.run(command, shell=True, cwd=root, env=variables, check=True, capture_output=True, timeout=900)
     outputs = [out for cell in nbformat.read(tmp_path / "out.ipynb", 4).cells for out in cell.get("outputs", ())]
     tables = [out.data["text/html"] for out in outputs if "<table" in out.get("data", {}).get("text/html", "")]
     numbers = [int(number) for number in re.findall(r"<td>(\d+)</td>", tables[0])]

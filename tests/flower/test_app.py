@@ -306,18 +306,23 @@ def holds_any(content: bytes, runs: set[bytes], length: int = 32) -> bool:
 
 
 @pytest.mark.slow
-def test_one_leaves_another_comes_and_training_ends(tmp_path):
-    """Agent 1 is killed in round two, agent 3 comes in round three; no round waits longer than it may."""
+def test_one_leaves_another_comes_and_training_ends(planted, tmp_path):
+    """Agent 1 is killed in round two, before it answers; agent 3 comes in round three; no round waits too long."""
     experiment = EXPERIMENT.replace(n_agents=4)
     seconds = 60  # which the round that agent 1 leaves takes; the others need a few
-    result = tmp_path / "federation.result"
-    flower_app.write_app(
-        tmp_path / "classroom", experiment, save=str(result), round_seconds=seconds, agents_to_wait_for=3
-    )
-    with Classroom(tmp_path) as classroom:
+    changed, folder = planted("flower_app.py", "from silent import agent").parent, tmp_path / "class"
+    folder.mkdir()
+    result = folder / "federation.result"
+    how = {"save": str(result), "round_seconds": seconds, "agents_to_wait_for": 3}
+    flower_app.write_app(folder / "classroom", experiment, **how)
+    with Classroom(folder) as classroom:
         classroom.superlink(block("flower-superlink --insecure --host"))
         classroom.warm_up()
-        students = [classroom.student(number) for number in range(3)]
+        students = [
+            classroom.student(0),
+            classroom.changed_student(1, changed, Path(__file__).parent),
+            classroom.student(2),
+        ]
         start = block("gmfl_lite.flower_app classroom").split("\n", 1)[1]
         teacher = classroom.terminal("teacher", start)
         students[1].wait_for("(?s)Receiving: train.*Receiving: train", 900)
@@ -347,8 +352,7 @@ def test_one_who_lies_in_every_round_changes_nothing(post, planted, tmp_path, re
     with Classroom(tmp_path / "class") as classroom:
         classroom.superlink(block("flower-superlink --insecure --host"))
         classroom.warm_up()  # for the others: what is forked has imported the library as it is
-        path = f'export PYTHONPATH="{changed}:{Path(__file__).parent}:$PYTHONPATH"\n'
-        classroom.terminal("liar", path + block("flower-supernode --insecure", '"agent=$AGENT"'), agent=1)
+        classroom.changed_student(1, changed, Path(__file__).parent)
         for number in (0, 2):
             classroom.student(number)
         teacher = classroom.terminal("teacher", block("gmfl_lite.flower_app classroom").split("\n", 1)[1])

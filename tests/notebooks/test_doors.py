@@ -121,6 +121,8 @@ def test_alone_in_a_folder_it_runs_from_the_wheel(path, wheel, tmp_path):
     needs(parameters, path)
     without = {package for stem, (_, package) in doors.EXTRAS.items() if stem != path.stem}
     variables = clean_machine.empty_home(tmp_path, clean_machine.new_environment(tmp_path, without))
+    # The kernel takes no port that another process may have taken meanwhile.
+    shutil.copy(kernels_by_files.__file__, tmp_path / "packages" / "sitecustomize.py")
     folder = tmp_path / "alone"
     folder.mkdir()
     shutil.copy(path, folder)
