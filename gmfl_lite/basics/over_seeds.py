@@ -1,4 +1,4 @@
-"""What several seeds say together: means with intervals, and how many rounds an accuracy takes."""
+"""What several seeds say together: means with intervals."""
 
 from collections.abc import Sequence
 
@@ -69,21 +69,3 @@ def percent_over_seeds(frame: pd.DataFrame, by: Sequence[str], value: str = "acc
     table = 100 * over_seeds(frame, by, value)
     means = zip(table["mean"], table["low"], table["high"], strict=True)
     return pd.Series([f"{mean:.1f} [{low:.1f}, {high:.1f}]" for mean, low, high in means], table.index, name=value)
-
-
-def rounds_to(history: pd.DataFrame, accuracy: float) -> float:
-    """Return the first evaluated round that reaches an accuracy, or infinity if none does.
-
-    Parameters
-    ----------
-    history : one row per round, with columns round and accuracy, in any order.
-    accuracy : from 0 to 1.
-
-    Examples
-    --------
-    >>> history = pd.DataFrame({"round": [0, 10, 20], "accuracy": [0.1, 0.6, 0.7]})
-    >>> rounds_to(history, 0.5), rounds_to(history, 0.9)
-    (10.0, inf)
-    """
-    reached = history.loc[history["accuracy"] >= accuracy, "round"]
-    return float(reached.min()) if len(reached) else float("inf")

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gmfl_lite.basics.over_seeds import over_seeds, rounds_to
+from gmfl_lite.basics.over_seeds import over_seeds
 
 
 def test_the_interval_is_the_one_of_all_possible_draws():
@@ -27,8 +27,3 @@ def test_groups_keep_their_order_and_missing_values_do_not_count():
     assert np.isnan(table.loc[(1, "y"), "low"])
     with pytest.raises(ValueError, match="'nuu'"):
         over_seeds(frame, ["nuu"])
-
-
-def test_rounds_to():
-    history = pd.DataFrame({"round": [20, 0, 10], "accuracy": [0.7, 0.1, 0.6]})
-    assert [rounds_to(history, accuracy) for accuracy in (0.05, 0.6, 0.61, 0.71)] == [0, 10, 20, math.inf]
