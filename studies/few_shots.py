@@ -65,7 +65,7 @@ A_FEW = (
     "ν = 3",
     "no training",
 )
-"""Those that have been tried so far, in every regime."""
+"""Those that have been tried in every regime of PLAN."""
 
 
 @dataclass(frozen=True)
@@ -151,11 +151,11 @@ class Cell:
 
 
 PLAN = {
-    Regime(): A_FEW,
-    Regime(rounds=30): A_FEW,
+    Regime(): (*A_FEW, "FedProx, τ = 5"),
+    Regime(rounds=30): tuple(METHODS),
     Regime(shots=None, rounds=30): A_FEW,
 }
-"""Which methods are tried in which regimes; those of METHODS that are not here have not been tried yet."""
+"""Which methods are tried in which regimes; those of METHODS that are not here have not been tried there yet."""
 COMPARISONS = 24
 """How many leads may be looked at, which together hold with 95 %: those of PLAN, and of one regime more."""
 
