@@ -131,9 +131,11 @@
   });
 
   const facts = make("dl", { class: "facts" });
-  const plane = make("svg", { class: "plane", role: "img" });
+  const plane = make("svg", { role: "img" });
+  const seen = make("figure", { class: "plane" }, plane, make("figcaption", {}, "Seen from above: solid, local steps from w; " +
+    `dotted, fine-tuning; ■, the average. This plane holds ${data.share} % of the updates' squared lengths.`));
   const server = make("section", { class: "server", "aria-label": "server" },
-    make("div", {}, make("h3", {}, "Server"), dots, facts), plane);
+    make("div", {}, make("h3", {}, "Server"), dots, facts), seen);
   document.body.append(
     make("div", { class: "controls" }, back, step, player.button, bar), line, said, server,
     make("div", { class: "cards", style: `--columns: ${nu + 1}` }, ...cards.map(({ box }) => box)),
@@ -204,35 +206,50 @@
     drawPlane(at, p);
   };
 
-  // The updates seen from above, in the plane that holds most of them; the average of the arrows is the arrow of the average.
+  // Where everybody is, seen from above, in the plane that holds most of the updates: an agent's local steps from w, and
+  // the fine-tuning that looks ahead from there. The average of the arrows is the arrow of the average.
+  const FROM_W = data.walks.map((walk) => [[0, 0], ...walk.map((points) => points.at(-1))]);
+  const SEEN = [[0, 0], ...data.walks.flat(2)];
+  const FARTHEST = Math.max(1e-12, ...SEEN.flat().map(Math.abs));
+  const spot = ([x, y]) => [(100 * x) / FARTHEST, (-100 * y) / FARTHEST];
+  const joined = (points) => points.map((point) => spot(point).map((at) => at.toFixed(2)).join(",")).join(" ");
+  const BOX = [0, 1].map((axis) => SEEN.map((point) => spot(point)[axis])).map((all) => [Math.min(...all), Math.max(...all)]);
+  plane.setAttribute("viewBox", `${BOX[0][0] - 46} ${BOX[1][0] - 18} ${BOX[0][1] - BOX[0][0] + 92} ${BOX[1][1] - BOX[1][0] + 36}`);
+
   const drawPlane = (at, p) => {
     plane.replaceChildren();
-    plane.toggleAttribute("hidden", at < 6);
-    if (at < 6) return;
-    const farthest = Math.max(1e-12, ...data.plane.flat().map(Math.abs));
-    const points = data.plane.map(([x, y]) => [(100 * x) / farthest, (-100 * y) / farthest]);
-    const ends = (axis) => [Math.min(0, ...points.map((point) => point[axis])), Math.max(0, ...points.map((point) => point[axis]))];
-    const [[left, right], [top, bottom]] = [ends(0), ends(1)];
-    plane.setAttribute("viewBox", `${left - 40} ${top - 16} ${right - left + 80} ${bottom - top + 32}`);
-    const arrow = ([x, y], kind) => plane.append(make("line", { x1: 0, y1: 0, x2: x, y2: y, class: kind }));
-    const text = ([x, y], what, kind = "") => plane.append(make("text", {
-      x: x + (x < 0 ? -6 : 6), y: y + (y < 0 ? -3 : 11), "text-anchor": x < 0 ? "end" : "start", class: kind }, what));
-    points.forEach((point, place) => {
-      const out = dropped.has(place);
-      arrow(point, out ? "update out" : "update");
-      plane.append(make("circle", { cx: point[0], cy: point[1], r: 3.5, class: out ? "out" : "update" }));
-      text(point, data.short[place], out ? "out" : "");
+    const { t, j } = stages[now];
+    const taken = at < 2 ? 0 : at < 5 ? t : t + 1; // local steps
+    const tuned = at < 2 || at > 4 ? 0 : at === 2 ? j + 1 : nu; // fine-tuning steps from there
+    const add = (what, more, ...inside) => plane.append(make(what, more, ...inside));
+    const names = [];
+    picked.forEach((_, place) => {
+      const out = dropped.has(place) ? " out" : "";
+      const way = FROM_W[place].slice(0, taken + 1);
+      const here = way.at(-1);
+      const ahead = [here, ...(tuned ? data.walks[place][t].slice(0, tuned) : [])];
+      if (tuned) add("polyline", { points: joined(ahead), class: `ahead${out}` });
+      for (const point of ahead.slice(1)) add("circle", { cx: spot(point)[0], cy: spot(point)[1], r: 2, class: `ahead${out}` });
+      add("polyline", { points: joined(way), class: `update${out}` });
+      for (const point of way.slice(1)) add("circle", { cx: spot(point)[0], cy: spot(point)[1], r: 3.5, class: `update${out}` });
+      const [x, y] = spot(ahead.at(-1));
+      if (taken || tuned) names.push({ x, y: y + (y < 0 ? -3 : 9), name: data.short[place], out });
     });
-    plane.append(make("circle", { cx: 0, cy: 0, r: 4, class: "start" }));
     if (at === 7 && kept().length) {
-      const mean = [0, 1].map((axis) => points.reduce((sum, point, place) => sum + p[place] * point[axis], 0));
-      arrow(mean, "average");
-      plane.append(make("rect", { x: mean[0] - 5, y: mean[1] - 5, width: 10, height: 10, class: "average" }));
+      const mean = spot([0, 1].map((axis) => FROM_W.reduce((sum, way, place) => sum + p[place] * way.at(-1)[axis], 0)));
+      add("line", { x1: 0, y1: 0, x2: mean[0], y2: mean[1], class: "average" });
+      add("rect", { x: mean[0] - 5, y: mean[1] - 5, width: 10, height: 10, class: "average" });
     }
-    const what = `The updates wᵢ − w of the agents as arrows from w, in the plane that holds ${data.share} % of their squared length` +
-      (at === 7 ? "; the thick arrow with a square is their average." : ".");
-    plane.setAttribute("aria-label", what);
-    plane.append(make("title", {}, what));
+    // From top to bottom, a line of its own for every name.
+    names.sort((one, other) => one.y - other.y).forEach((one, place) => {
+      const above = names.slice(0, place).filter(({ x }) => Math.abs(x - one.x) < 40).map(({ y }) => y + 12);
+      one.y = Math.max(one.y, ...above);
+      add("text", { x: one.x + (one.x < 0 ? -6 : 6), y: one.y, "text-anchor": one.x < 0 ? "end" : "start", class: one.out }, one.name);
+    });
+    add("circle", { cx: 0, cy: 0, r: 4, class: "start" });
+    if (!taken) add("text", { x: -7, y: 4, "text-anchor": "end", class: "start" }, "w");
+    plane.setAttribute("aria-label", `Where the agents are, seen from the server's w: ${many(taken, "local step")} taken` +
+      (tuned ? `, ${many(tuned, "fine-tuning step")} looked ahead.` : ".") + (at === 7 ? " The square is the average." : ""));
   };
 
   const show = () => {

@@ -1,6 +1,5 @@
 """One round of training as a picture that moves: pick, send, fine-tune, look back, step, average; drop an agent."""
 
-import torch
 from torch import nn
 
 from ..experiment import Experiment
@@ -74,8 +73,7 @@ def one_round(
 
 def _data(measured: Round) -> dict[str, object]:
     experiment, federation, w = measured.experiment, measured.federation, measured.w
-    products = measured.inner_products()
-    plane, share = _plane(products)
+    walks, share = measured.plane()
     names = [federation.name_of(agent) for agent in measured.picked]
     moved = {
         "average": norm({name: measured.average[name] - w[name] for name in w}).item(),
@@ -101,8 +99,8 @@ def _data(measured: Round) -> dict[str, object]:
             )
         ],
         "short": [name.removeprefix("agent ")[:12] for name in names],
-        "products": products.tolist(),
-        "plane": plane.tolist(),
+        "products": measured.inner_products().tolist(),
+        "walks": walks.tolist(),
         "share": int(100 * share),
         **moved,
     }
@@ -116,18 +114,6 @@ def _holds(federation: Federation, agent: int) -> str:
     counts = federation.label_counts.iloc[agent].sort_values(ascending=False, kind="stable")
     held = [str(name) for name in counts.index[counts > 0]]
     return f"{text}, most of {', '.join(held[:CLASSES_NAMED])}"
-
-
-def _plane(products: torch.Tensor) -> tuple[torch.Tensor, float]:
-    """Return the updates in the plane of their two main directions [agents, 2], and which share of them lies there."""
-    values, vectors = torch.linalg.eigh(products)
-    values, vectors = values.flip(0)[:2].clamp(min=0), vectors.flip(1)[:, :2]
-    # An eigenvector's sign is free; this makes it the same on every machine.
-    signs = vectors.gather(0, vectors.abs().argmax(0, keepdim=True)).sign()
-    plane = torch.zeros(len(products), 2, dtype=products.dtype)
-    plane[:, : len(values)] = vectors * signs * values.sqrt()
-    total = products.diagonal().sum()
-    return plane, 1.0 if total == 0 else (values.sum() / total).clamp(max=1).item()
 
 
 def _in_words(measured: Round, data: dict[str, object]) -> str:

@@ -60,6 +60,8 @@ class Round:
     weights : how much each of them counts in the average, before scaling to a sum of one.
     steps : for each of them, its τ local steps.
     updates : what came back, a dict of tensors [agents, …].
+    walks : where each agent is on its way, seen from the server's w: in every local step w⁽¹⁾ … w⁽ᵛ⁾ and then w_i, a
+        tensor [agents, τ, ν + 1, parameters].
     """
 
     experiment: Experiment
@@ -72,6 +74,7 @@ class Round:
     weights: torch.Tensor
     steps: list[list[LocalStep]] = field(repr=False)
     updates: Params = field(repr=False)
+    walks: torch.Tensor = field(repr=False)
 
     def inner_products(self) -> torch.Tensor:
         """Return ⟨w_i − w, w_k − w⟩ of all pairs [agents, agents], float64: what any average's displacement is made of.
@@ -80,6 +83,24 @@ class Round:
         """
         away = [(sent.double() - self.w[name].double()).flatten(1) for name, sent in self.updates.items()]
         return sum((part @ part.T for part in away), torch.zeros((), dtype=torch.float64))
+
+    def plane(self) -> tuple[torch.Tensor, float]:
+        """Return the walks in the plane that holds most of the updates, and which share of their squared lengths it holds.
+
+        The plane's axes are the two main directions of the updates; the walks there are [agents, τ, ν + 1, 2], float64.
+        """
+        values, vectors = torch.linalg.eigh(self.inner_products())
+        values, vectors = values.flip(0)[:2].clamp(min=0), vectors.flip(1)[:, :2]
+        # An eigenvector's sign is free; this makes it the same on every machine.
+        vectors = vectors * vectors.gather(0, vectors.abs().argmax(0, keepdim=True)).sign()
+        walks, lengths = self.walks.double(), values.sqrt()
+        updates = walks[:, -1, -1]
+        # A main direction is a sum of updates, Σ_i vectors_i (w_i − w), scaled to a length of one.
+        axes = updates.T @ torch.where(lengths > 1e-9 * lengths[0], vectors / lengths, 0)
+        seen = torch.zeros(*walks.shape[:-1], 2, dtype=walks.dtype)
+        seen[..., : axes.shape[1]] = walks @ axes
+        total = updates.square().sum()
+        return seen, 1.0 if total == 0 else (values.sum() / total).clamp(max=1).item()
 
 
 @modestly
@@ -120,13 +141,15 @@ def measure_round(experiment: Experiment, federation: Federation | None, model: 
             w = later
     picked = picked_in(round, experiment, federation)
     one = one_step(loss_fn, None, **estimate_settings(experiment, w))
-    steps, sent = [], []
+    steps, sent, walks = [], [], []
     for agent in picked.tolist():
-        taken, w_i = [], w
+        taken, walk, w_i = [], [], w
         for support, query in batches_of(agent, experiment, federation, round):
-            step, w_i = _local_step(experiment, loss_fn, one, w, w_i, support, query)
+            step, tuned, w_i = _local_step(experiment, loss_fn, one, w, w_i, support, query)
             taken.append(step)
+            walk.append(torch.stack([_away(point, w) for point in (*tuned, w_i)]))
         steps.append(taken)
+        walks.append(torch.stack(walk))
         sent.append(w_i)
     updates = {name: torch.stack([w_i[name] for w_i in sent]) for name in w}
     sizes = federation.train_sizes[picked]
@@ -135,7 +158,12 @@ def measure_round(experiment: Experiment, federation: Federation | None, model: 
     after = engine.server_step(w, average)
     mean = torch.tensor([step.query[-1] for taken in steps for step in taken]).mean().item()
     check_round(mean, after, limit)
-    return Round(experiment, federation, round, w, average, after, picked.tolist(), weights, steps, updates)
+    seen = torch.stack(walks)
+    return Round(experiment, federation, round, w, average, after, picked.tolist(), weights, steps, updates, seen)
+
+
+def _away(point: Params, start: Params) -> torch.Tensor:
+    return torch.cat([(point[name] - start[name]).flatten() for name in start])
 
 
 def _local_step(
@@ -146,8 +174,8 @@ def _local_step(
     w: Params,
     support: list[Batch],
     query: Batch,
-) -> tuple[LocalStep, Params]:
-    """Return the numbers of one local step from w, and where it leads."""
+) -> tuple[LocalStep, list[Params], Params]:
+    """Return the numbers of one local step from w, the fine-tuned w⁽¹⁾ … w⁽ᵛ⁾, and where it leads."""
     lr, part = experiment.fine_tune_lr, moving(w, experiment.personal)
     points = [w]
     for batch in support:
@@ -176,4 +204,4 @@ def _local_step(
         gradient=norm(gradient).item(),
         displacement=norm({name: after[name] - start[name] for name in start}).item(),
     )
-    return step, after
+    return step, points[1:], after

@@ -91,7 +91,7 @@ def test_losses_and_gradients_are_those_of_plain_autograd():
 
     measured = measure_round(experiment, federation, model, 0)
     alpha = experiment.fine_tune_lr
-    for agent, (step,) in zip(measured.picked, measured.steps, strict=True):
+    for agent, (step,), (walk,) in zip(measured.picked, measured.steps, measured.walks, strict=True):
         ((support, query),) = batches_of(agent, experiment, federation, 0)
         points = [flat]
         for batch in support:
@@ -105,6 +105,8 @@ def test_losses_and_gradients_are_those_of_plain_autograd():
         assert step.back == pytest.approx([one.norm().item() for one in v], abs=1e-10)
         assert step.gradient == pytest.approx(v[-1].norm().item(), abs=1e-10)
         assert step.displacement == pytest.approx(experiment.meta_lr * v[-1].norm().item(), abs=1e-10)
+        expected = torch.stack([*points[1:], flat - experiment.meta_lr * v[-1]]) - flat
+        torch.testing.assert_close(walk, expected, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize(
@@ -144,15 +146,29 @@ def test_inner_products_give_the_length_of_every_average(weighting):
 
 
 def test_the_plane_keeps_lengths_and_angles_where_two_agents_span_all():
-    data = data_of(gl.explain.one_round(SMALL.replace(agents_per_round=2)))
-    plane = torch.tensor(data["plane"], dtype=torch.float64)
-    torch.testing.assert_close(plane @ plane.T, torch.tensor(data["products"], dtype=torch.float64))
+    experiment = SMALL.replace(agents_per_round=2)
+    data = data_of(gl.explain.one_round(experiment))
+    seen = torch.tensor(data["walks"], dtype=torch.float64).flatten(0, 2)
+    walks = measure_round(experiment, None, None, 0).walks.flatten(0, 2)
+    ends = [experiment.local_steps * (experiment.nu + 1) * agent - 1 for agent in (1, 2)]
+    # Whatever stands out of the plane, its product with an update is that of its shadow.
+    torch.testing.assert_close(seen @ seen[ends].T, walks @ walks[ends].T)
+    torch.testing.assert_close(seen[ends] @ seen[ends].T, torch.tensor(data["products"], dtype=torch.float64))
+    assert (seen.norm(dim=1) <= walks.norm(dim=1) + 1e-10).all()
     assert data["share"] == 100
 
 
+def test_a_local_step_starts_where_the_last_one_ended():
+    measured = measure_round(SMALL.replace(nu=1, local_steps=3), None, None, 0)
+    displacements = [[step.displacement for step in steps] for steps in measured.steps]
+    torch.testing.assert_close(measured.walks[:, :, -1].norm(dim=2), torch.tensor(displacements, dtype=torch.float64))
+    looked_ahead = (measured.walks[:, 1:, 0] - measured.walks[:, :-1, -1]).norm(dim=2)
+    assert (looked_ahead < measured.walks[:, 1:, 0].norm(dim=2)).all()
+
+
 def test_one_agent_and_no_movement_are_no_trouble():
-    data = data_of(gl.explain.one_round(SMALL.replace(agents_per_round=1, meta_lr=1e-300)))
-    assert data["plane"] == [[0, 0]]
+    data = data_of(gl.explain.one_round(SMALL.replace(agents_per_round=1, meta_lr=1e-300, local_steps=1)))
+    assert data["walks"] == [[[[0, 0]] * 4]]
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,31 @@ def test_numbers_shown_are_the_data(frame, picture):
             assert moved == f"‖g‖ = {step['gradient']:#.3g}; ‖wᵢ − w‖ = {step['displacement']:#.3g}"
 
 
+def test_agents_walk_as_they_did(frame, picture):
+    """In every stage: local steps that are taken, and fine-tuning from where the agent is, in the data's proportions."""
+    walks = torch.tensor(data_of(picture)["walks"], dtype=torch.float64)  # [agents, τ, ν + 1, 2]
+    scale = 100 / walks.abs().max()
+
+    def drawn(kind):
+        circles = frame.locator(f"circle.{kind}")
+        places = circles.evaluate_all(
+            "all => all.map(one => [Number(one.getAttribute('cx')), Number(one.getAttribute('cy'))])"
+        )
+        return torch.tensor(places, dtype=torch.float64).reshape(-1, 2) * torch.tensor([1, -1]) / scale
+
+    for at, (taken, tuned) in enumerate(
+        2 * [(0, 0)] + [(0, 1), *5 * [(0, 2)], (1, 0)] + [(1, 1), *5 * [(1, 2)], (2, 0)] + 2 * [(2, 0)]
+    ):
+        frame.evaluate(f"gmfl.goTo({at})")
+        torch.testing.assert_close(drawn("update"), walks[:, :taken, -1].flatten(0, 1), atol=1e-6, rtol=0)
+        ahead = walks[:, min(taken, 1), :tuned].flatten(0, 1)
+        torch.testing.assert_close(drawn("ahead"), ahead, atol=1e-6, rtol=0)
+        words = frame.locator("svg[role=img]").get_attribute("aria-label")
+        assert f"{taken} local step" in words
+        assert ("looked ahead" in words) == bool(tuned)
+        assert frame.locator("rect.average").count() == (phase(frame) == "average")
+
+
 def test_dropping_agents_gives_the_average_of_the_others(frame):
     """By Enter and by mouse, at the end and before it; the numbers are those of gl.aggregate."""
     measured = measure_round(EXPERIMENT, None, None, 0)
@@ -160,7 +185,7 @@ def test_it_fits_and_says_what_it_is(browser, picture, tmp_path, size, scheme):
         assert frame.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         names = frame.evaluate("[...document.querySelectorAll('button.drop')].map(e => e.ariaLabel)")
         assert len({*names}) == 4
-        assert frame.locator("svg").get_attribute("aria-label").startswith("The updates")
+        assert frame.locator("svg").get_attribute("aria-label").startswith("Where the agents are")
 
 
 def test_focus_is_seen(frame):
