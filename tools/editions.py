@@ -3,9 +3,9 @@
 python tools/editions.py student notebooks/*.ipynb    into build/student
 python tools/editions.py teacher notebooks/*.ipynb    into build/teacher
 
-The students' edition leaves out the Markdown cell right below a cell that ends in `.then(…)` of gl.predict: students
-write down there what they notice. Teachers get the notebooks as they are, with an answer below each question, from
-for-teachers.md and from the exercises' own solutions.
+The students' edition leaves out what the notebooks say of a result: each *Notice*, where students write down what they
+notice themselves, and each *Why* below a question. Teachers get the notebooks as they are, with an answer
+below each question, from for-teachers.md and from the exercises' own solutions.
 """
 
 import copy
@@ -19,17 +19,19 @@ import gmfl_lite as gl
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "notebooks" / "for-teachers.md"
-YOURS = "**Notice:** what do you see? Was your prediction right? Write two or three sentences here."
+YOURS = "**Notice:** what do you see? If you predicted it, were you right? Write two or three sentences here."
 
 _ASKS = re.compile(r"\*Predict:\*|\bgl\.predict\(")
+_WHY = re.compile(r"\n\*Why:\*.*")
 _CHECKS = re.compile(r"gl\.exercises\.(\w+)\.check\(")
 _ROW = re.compile(r"^\| (\d\d) \| (.*?) \| (.*) \|$", re.MULTILINE)
 
 
 def held_back(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
-    """Return the Markdown cells that say what a figure shows which `gl.predict` holds back."""
-    pairs = zip(notebook.cells, notebook.cells[1:], strict=False)
-    return [after for before, after in pairs if _holds(before) and after.cell_type == "markdown"]
+    """Return the Markdown cells that tell what to notice, and those below what `gl.predict` holds back."""
+    pairs = zip([None, *notebook.cells], notebook.cells, strict=False)
+    texts = [(before, cell) for before, cell in pairs if cell.cell_type == "markdown"]
+    return [cell for before, cell in texts if cell.source.startswith("**Notice**") or (before and _holds(before))]
 
 
 def _holds(cell: nbformat.NotebookNode) -> bool:
@@ -44,6 +46,8 @@ def student(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     for cell in made.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
+        elif "*Predict:*" in cell.source:
+            cell.source = _WHY.sub("", cell.source)
     badges = re.compile(r"^\[!\[Open in .*\n\n?", flags=re.MULTILINE)  # they open the edition with outputs
     made.cells[0].source = badges.sub("", made.cells[0].source)
     return made

@@ -37,6 +37,7 @@
     make("svg", { viewBox: "0 0 34 10", width: 34, height: 10, "aria-hidden": "true" }, make("line", { x1: 0, y1: 5, x2: 34, y2: 5, class: kind })), text);
   const keys = make("p", { class: "legend" }, key("mean", "mean of the agents"), key("best", "best"), key("worst", "worst"), key("own", "the agent chosen"));
   document.body.append(
+    make("h1", {}, "What fine-tuning does to one agent's model"),
     make("div", { class: "controls" }, player.button,
       make("label", { class: "slide" }, "Fine-tuning steps ", slider, shownSteps), make("label", {}, "Agent ", menu)),
     said, samples, make("div", { class: "curves" }, ...curves.map(({ figure }) => figure)), keys);
@@ -54,7 +55,7 @@
     const words = `${data.kind === "images" ? "Image" : "Sample"} ${agent.shown.rows[place]}: ${is}; the model calls it ${called}, ` +
       `${hit ? "right" : "wrong"}; before fine-tuning, ${agent.shown.called[0][place]}.`;
     return make("li", {}, make("div", { class: hit ? "tile right" : "tile wrong", role: "img", "aria-label": words, title: words },
-      ...image, make("span", { class: "is" }, `is ${is}`),
+      ...image, make("span", { class: "is" }, `label ${is}`),
         make("span", { class: "called" }, `${hit ? "✓" : "✗"} says ${called}`)));
   });
 
@@ -124,7 +125,7 @@
     const at = axes(svg, [0, most], heights(), "fine-tuning steps", CURVE);
     const [x, bottom] = at(steps, 0);
     svg.append(make("line", { x1: x, y1: at(0, heights()[1])[1], x2: x, y2: bottom, class: "now" }));
-    for (const [kind, values] of Object.entries({ best, worst, own: agent.score, mean })) {
+    for (const [kind, values] of Object.entries({ own: agent.score, best, worst, mean })) {
       line(svg, values.map((y, place) => at(place, y)), kind);
       svg.append(dot(at(steps, values[steps]), kind));
     }
@@ -141,9 +142,10 @@
     const current = lines.filter((one) => one.steps <= steps).pop() ?? lines[0];
     const at = axes(svg, [0, Math.max(1, data.round)], heights(), "communication rounds", CURVE);
     for (const one of lines) if (one !== current) line(svg, one.points.map(([x, y]) => at(x, y)), "other");
+    const others = lines.filter((one) => one !== current).map((one) => one.steps);
     line(svg, current.points.map(([x, y]) => at(x, y)), "mean");
     for (const [x, y] of current.points.slice(-1)) svg.append(dot(at(x, y), "mean"));
-    caption.textContent = `Over the rounds: mean ${score} ${after(current.steps)}; thin: other numbers of steps`;
+    caption.textContent = `Over the rounds: mean ${score} ${after(current.steps)}` + (others.length ? `; thin: after ${others.join(", ")}` : "");
     const [first, last] = [current.points[0], current.points[current.points.length - 1]];
     svg.setAttribute("aria-label", `Mean ${score} of ${group().name} ${after(current.steps)}: ${value(first[1])} at round ${first[0]}, ` +
       `${value(last[1])} at round ${last[0]}.`);
@@ -159,7 +161,9 @@
       `${steps ? `; before fine-tuning, ${right(0)}` : ""}.`;
     said.textContent = `${agent.name} ${after(steps)}${steps ? ` of size α = ${data.fine_tune_lr} on its ${many(agent.tuned_on, "sample")}` : ""}: ` +
       `${score} ${value(agent.score[steps])} on the ${many(agent.scored, "sample")} that it is scored on.${counted}` +
-      (data.moves === "all" ? "" : ` Fine-tuning moves the ${data.moves} alone.`);
+      (agent.group === "new" ? " New: nobody has trained on its samples." : "") +
+      (data.moves === "all" ? "" : ` Fine-tuning moves the ${data.moves} alone.`) +
+      (data.renamed ? ` A label is this agent's own name for the class: each gives ${data.renamed} of them other names.` : "");
     drawSamples();
     drawRounds(curves[0]);
     drawSteps(curves[1]);

@@ -101,6 +101,7 @@ def adaptation(
         "round": result.round,
         "fine_tune_lr": experiment.fine_tune_lr,
         "moves": experiment.personal,
+        "renamed": experiment.permuted_classes,
         "agents": agents,
         "groups": {
             group: _range(rows, score, GROUPS[str(group)]) for group, rows in scores.groupby("group", sort=False)

@@ -4,6 +4,7 @@
 (() => {
   const { data, make, colour } = gmfl;
   const MOST_ROUNDS = 60;
+  const REST = 0.3; // of the drawing's units: who moves less in a round has come to rest
   const [WIDTH, HEIGHT] = [560, 560 / data.aspect]; // of the drawing, in its own units
   const GRID = 45; // points along each side at which the loss is computed
   const LEVELS = 10;
@@ -44,6 +45,7 @@
   const joined = (points) => points.map((w) => near(w).map((at) => at.toFixed(1)).join(",")).join(" ");
   const finite = (w) => w.every((at) => Math.abs(at) < 1e6);
   const inside = (w) => [Math.min(right, Math.max(left, w[0])), Math.min(top, Math.max(bottom, w[1]))];
+  const apart = ([x0, y0], [x1, y1]) => Math.hypot(x1 - x0, y1 - y0);
   const minus = (number) => number.replace("-", "−");
   const shown = (number) => minus(Number.isFinite(number) ? number.toPrecision(3).replace("e", "·10^") : "∞");
   const placed = (w) => `(${w.map((at) => minus(at.toFixed(2))).join(", ")})`;
@@ -66,6 +68,18 @@
     make("circle", { class: "knob", r: 10 }),
     make("text", { y: 5 }, "w"),
   );
+  // Whole numbers along both axes, as far as the letters of the axes leave room.
+  const scale = () => {
+    const whole = (low, high) => Array.from({ length: Math.floor(high) - Math.ceil(low) + 1 }, (_, k) => Math.ceil(low) + k);
+    const number = (at, place) => make("text", { class: "tick", ...place }, minus(String(at)));
+    return [
+      ...whole(left, right).filter((at) => across(at) > 20 && across(at) < WIDTH - 60)
+        .map((at) => number(at, { x: across(at), y: HEIGHT - 9, "text-anchor": "middle" })),
+      ...whole(bottom, top).filter((at) => down(at) > 40 && down(at) < HEIGHT - 20).map((at) => number(at, { x: 9, y: down(at) + 5 })),
+    ];
+  };
+  const [height, hidden] = [[19, "height"], [38, "hidden-arrows"]].map(([y, name]) =>
+    make("text", { class: `axis ${name}`, x: WIDTH - 8, y, "text-anchor": "end" }));
   const optima = data.agents.map(({ name }) =>
     make("g", { class: "optimum" }, make("circle", { r: 11 }), make("text", { y: 4.5 }, name.slice(0, 2))));
   const drawing = make(
@@ -73,6 +87,7 @@
     { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "group", "aria-label": "The mean loss over w₁ and w₂" },
     make("text", { class: "axis", x: WIDTH - 8, y: HEIGHT - 9, "text-anchor": "end" }, "w₁ →"),
     make("text", { class: "axis", x: 9, y: 19 }, "w₂ ↑"),
+    ...scale(), height, hidden,
     lowestMark, paths, ...optima, trails, arrows, handle,
   );
 
@@ -120,7 +135,7 @@
       change: (local_steps) => change({ local_steps }),
     }),
     meta_lr: stepSize("β: local step", "meta_lr"),
-    backprop_steps: slider("m: factors kept", {
+    backprop_steps: slider("m: Hessian factors kept", {
       max: most, value: state.settings.backprop_steps,
       words: (m) => (m > state.nu ? `${m} (all ${state.nu})` : String(m)),
       change: (backprop_steps) => change({ backprop_steps }),
@@ -132,6 +147,15 @@
   const select = make("select", { onchange: () => change({ method: select.value }) }, ...options);
   const gradient = make("label", { class: "choice" }, make("span", {}, "meta-gradient"), select);
 
+  // As it was when the page was opened.
+  const afresh = () => {
+    Object.assign(state, { w: data.start, nu: data.nu, settings: { ...data.settings } });
+    for (const name of ["nu", "local_steps", "backprop_steps"]) knobs[name].set(data[name] ?? data.settings[name]);
+    for (const name of ["fine_tune_lr", "meta_lr"]) knobs[name].set(20);
+    select.value = data.settings.method;
+    restart();
+  };
+
   const button = (words, onclick) => make("button", { type: "button", onclick }, words);
   const player = gmfl.player({
     step: () => oneRound(),
@@ -139,7 +163,7 @@
     every: 350, calmly: 0, words: "Play rounds",
   });
   const step = button("Step", () => { player.pause(); oneRound(); });
-  const reset = button("Reset", () => { state.w = data.start; restart(false); });
+  const reset = button("Reset", afresh);
   const status = make("p", { class: "status", role: "status" });
 
   const swatch = ({ colour }, index) => {
@@ -155,7 +179,7 @@
     const head = make("th", { scope: "row" }, swatch(method, index), name);
     return { name, place, now, tuned, row: make("tr", {}, head, place, now, tuned) };
   });
-  const head = ["method", "its w", "not fine-tuned"].map((text) => make("th", { scope: "col" }, text));
+  const head = ["method", "its w", "before fine-tuning"].map((text) => make("th", { scope: "col" }, text));
   const table = make("table", {}, caption, make("thead", {}, make("tr", {}, ...head, after)),
     make("tbody", {}, ...rows.map(({ row }) => row)));
 
@@ -164,9 +188,11 @@
       "name.",
     "Arrows: one round. From w each agent takes τ local steps of size β down its own loss after 0, 1 or ν fine-tuning " +
       "steps; the server averages. The tip is the next w.",
-    "Rings: equal mean loss after ν fine-tuning steps. × is the lowest point in the picture, and moves with ν.",
-    "All take the same β and τ. A large ν often makes the landscape flatter, and the way down longer: compare where " +
-      "they come to rest.",
+    "Rings: equal mean loss after ν fine-tuning steps, least at ×. Every ν has shades of its own: read the numbers in the " +
+      "corner, not the contrast. A large ν often makes the landscape flatter, and the way down longer.",
+    "× moves with ν: an agent whose loss is steep fine-tunes fast from anywhere, so w may wait near those that are slow.",
+    "Meta-gradient: exact goes back through all ν steps, with a Hessian factor for each; truncated keeps the last m of " +
+      "them, first-order none, and both may come to rest beside ×.",
   ];
   const legend = make("ul", { class: "legend" }, ...LEGEND.map((words) => make("li", {}, words)));
 
@@ -202,6 +228,7 @@
     const range = Math.max(...values) - lowest;
     const logs = values.map((value) => Math.log(value - lowest + 1e-3 * range + Number.MIN_VALUE));
     const [low, high] = [Math.min(...logs), Math.max(...logs)];
+    height.textContent = `mean loss here: ${shown(lowest)} to ${shown(Math.max(...values))}`;
     return { at: values.indexOf(lowest), heights: logs.map((log) => ((log - low) / (high - low || 1)) * LEVELS) };
   };
 
@@ -221,6 +248,7 @@
   };
 
   const paint = () => {
+    drawing.style.setProperty("--unit", String(WIDTH / (drawing.getBoundingClientRect().width || WIDTH)));
     const side = shades.width;
     const context = shades.getContext("2d");
     const image = context.createImageData(side, side);
@@ -253,7 +281,10 @@
     paths.replaceChildren(...data.agents.flatMap((_, agent) => {
       const visited = gmfl.path(agent, state.w, state.nu).filter(finite);
       const dots = visited.slice(1).map((w) => make("circle", { cx: near(w)[0], cy: near(w)[1], r: 3 }));
-      return [make("polyline", { points: joined(visited) }), ...dots];
+      const [x, y] = near(visited.at(-1));
+      const free = [state.w, data.agents[agent].optimum].every((w) => apart([x, y], near(w)) > 26);
+      const name = free ? [make("text", { class: "axis", x: x + 6, y: y - 6 }, data.agents[agent].name.slice(0, 2))] : [];
+      return [make("polyline", { points: joined(visited) }), ...dots, ...name];
     }));
   };
 
@@ -273,11 +304,19 @@
     return [make("polygon", { points: `${x1},${y1} ${corner(1)} ${corner(-1)}`, fill: colour, class: "head" })];
   };
 
+  // Where a round would lead from w; once rounds are played their trails say it. What cannot be seen is said.
   const drawArrows = () => {
-    arrows.replaceChildren(...methods().flatMap((method, index) => {
-      const end = gmfl.round(state.w, method.nu, state.settings.method);
-      return finite(end) ? [...line([state.w, end], method, index), ...tip(state.w, end, method)] : [];
-    }));
+    const ends = methods().map((method) => gmfl.round(state.w, method.nu, state.settings.method));
+    const shows = state.rounds === 0;
+    arrows.replaceChildren(...methods().flatMap((method, index) =>
+      shows && finite(ends[index]) ? [...line([state.w, ends[index]], method, index), ...tip(state.w, ends[index], method)] : []));
+    const notes = methods().map(({ words }, index) => {
+      if (!shows || !finite(ends[index])) return "";
+      if (apart(near(ends[index]), near(state.w)) < 14) return `${words}: too short an arrow to see`;
+      const above = methods().findLast((_, other) => other > index && apart(near(ends[index]), near(ends[other])) < 3);
+      return above ? `${words}: below the arrow of ${above.words}` : "";
+    });
+    hidden.textContent = notes.filter(Boolean).join("; ");
   };
 
   const drawTrails = () => {
@@ -297,7 +336,7 @@
     const [w1, w2] = w.map((at) => minus(at.toFixed(2)));
     const losses = `mean loss ${shown(now)}, after ${counted(nu, "fine-tuning step")} ${shown(tuned)}`;
     handle.setAttribute("aria-valuetext", `w₁ ${w1}, w₂ ${w2}; ${losses}`);
-    caption.textContent = state.rounds ? `Mean loss after ${counted(state.rounds, "round")}` : "Mean loss at w";
+    caption.textContent = state.rounds ? `Mean loss after ${counted(state.rounds, "round")}` : "Mean loss at w, the same for all until rounds are played";
     after.textContent = `after ${counted(nu, "step")}`;
     methods().forEach((method, index) => {
       const at = state.visited[index].at(-1);
@@ -352,7 +391,10 @@
   // One round of every method; false if there is nothing more to see.
   const oneRound = () => {
     if (state.rounds >= MOST_ROUNDS) {
-      status.textContent = `${MOST_ROUNDS} rounds are shown at most. Reset, or move w.`;
+      const moving = methods().filter((_, index) => apart(...state.visited[index].slice(-2).map(near)) >= REST)
+        .map(({ words }) => words);
+      status.textContent = `${MOST_ROUNDS} rounds are shown at most` +
+        (moving.length ? `; still on the way: ${moving.join(", ")}. A larger β or τ goes faster.` : ". Reset, or move w.");
       return false;
     }
     let moved = 0;
@@ -361,14 +403,13 @@
       const visited = state.visited[index];
       const before = visited.at(-1);
       visited.push(finite(before) ? gmfl.round(before, method.nu, state.settings.method) : before);
-      const [[x0, y0], [x1, y1]] = [near(before), near(visited.at(-1))];
-      moved = Math.max(moved, Math.hypot(x1 - x0, y1 - y0));
+      moved = Math.max(moved, apart(near(before), near(visited.at(-1))));
     });
     const left = methods().filter((_, index) => !finite(state.visited[index].at(-1)));
     if (left.length) status.textContent = `${left.map(({ words }) => words).join(" and ")} diverged: lower α or β.`;
-    else if (moved < 0.3) status.textContent = "All three have come to rest.";
+    else if (moved < REST) status.textContent = "All three have come to rest.";
     draw(false);
-    return left.length === 0 && moved >= 0.3;
+    return left.length === 0 && moved >= REST;
   };
 
   const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };

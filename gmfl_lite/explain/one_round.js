@@ -66,7 +66,8 @@
     const local = `Local step ${t + 1} of ${tau}: `;
     for (let j = 0; j < nu; j++)
       stage("fine-tune", `${local}fine-tuning step ${j + 1} of ${nu}`, `${w(j + 1)} = ${w(j)} − α ∇fᵢ(${w(j)}), with α = ` +
-        `${setting.fine_tune_lr}, on a support batch of the agent's own. The bar is its loss on that batch before the step.`, { t, j });
+        `${setting.fine_tune_lr}, on a support batch of the agent's own. ` + (j ? "" : `${w(0)} is wᵢ, where the agent stands. `) +
+        "Yellow: the loss on that batch before the step; underlined: where the step leads.", { t, j });
     stage("query", `${local}the loss on the query`, nu
       ? `Another batch, the query, scores every point on the way. The last loss is Fᵢ(w) = fᵢ(${w(nu)}), which training lowers.`
       : "ν = 0: nobody fine-tunes, and Fᵢ(w) = fᵢ(w). This is FedAvg.", { t });
@@ -78,12 +79,13 @@
       stage("meta-gradient", `${local}the gradient`, setting.gradient === "reptile"
         ? `Reptile takes the way that fine-tuning went, (w − ${w(nu)})/α, and looks at no query.`
         : `The gradient is that of “${setting.gradient}”.`, { t });
-    stage("local step", `${local}w ← w − β g`, `With β = ${setting.meta_lr}. Fine-tuning was only a look ahead: ` +
-      `the step starts from ${w(0)}, not from ${w(nu)}.` +
+    stage("local step", `${local}wᵢ ← wᵢ − β g`, `With β = ${setting.meta_lr}` + (last < 0 ? ". " : ` and g = ${v(nu - last)}. `) +
+      (nu ? `Fine-tuning was only a look ahead: the step starts from ${w(0)}, not from ${w(nu)}.` : "") +
       (setting.proximal ? ` FedProx: g has μ (wᵢ − w) added, with μ = ${setting.proximal}.` : ""), { t });
   }
   stage("send back", "Send back", `After τ = ${many(tau, "local step")} each agent sends its wᵢ to the server, ${kilobytes(each)}.`);
-  stage("average", "Average", `The server averages what came back; each agent counts ${equally}. Drop an agent, and the average moves.` +
+  stage("average", "Average", `The server averages what came back; each agent counts ${equally}. Agents that pull in different directions cancel, so the ` +
+    "average moves less than they do. Drop an agent, and see." +
     (data.plain ? " The average is the next w." : ` The next w is a step of server = “${setting.server}” with server_lr = ` +
       `${setting.server_lr} towards it; with all agents, w moves by ${rounded(data.step)}.`));
 
@@ -103,13 +105,14 @@
   const bar = make("progress", { max: stages.length - 1, value: 0, "aria-label": "how far the round is" });
   const phases = PHASES.map((phase) => button(phase, () => goTo(firstOf(phase))));
   const line = make("ol", { class: "phases", "aria-label": "stages of the round" }, ...phases.map((one) => make("li", {}, one)));
+  if (tau > 1) line.children[PHASES.indexOf("local step")].append(make("span", { class: "again" }, ` × ${tau}, from fine-tune on`));
   const dots = make("p", { class: "dots", "aria-hidden": "true" });
   if (data.agents <= 60)
     for (let i = 0; i < data.agents; i++)
       dots.append(make("span", { class: picked.some(({ number }) => number === i) ? "dot picked" : "dot" }, String(i)));
 
   // One card an agent: a table whose columns are w⁽⁰⁾ … w⁽ᵛ⁾ and whose rows are losses and the gradient on its way back.
-  const ROWS = [["support", "fᵢ, support"], ["query", "fᵢ, query"], ["back", "‖v‖"]].filter(([kind]) => kind !== "support" || nu);
+  const ROWS = [["support", "support loss"], ["query", "query loss"], ["back", "length of v"]].filter(([kind]) => kind !== "support" || nu);
   const highest = Object.fromEntries(ROWS.map(([kind]) =>
     [kind, Math.max(1e-12, ...picked.flatMap(({ steps }) => steps.flatMap((taken) => taken[kind])))]));
   const cards = picked.map((agent, place) => {
@@ -119,21 +122,22 @@
       return { fill, number, cell: make("td", {}, make("span", { class: "pillar", "aria-hidden": "true" }, fill), number) };
     }));
     const heads = Array.from({ length: nu + 1 }, (_, j) => make("th", { scope: "col" }, w(j)));
+    const rows = ROWS.map(([, name], row) => make("tr", {}, make("th", { scope: "row" }, name), ...cells[row].map(({ cell }) => cell)));
     const table = make("table", {},
       make("caption", {}, agent.holds),
       make("tr", {}, make("td"), ...heads),
-      ...ROWS.map(([, name], row) => make("tr", {}, make("th", { scope: "row" }, name), ...cells[row].map(({ cell }) => cell))));
+      ...rows);
     const drop = button("", () => toggle(place), { class: "drop", "aria-label": `drop ${agent.name}` });
     const moved = make("p", { class: "moved" });
     const scroll = make("div", { class: "scroll" }, table);
     const box = make("section", { class: "card", "aria-label": agent.name }, make("h3", {}, make("span", {}, agent.name), drop), scroll, moved);
-    return { agent, cells, heads, drop, moved, box };
+    return { agent, cells, heads, rows, drop, moved, box };
   });
 
   const facts = make("dl", { class: "facts" });
   const plane = make("svg", { role: "img" });
-  const seen = make("figure", { class: "plane" }, plane, make("figcaption", {}, "Seen from above: solid, local steps from w; " +
-    `dotted, fine-tuning; ■, the average. This plane holds ${data.share} % of the updates' squared lengths.`));
+  const seen = make("figure", { class: "plane" }, plane, make("figcaption", {}, `w has ${data.parameters.toLocaleString("en")} numbers: this flat ` +
+    `picture keeps most of the movement (${data.share} % of the squared lengths). Solid: local steps. Dotted: looks ahead. ■: the average.`));
   const server = make("section", { class: "server", "aria-label": "server" },
     make("div", {}, make("h3", {}, "Server"), dots, facts), seen);
   document.body.append(
@@ -160,7 +164,7 @@
     return column >= nu - last && (at > 4 || (at === 4 && column >= nu - b));
   };
 
-  const drawCard = ({ agent, cells, heads, drop, moved, box }, place) => {
+  const drawCard = ({ agent, cells, heads, rows, drop, moved, box }, place) => {
     const at = stages[now];
     const steps = agent.steps[at.t];
     const out = dropped.has(place);
@@ -168,6 +172,7 @@
     box.classList.toggle("waiting", phaseOf(now) < 1);
     drop.textContent = out ? "Take back" : "Drop";
     drop.setAttribute("aria-pressed", out);
+    ROWS.forEach(([kind], row) => rows[row].classList.toggle("later", phaseOf(now) < { support: 2, query: 3, back: 4 }[kind]));
     ROWS.forEach(([kind], row) => cells[row].forEach(({ fill, number, cell }, column) => {
       // v⁽ᵛ⁾ comes first in the data and stands last in the table.
       const value = steps[kind][kind === "back" ? nu - column : column];
@@ -187,7 +192,7 @@
     const alone = kept().length === 1;
     moved.textContent = out ? "Dropped: what it sends does not count."
       : phaseOf(now) === 7 ? `‖wᵢ − w‖ = ${rounded(steps.displacement)}` +
-        (alone ? "" : `\nwithout it ‖average − w‖ = ${rounded(lengthOf(without))}`)
+        (alone ? "" : `\nwithout it the average moves by ${rounded(lengthOf(without))}`)
       : phaseOf(now) < 1 ? "Waits for w." : `${g}‖wᵢ − w‖ = ${rounded(taken ? steps.displacement : before)}`;
   };
 
@@ -198,9 +203,9 @@
     const rows = [["w", `${data.parameters.toLocaleString("en")} numbers of ${data.bytes} bytes`]];
     rows.push(["sent down", at >= 1 ? kilobytes(down) : "nothing yet"], ["sent up", at >= 6 ? kilobytes(up) : "nothing yet"]);
     if (at === 7) {
-      rows.push(["‖average − w‖", kept().length ? displacement.toPrecision(5) : "no agent is left: w stays"]);
-      rows.push(["all agents", `${lengthOf(everybody).toPrecision(5)}`]);
-      rows.push(["dropping moved it by", change === null ? "–" : change < 1e-9 ? "0 (nobody is dropped)" : change.toPrecision(5)]);
+      rows.push(["the average moves by", kept().length ? displacement.toPrecision(5) : "no agent is left: w stays"]);
+      if (dropped.size) rows.push(["with all agents", lengthOf(everybody).toPrecision(5)]);
+      if (dropped.size) rows.push(["between these two", change === null ? "–" : change.toPrecision(5)]);
     }
     facts.replaceChildren(...rows.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]));
     drawPlane(at, p);
@@ -209,15 +214,21 @@
   // Where everybody is, seen from above, in the plane that holds most of the updates: an agent's local steps from w, and
   // the fine-tuning that looks ahead from there. The average of the arrows is the arrow of the average.
   const FROM_W = data.walks.map((walk) => [[0, 0], ...walk.map((points) => points.at(-1))]);
-  const SEEN = [[0, 0], ...data.walks.flat(2)];
-  const FARTHEST = Math.max(1e-12, ...SEEN.flat().map(Math.abs));
-  const spot = ([x, y]) => [(100 * x) / FARTHEST, (-100 * y) / FARTHEST];
-  const joined = (points) => points.map((point) => spot(point).map((at) => at.toFixed(2)).join(",")).join(" ");
-  const BOX = [0, 1].map((axis) => SEEN.map((point) => spot(point)[axis])).map((all) => [Math.min(...all), Math.max(...all)]);
-  plane.setAttribute("viewBox", `${BOX[0][0] - 46} ${BOX[1][0] - 18} ${BOX[0][1] - BOX[0][0] + 92} ${BOX[1][1] - BOX[1][0] + 36}`);
+  // Two views: with the looks ahead while there are any, and of the local steps alone at the end.
+  const viewOf = (points) => {
+    const [[left, right], [top, bottom]] = [1, -1].map((sign, axis) => points.map((point) => sign * point[axis]))
+      .map((all) => [Math.min(...all), Math.max(...all)]);
+    const zoom = 1 / Math.max((right - left) / 250, (bottom - top) / 100, 1e-12);
+    return { zoom, box: `${left * zoom - 46} ${top * zoom - 18} ${(right - left) * zoom + 92} ${(bottom - top) * zoom + 36}` };
+  };
+  const [AHEAD, AT_LAST] = [[[0, 0], ...data.walks.flat(2)], FROM_W.flat()].map(viewOf);
 
   const drawPlane = (at, p) => {
     plane.replaceChildren();
+    const { zoom, box } = at < 6 ? AHEAD : AT_LAST;
+    const spot = ([x, y]) => [x * zoom, -y * zoom];
+    const joined = (points) => points.map((point) => spot(point).map((at) => at.toFixed(2)).join(",")).join(" ");
+    plane.setAttribute("viewBox", box);
     const { t, j } = stages[now];
     const taken = at < 2 ? 0 : at < 5 ? t : t + 1; // local steps
     const tuned = at < 2 || at > 4 ? 0 : at === 2 ? j + 1 : nu; // fine-tuning steps from there
@@ -283,7 +294,7 @@
     if (!dropped.delete(place)) dropped.add(place);
     show();
     const { displacement } = average();
-    const then = kept().length ? `Without those dropped, ‖average − w‖ = ${displacement.toPrecision(5)}.` : "No agent is left.";
+    const then = kept().length ? `Without those dropped, the average moves by ${displacement.toPrecision(5)}.` : "No agent is left.";
     words.textContent = `${picked[place].name} is ${dropped.has(place) ? "dropped" : "back"}. ` +
       (phaseOf(now) === 7 ? then : "It will show in the average.");
   };

@@ -85,7 +85,7 @@ class Round:
         return sum((part @ part.T for part in away), torch.zeros((), dtype=torch.float64))
 
     def plane(self) -> tuple[torch.Tensor, float]:
-        """Return the walks in the plane that holds most of the updates, and which share of their squared lengths it holds.
+        """Return the walks in the plane that holds most of the updates, and the share of their squared lengths in it.
 
         The plane's axes are the two main directions of the updates; the walks there are [agents, τ, ν + 1, 2], float64.
         """

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -56,12 +56,22 @@ def together(pins: Sequence[Curve], curves: Sequence[Curve]) -> tuple[Curve, ...
     return (*(pin for pin in pins if pin.what_if not in now), *curves)
 
 
+def holdings(curves: Iterable[Curve]) -> list[WhatIf]:
+    """Return who holds what, as what-ifs that differ in nothing else, each once."""
+    return list(dict.fromkeys(WhatIf(curve.what_if.data, 0) for curve in curves))
+
+
 def by_name(pins: Sequence[Curve], curves: Sequence[Curve], fedavg: Curve | None) -> dict[str, Curve]:
-    """Return all that is to be seen, by name: pinned curves, the others, and FedAvg unless it is one of them."""
+    """Return all that is to be seen, by name: pinned curves, the others, and FedAvg unless it is one of them.
+
+    Among curves of several federations FedAvg's name says which one is its own.
+    """
     every = together(pins, curves)
     named = dict(zip(labels([curve.what_if for curve in every]), every, strict=True))
     if fedavg is not None and fedavg.what_if not in {curve.what_if for curve in every}:
-        named[FEDAVG] = fedavg
+        held = holdings((*every, fedavg))
+        mine = labels(held)[held.index(holdings([fedavg])[0])]
+        named[FEDAVG if len(held) == 1 else f"{FEDAVG}, {mine}"] = fedavg
     return named
 
 

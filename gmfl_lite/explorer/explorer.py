@@ -124,6 +124,7 @@ class Explorer:
             looked=self._show,
         )
         self._painter = LatestWins("gmfl_lite drawing", lambda error: self._panel.tell(sentences.of_an_error(error)))
+        self._draws_again = 0.0  # the time from which on the next picture may be drawn
         self._given, self._runs = given, Runs(first, self._show, left.runs if left else None)
         self._cost_said: object = None
         if self._state.curves:
@@ -335,11 +336,18 @@ class Explorer:
             self._state = replace(now, pins=brought_up_to_date(now.pins, going))
         self._painter.submit(self._paint)
 
-    def _paint(self, _: threading.Event) -> None:
+    def _paint(self, newer: threading.Event) -> None:
+        """Say at once that something is at work; draw at most half of the time: while Python draws it does not train.
+
+        The event is set when there is something newer to paint.
+        """
+        self._panel.paint_progress(self._state)
+        if newer.wait(max(0.0, self._draws_again - time.monotonic())):
+            return
         started = time.monotonic()
         if self._panel.paint(self._state):
             took = time.monotonic() - started
-            time.sleep(max(FRAME - took, took))  # while Python draws it does not train: half of the time at most
+            self._draws_again = time.monotonic() + max(FRAME - took, took)
 
     def _knob(self, name: str) -> Knob:
         if name not in self._knobs:

@@ -14,7 +14,9 @@ from .widget_parts import STYLE, button, close, fold, line, toggle
 
 BUTTONS: dict[str, dict[str, str]] = {
     "Run": {"tooltip": "Run what the knobs say.", "icon": "play", "button_style": "primary"},
-    "Fair": {"tooltip": "Compare with FedAvg, each at its best step sizes, which are searched for first."},
+    "Fair": {
+        "tooltip": "Compare with FedAvg, each at its best step sizes: a search of minutes, whose length is said before."
+    },
     "Stop": {"tooltip": "Stop what runs.", "icon": "stop"},
     "Pin this curve": {"tooltip": "Keep what is drawn, to compare with what comes.", "icon": "thumb-tack"},
     "Clear pins": {"tooltip": "Take the pinned curves away."},
@@ -130,6 +132,11 @@ class Panel:
         """Put the controls where the state says."""
         for row in self._rows.values():
             row.show(state)
+
+    def paint_progress(self, state: State) -> None:
+        """Write down how far the run at work is, which takes no time; that it has ended comes with its last picture."""
+        if state.busy:
+            self._html["progress"].value = as_html.progress_bar(state)
 
     def paint(self, state: State) -> bool:
         """Write down what is to be seen; return whether there was something to draw.

@@ -15,9 +15,9 @@ from ..plots.picture import Picture
 from ..plots.training import exploration, sent_in_words
 from . import sentences
 from .best_step_sizes import SETTINGS
-from .curves import FEDAVG, Curve, at_rest, by_name
+from .curves import FEDAVG, Curve, at_rest, by_name, holdings
 from .take_away import as_papermill, as_python, as_yaml
-from .what_if import WhatIf, in_words, labels
+from .what_if import in_words, labels
 
 Sweep = tuple[str, tuple[Any, ...]]
 """A knob's name, and the values that it goes through."""
@@ -98,7 +98,10 @@ class State:
             sizes = [in_words(name, curve.what_if.value(name)) for name in SETTINGS] if self.fair else []
             last = "pinned" if curve.what_if in pinned else ""
             ended = curve.status if curve.status in ("diverged", "stopped") else ""
-            said[name] = (looks[name], ", ".join(filter(None, (*self._scores(curve), *sizes, ended, last))))
+            scores = self._scores(curve)
+            if ended == "diverged" and len(curve.history):  # what is drawn is no result
+                scores, ended = [], f"diverged; drawn to round {curve.history['round'].iloc[-1]}"
+            said[name] = (looks[name], ", ".join(filter(None, (*scores, *sizes, ended, last))))
         return said
 
     def _scores(self, curve: Curve) -> list[str]:
@@ -111,14 +114,14 @@ class State:
     def picture(self, *, legend: bool = True) -> Picture:
         """Draw all curves, FedAvg's thin unless it is one of them, and who holds what in the last of `curves`."""
         runs = self.runs
-        held = list(dict.fromkeys(WhatIf(curve.what_if.data, 0) for curve in (*runs.values(), *self.curves[-1:])))
-        last = held.index(WhatIf(self.curves[-1].what_if.data, 0)) if self.curves else 0
+        held = holdings((*runs.values(), *self.curves[-1:]))
+        last = held.index(holdings(self.curves[-1:])[0]) if self.curves else 0
         return exploration(
             {name: curve.history for name, curve in runs.items()},
             self.federation,
             fine_tune_steps=self.steps,
             rounds=max((curve.what_if.experiment.rounds for curve in runs.values()), default=None),
-            reference=FEDAVG if FEDAVG in runs else None,
+            reference=next(filter(_is_reference, runs), None),
             holder=labels(held)[last] if len(held) > 1 else None,
             experiments=_experiments(runs),
             legend=legend,
@@ -153,10 +156,18 @@ class State:
 
     def papermill(self) -> str:
         """Return the commands that do; the notebook runs FedAvg by itself."""
-        return as_papermill([curve.what_if for name, curve in self.runs.items() if name != FEDAVG])
+        return as_papermill([curve.what_if for name, curve in self.runs.items() if not _is_reference(name)])
 
 
-_ELSEWHERE = "Another cell of this notebook is at work: what you press here waits until it is done."
+def _is_reference(name: str) -> bool:
+    """Whether a curve has the name of the FedAvg that others are compared with."""
+    return name.startswith(FEDAVG)
+
+
+_ELSEWHERE = (
+    "Another cell of this notebook is at work: what you press here waits until it is done. "
+    "The picture is the one from before."
+)
 
 
 def as_left(state: State) -> State:

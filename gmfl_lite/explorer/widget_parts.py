@@ -15,11 +15,15 @@ STYLE = """<style>
 .gmfl-explorer .gmfl-shown { grid-area: shown; }
 .gmfl-explorer .gmfl-more { grid-area: more; }
 .gmfl-explorer img {
-  display: block; width: auto; height: auto; max-width: 100%; max-height: max(240px, 100vh - 340px);
+  display: block; width: auto; height: auto; max-width: 100%; max-height: max(240px, 100vh - 352px);
 }
 @container (max-width: 780px) {
   .gmfl-explorer .gmfl-room { grid-template: "knobs" auto "shown" auto "more" auto / minmax(0, 1fr); }
-  .gmfl-explorer img { max-height: max(220px, 100vh - 445px); }
+  .gmfl-explorer img { max-height: max(220px, 100vh - 457px); }
+}
+@container (max-width: 360px) { /* a phone: a knob below its name */
+  .gmfl-explorer .widget-inline-hbox { flex-wrap: wrap; height: auto; }
+  .gmfl-explorer .widget-inline-hbox > .widget-label { width: 100% !important; flex: 0 0 100%; text-align: left; }
 }
 .gmfl-explorer .widget-readout {
   min-width: 44px; width: max-content; flex: 0 0 auto; overflow: visible; white-space: nowrap;
@@ -27,7 +31,7 @@ STYLE = """<style>
 .gmfl-explorer .widget-toggle-button { padding: 0 6px; }
 .gmfl-explorer .gmfl-fold { text-align: left; padding: 0 10px; }
 .gmfl-explorer .gmfl-fold i { width: 1em; }
-.gmfl-explorer .gmfl-said { height: 80px; overflow-y: auto; margin: 0 0 4px; }
+.gmfl-explorer .gmfl-said { height: 92px; overflow-y: auto; margin: 0 0 4px; }
 .gmfl-explorer .gmfl-said > * { flex: 0 0 auto; }
 .gmfl-explorer .gmfl-problem .widget-html-content { border-left: 4px solid #d55e00; padding: 2px 10px; }
 .gmfl-explorer .gmfl-problem .widget-html-content:empty { border: none; padding: 0; }

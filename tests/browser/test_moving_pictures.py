@@ -166,7 +166,7 @@ def test_a_round_ends_where_training_does(place):
             {name: sent[chosen] for name, sent in measured.updates.items()}, measured.weights[chosen]
         )
         shown = dict(zip(*(facts.locator(tag).all_inner_texts() for tag in ("dt", "dd")), strict=True))
-        assert shown["‖average − w‖"] == apart(average, start)
+        assert shown["the average moves by"] == apart(average, start)
     place.keyboard.press("Home")
     assert frame.locator(".phases [aria-current=step]").inner_text() == "pick"
 

@@ -36,7 +36,9 @@ def slider(frame):
 def check_shown(frame, agent, steps: int) -> None:
     """Look whether the tiles and the sentence say what the data hold."""
     truth, called = agent["shown"]["is"], agent["shown"]["called"][steps]
-    expected = [f"is {is_}|{'✓' if is_ == says else '✗'} says {says}" for is_, says in zip(truth, called, strict=True)]
+    expected = [
+        f"label {is_}|{'✓' if is_ == says else '✗'} says {says}" for is_, says in zip(truth, called, strict=True)
+    ]
     found = [tile.inner_text().replace("\n", "|") for tile in frame.locator(".tile").all()]
     assert found == expected
     wrong = [is_ != says for is_, says in zip(truth, called, strict=True)]

@@ -1,6 +1,7 @@
 """One round in a browser, without a network: its stages by keyboard and mouse, and what dropping an agent shows."""
 
 import chromium
+import numpy as np
 import pytest
 import torch
 from saved_page import SIZES, data_of, opened, under_a_clock_that_stands
@@ -95,15 +96,15 @@ def test_the_space_bar_plays_to_the_end_and_pauses(browser, picture, tmp_path):
 
 def test_numbers_shown_are_the_data(frame, picture):
     data = data_of(picture)
-    digits = {"fᵢ, support": "support", "fᵢ, query": "query", "‖v‖": "back"}
+    digits = {"support loss": "support", "query loss": "query", "length of v": "back"}
     for t, at in enumerate((2, 9)):  # where the local steps begin
         for agent, drawn in enumerate(data["picked"]):
             step = drawn["steps"][t]
             frame.evaluate(f"gmfl.goTo({at})")
-            assert shown(frame, agent, "fᵢ, support") == [f"{step['support'][0]:#.3g}", "", ""]
-            assert shown(frame, agent, "fᵢ, query") == ["", "", ""]
+            assert shown(frame, agent, "support loss") == [f"{step['support'][0]:#.3g}", "", ""]
+            assert shown(frame, agent, "query loss") == ["", "", ""]
             frame.evaluate(f"gmfl.goTo({at + 4})")
-            assert shown(frame, agent, "‖v‖") == ["", *(f"{v:#.3g}" for v in step["back"][1::-1])]
+            assert shown(frame, agent, "length of v") == ["", *(f"{v:#.3g}" for v in step["back"][1::-1])]
             frame.evaluate(f"gmfl.goTo({at + 6})")
             for row, name in digits.items():
                 values = step[name][::-1] if name == "back" else step[name]
@@ -113,28 +114,30 @@ def test_numbers_shown_are_the_data(frame, picture):
 
 
 def test_agents_walk_as_they_did(frame, picture):
-    """In every stage: local steps that are taken, and fine-tuning from where the agent is, in the data's proportions."""
+    """In every stage: the local steps that are taken and fine-tuning from there, in the proportions of the data."""
     walks = torch.tensor(data_of(picture)["walks"], dtype=torch.float64)  # [agents, τ, ν + 1, 2]
-    scale = 100 / walks.abs().max()
+    zooms = []
 
-    def drawn(kind):
-        circles = frame.locator(f"circle.{kind}")
-        places = circles.evaluate_all(
-            "all => all.map(one => [Number(one.getAttribute('cx')), Number(one.getAttribute('cy'))])"
-        )
-        return torch.tensor(places, dtype=torch.float64).reshape(-1, 2) * torch.tensor([1, -1]) / scale
+    def agrees(kind, expected):
+        places = "all => all.map(one => [Number(one.getAttribute('cx')), -Number(one.getAttribute('cy'))])"
+        drawn = torch.tensor(frame.locator(f"circle.{kind}").evaluate_all(places), dtype=torch.float64)
+        if len(expected):
+            zooms.append((drawn.norm() / expected.norm()).item())
+            expected = expected * zooms[-1]
+        torch.testing.assert_close(drawn.reshape(-1, 2), expected, atol=1e-6, rtol=0)
 
     for at, (taken, tuned) in enumerate(
         2 * [(0, 0)] + [(0, 1), *5 * [(0, 2)], (1, 0)] + [(1, 1), *5 * [(1, 2)], (2, 0)] + 2 * [(2, 0)]
     ):
         frame.evaluate(f"gmfl.goTo({at})")
-        torch.testing.assert_close(drawn("update"), walks[:, :taken, -1].flatten(0, 1), atol=1e-6, rtol=0)
-        ahead = walks[:, min(taken, 1), :tuned].flatten(0, 1)
-        torch.testing.assert_close(drawn("ahead"), ahead, atol=1e-6, rtol=0)
+        agrees("update", walks[:, :taken, -1].flatten(0, 1))
+        agrees("ahead", walks[:, min(taken, 1), :tuned].flatten(0, 1))
         words = frame.locator("svg[role=img]").get_attribute("aria-label")
         assert f"{taken} local step" in words
         assert ("looked ahead" in words) == bool(tuned)
         assert frame.locator("rect.average").count() == (phase(frame) == "average")
+    assert np.allclose(zooms[:-2], zooms[0])
+    assert zooms[-1] == pytest.approx(zooms[-2]) > zooms[0]  # nothing looks ahead at the end, and the picture is larger
 
 
 def test_dropping_agents_gives_the_average_of_the_others(frame):
@@ -159,17 +162,17 @@ def test_dropping_agents_gives_the_average_of_the_others(frame):
         assert found["displacement"] == pytest.approx(displacement(kept), abs=1e-10)
         assert found["change"] == pytest.approx(displacement(kept, measured.average), abs=1e-10)
         assert (found["down"], found["up"]) == (4 * each, len(kept) * each)
-        assert facts(frame)["‖average − w‖"] == f"{displacement(kept):#.5g}"
-        assert facts(frame)["all agents"] == f"{displacement([0, 1, 2, 3]):#.5g}"
-        assert facts(frame)["dropping moved it by"] == f"{displacement(kept, measured.average):#.5g}"
+        assert facts(frame)["the average moves by"] == f"{displacement(kept):#.5g}"
+        assert facts(frame)["with all agents"] == f"{displacement([0, 1, 2, 3]):#.5g}"
+        assert facts(frame)["between these two"] == f"{displacement(kept, measured.average):#.5g}"
         assert facts(frame)["sent up"] == f"{len(kept) * each / 1000:.1f} kB"
         without = frame.locator(".moved").nth(0).inner_text()
         others = [place for place in kept if place != 0]
-        assert without.endswith(f"without it ‖average − w‖ = {displacement(others):#.3g}")
+        assert without.endswith(f"without it the average moves by {displacement(others):#.3g}")
         frame.locator("button.drop").nth(2 if kept == [0, 2, 3] else 1).click()
     for place in (0, 3):  # 1 and 2 have been dropped by now
         frame.locator("button.drop").nth(place).click()
-    assert facts(frame)["‖average − w‖"] == "no agent is left: w stays"
+    assert facts(frame)["the average moves by"] == "no agent is left: w stays"
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -78,16 +78,19 @@ def test_fedavg_with_five_local_steps_catches_up():
 @pytest.mark.slow
 def test_small_fine_tuning_steps_lead_nowhere():
     fedavg, ahead = (at(nu=nu, fine_tune_lr=0.03) for nu in (0, 3))
-    assert KEY[3].startswith(f"Both collapse, to {ahead[3]} % for ν = 3 and {fedavg[3]} % for FedAvg:")
+    flat = f"Both pictures become flat, at {ahead[3]} % for ν = 3 and {fedavg[3]} % for FedAvg after three steps:"
+    assert KEY[3].startswith(flat)
 
 
 @pytest.mark.slow
 def test_few_classes_help_where_names_are_permuted():
     ahead, fedavg = ({alpha: at(nu=nu, dirichlet_alpha=alpha)[3] for alpha in (0.01, 0.03, 100.0)} for nu in (3, 0))
-    assert fedavg[0.01] > ahead[0.01]
+    lead = {alpha: ahead[alpha] - fedavg[alpha] for alpha in ahead}
+    assert abs(lead[0.01]) <= 4  # five images, as question 2 says
     assert KEY[4].startswith(
-        f"It rises, from {ahead[100.0]} % at 100 to {ahead[0.03]} % at 0.03. The lead disappears: FedAvg rises from "
-        f"{fedavg[100.0]} % to {fedavg[0.03]} %, and at 0.01 it is ahead, {fedavg[0.01]} % against {ahead[0.01]} %."
+        f"It rises, from {ahead[100.0]} % at 100 to {ahead[0.03]} % at 0.03. The lead shrinks from {lead[100.0]} "
+        f"points to {lead[0.03]}, as FedAvg rises from {fedavg[100.0]} % to {fedavg[0.03]} %; at 0.01 the two cannot be told "
+        f"apart (FedAvg {fedavg[0.01]} %, ν = 3 {ahead[0.01]} %)."
     )
 
 
