@@ -128,4 +128,4 @@ def _close_all() -> None:
     """A daemon thread that is inside torch while the interpreter is taken down would crash it."""
     for worker in list(_workers):
         worker.close()
-        worker.join(timeout=5)
+        worker.join(timeout=30)  # it returns sooner, unless the machine is very busy

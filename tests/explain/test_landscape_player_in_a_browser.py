@@ -271,7 +271,7 @@ def test_settings_change_what_is_computed(opened):
     agents, w = AGENTS["quadratics"], w_of(frame)
     frame.get_by_label("meta-gradient").select_option("truncated")
     for name, key, times in (
-        ("m: factors", "ArrowRight", 2),
+        ("m: Hessian factors", "ArrowRight", 2),
         ("τ: steps", "ArrowLeft", 3),
         ("α: fine", "ArrowLeft", 10),
         ("β: local", "ArrowRight", 5),

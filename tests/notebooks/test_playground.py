@@ -89,8 +89,8 @@ def test_few_classes_help_where_names_are_permuted():
     assert abs(lead[0.01]) <= 4  # five images, as question 2 says
     assert KEY[4].startswith(
         f"It rises, from {ahead[100.0]} % at 100 to {ahead[0.03]} % at 0.03. The lead shrinks from {lead[100.0]} "
-        f"points to {lead[0.03]}, as FedAvg rises from {fedavg[100.0]} % to {fedavg[0.03]} %; at 0.01 the two cannot be told "
-        f"apart (FedAvg {fedavg[0.01]} %, ν = 3 {ahead[0.01]} %)."
+        f"points to {lead[0.03]}, as FedAvg rises from {fedavg[100.0]} % to {fedavg[0.03]} %; at 0.01 the two cannot "
+        f"be told apart (FedAvg {fedavg[0.01]} %, ν = 3 {ahead[0.01]} %)."
     )
 
 
