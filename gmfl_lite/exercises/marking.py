@@ -101,7 +101,7 @@ def numbers(value: Any, what: str = "the answer") -> np.ndarray:
             raise TypeError
         array = array.astype(float)
     except Exception:  # an object of the student's own may raise anything
-        raise Wrong(f"Numbers are asked for: {what} is {_short(value)}.") from None
+        raise Wrong(f"Numbers are asked for. You gave {_short(value)} for {what}.") from None
     if not np.isfinite(array).all():
         raise Wrong(f"There is a NaN or an infinity in {what}. Is something divided by zero, or the logarithm of zero?")
     return array

@@ -41,7 +41,7 @@ def two_averages():
 def _mark_two_walks(answer: Any) -> None:
     truth = {"τ = 1": 0.5, "τ = 2": 0.625}
     keys(answer, truth)
-    given = {name: number(value, f"w for {name!r}") for name, value in answer.items()}
+    given = {name: number(value, f"your w for {name!r}") for name, value in answer.items()}
     messages: dict[str, dict[str, float]] = {
         "τ = 1": {
             "This is the sum of the two ends. The server takes their mean.": 1.0,
@@ -56,7 +56,7 @@ def _mark_two_walks(answer: Any) -> None:
         },
     }
     for name, value in given.items():
-        compare(value, truth[name], messages[name], what=f"w for {name!r}")
+        compare(value, truth[name], messages[name], what=f"your w for {name!r}")
 
 
 @exercise(
