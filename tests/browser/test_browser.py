@@ -122,6 +122,22 @@ def test_knobs_and_curve_are_on_screen_together(page, panel):
     page.set_viewport_size(dict(zip(("width", "height"), WIDTHS["wide"], strict=True)))
 
 
+def test_knobs_can_be_moved_on_a_phone(page, panel):
+    page.set_viewport_size({"width": 390, "height": 844})
+    files = page.locator(".jp-SideBar.jp-mod-left .lm-TabBar-tab.lm-mod-current")
+    files.click()  # who has a phone closes the list of files
+    for name in ("nu (ν)", "dirichlet_alpha"):
+        box_at_rest(page, knob(panel, name))
+    tracks = panel.locator(".gmfl-knobs .noUi-target").evaluate_all("all => all.map(one => one.clientWidth)")
+    assert len(tracks) == 5
+    assert min(tracks) >= 100
+    assert panel.evaluate("box => box.scrollWidth <= box.clientWidth")
+    panel.evaluate("box => box.scrollIntoView({block: 'start'})")
+    picture_of(page, "panel-phone")
+    page.locator(".jp-SideBar.jp-mod-left .lm-TabBar-tab").first.click()
+    page.set_viewport_size(dict(zip(("width", "height"), WIDTHS["wide"], strict=True)))
+
+
 def test_nu_by_keyboard_draws_a_curve(page, panel, record_property):
     knob(panel, "nu (ν)").focus()
     pressed = time.monotonic()

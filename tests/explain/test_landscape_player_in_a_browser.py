@@ -233,6 +233,46 @@ def test_nu_changes_the_landscape_and_what_is_said(opened):
     assert len(shades) == 3
 
 
+def test_shades_have_numbers_and_arrows_that_cannot_be_seen_have_words(opened):
+    page, frame = opened(gl.explain.landscape())
+    agents, hidden = AGENTS["quadratics"], frame.locator(".hidden-arrows")
+    slider = frame.get_by_role("slider", name="ν: fine-tuning steps looked ahead", exact=True)
+    (left, right), (bottom, top) = frame.evaluate("[gmfl.data.window.x, gmfl.data.window.y]")
+    corners = [[x, y] for x in (left, right) for y in (bottom, top)]
+    for key, nu, words in (
+        ("Home", 0, "FedAvg: below the arrow of ν = 0"),
+        ("End", 20, "ν = 20: too short an arrow to see"),
+    ):
+        slider.focus()
+        page.keyboard.press(key)
+        settled(frame)
+        low, high = map(float, frame.locator(".height").text_content().removeprefix("mean loss here: ").split(" to "))
+        assert low == pytest.approx(agents.meta_loss(agents.minimiser(nu, 0.4), nu, 0.4), rel=0.02)
+        assert high == pytest.approx(max(agents.meta_loss(corner, nu, 0.4) for corner in corners), rel=0.005)
+        assert words in hidden.text_content()
+    for mark in frame.locator(".tick").all():
+        x, y, number = (mark.get_attribute("x"), mark.get_attribute("y"), int(mark.text_content().replace("−", "-")))
+        along = mark.get_attribute("text-anchor") == "middle"
+        place = left + float(x) / 560 * (right - left) if along else top - (float(y) - 5) / 440 * (top - bottom)
+        assert place == pytest.approx(number)
+    for _ in range(60):
+        frame.get_by_role("button", name="Step").click()
+    settled(frame)
+    assert hidden.text_content() == ""  # trails show it
+    frame.get_by_role("button", name="Step").click()
+    playwright.expect(frame.get_by_role("status")).to_contain_text(
+        "60 rounds are shown at most; still on the way: ν = 20"
+    )
+    before = frame.evaluate("[gmfl.data.start, gmfl.data.nu, gmfl.data.settings]")
+    frame.get_by_role("slider", name="α: fine").press("End")
+    frame.get_by_role("button", name="Reset").click()
+    assert frame.evaluate("[gmfl.state.w, gmfl.state.nu, gmfl.state.settings]") == before
+    assert [slider.get_attribute("aria-valuetext"), frame.get_by_role("slider", name="α: fine").input_value()] == [
+        "3",
+        "20",
+    ]
+
+
 def test_rounds_are_the_librarys_and_come_to_rest(opened):
     page, frame = opened(gl.explain.landscape(nu=2))
     agents, start = AGENTS["quadratics"], w_of(frame)

@@ -39,7 +39,7 @@ def test_the_legend_says_what_differs_and_counts_and_looks_as_the_curves_do(pane
     explorer.set(dirichlet_alpha=10.0)
     explorer.wait(60)
     names = list(explorer.state.legend)
-    assert names == ["partition = dirichlet", "partition = iid", "FedAvg (ν = 0)"]
+    assert names == ["partition = dirichlet", "partition = iid", "FedAvg (ν = 0), partition = iid"]
     entries = re.findall("<span>.*?</span>", painted(explorer, "legend"))
     assert [re.sub("<[^>]*>", "", entry).split("&ensp;")[0] for entry in entries] == names
     assert [entry.count(", pinned") for entry in entries] == [1, 0, 0]
@@ -47,6 +47,24 @@ def test_the_legend_says_what_differs_and_counts_and_looks_as_the_curves_do(pane
     assert [line.get_marker() for line in explorer.state.picture().axes[0].lines] == ["s", "s", "o"]
     assert explorer.state.legend["partition = dirichlet"][0] == look
     assert "stroke-dasharray" in entries[1]
+
+
+def test_fedavg_says_whose_data_it_had_where_data_differ(panel):
+    """Its curve would be taken for that of pins on other data."""
+    explorer = panel()
+    explorer.set(dirichlet_alpha=0.1)
+    explorer.wait(60)
+    press(explorer, "Pin this curve")
+    explorer.set(nu=1)
+    explorer.wait(60)
+    assert [*explorer.state.runs][-1] == "FedAvg (ν = 0)"
+    explorer.set(dirichlet_alpha=100)
+    explorer.wait(60)
+    assert [*explorer.state.runs][-1] == "FedAvg (ν = 0), dirichlet_alpha = 100"
+    widths = [line.get_linewidth() for line in explorer.state.picture().axes[0].lines]
+    assert widths[0] == widths[1] > widths[2]  # still the one that others are compared with
+    assert "FedAvg" not in explorer.state.papermill()
+    assert "dirichlet_alpha=100" in explorer.state.python()
 
 
 def test_a_pin_grows_until_its_run_ends(panel):
