@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one thread for each process that runs tests side by side, and for its kernels
@@ -16,7 +17,6 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one thread for each process that runs
 import clean_machine
 import house
 import hypothesis
-import kernels_by_files  # noqa: F401  no kernel of ours dies because another process took its port
 import numpy as np
 import pytest
 import sklearn.datasets  # noqa: F401  its first import draws from Python's global generator, so not in a test
@@ -28,6 +28,9 @@ from quick_settings import QUICK
 import gmfl_lite as gl
 from gmfl_lite.command_line import program
 from gmfl_lite.engine import recording
+
+if find_spec("jupyter_client"):  # the core of the suite runs without
+    import kernels_by_files  # noqa: F401  no kernel of ours dies because another process took its port
 
 hypothesis.settings.register_profile("any machine", deadline=None)  # what is slow for a moment is not wrong
 hypothesis.settings.load_profile("any machine")
