@@ -128,3 +128,10 @@ def test_the_key_says_what_the_tables_say():
     assert f"{many()['digits', '10 classes permuted', 30, 0, 5]:.0f} % against" in (last := next(answers))
     assert f"against {many()['digits', '10 classes permuted', 30, 3, 5]:.0f} %." in last
     assert not list(answers)
+
+
+def test_readme_says_what_the_tables_say():
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    best, three = max(percent(method, 1) for method in FEDAVGS), percent("ν = 3", 1)
+    assert f"FedAvg's best has {best} % after it, no more than no training, and ν = 3 has {three} %." in readme
+    assert best == percent("no training", 1)
