@@ -23,6 +23,9 @@ YOURS = "**Notice:** what do you see? If you predicted it, were you right? Write
 
 _ASKS = re.compile(r"\*Predict:\*|\bgl\.predict\(")
 _WHY = re.compile(r"\n\*Why:\*.*")
+_GOES_ON = re.compile(
+    r"\n\n(?=## |\**Predict|\*\*Exercise).*", re.DOTALL
+)  # what else is in a cell that begins with a Notice
 _CHECKS = re.compile(r"gl\.exercises\.(\w+)\.check\(")
 _ROW = re.compile(r"^\| (\d\d) \| (.*?) \| (.*) \|$", re.MULTILINE)
 
@@ -31,7 +34,7 @@ def held_back(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
     """Return the Markdown cells that tell what to notice, and those below what `gl.predict` holds back."""
     pairs = zip([None, *notebook.cells], notebook.cells, strict=False)
     texts = [(before, cell) for before, cell in pairs if cell.cell_type == "markdown"]
-    return [cell for before, cell in texts if cell.source.startswith("**Notice**") or (before and _holds(before))]
+    return [cell for before, cell in texts if cell.source.startswith("**Notice") or (before and _holds(before))]
 
 
 def _holds(cell: nbformat.NotebookNode) -> bool:
@@ -42,7 +45,7 @@ def student(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """Return a notebook without outputs and without what is held back."""
     made = copy.deepcopy(notebook)
     for cell in held_back(made):
-        cell.source = YOURS
+        cell.source = YOURS + (rest[0] if (rest := _GOES_ON.search(cell.source)) else "")
     for cell in made.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None

@@ -78,8 +78,7 @@
       ...whole(bottom, top).filter((at) => down(at) > 40 && down(at) < HEIGHT - 20).map((at) => number(at, { x: 9, y: down(at) + 5 })),
     ];
   };
-  const [height, hidden] = [[19, "height"], [38, "hidden-arrows"]].map(([y, name]) =>
-    make("text", { class: `axis ${name}`, x: WIDTH - 8, y, "text-anchor": "end" }));
+  const [height, hidden] = ["height", "hidden-arrows"].map((name) => make("span", { class: name }));
   const optima = data.agents.map(({ name }) =>
     make("g", { class: "optimum" }, make("circle", { r: 11 }), make("text", { y: 4.5 }, name.slice(0, 2))));
   const drawing = make(
@@ -87,7 +86,7 @@
     { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "group", "aria-label": "The mean loss over w₁ and w₂" },
     make("text", { class: "axis", x: WIDTH - 8, y: HEIGHT - 9, "text-anchor": "end" }, "w₁ →"),
     make("text", { class: "axis", x: 9, y: 19 }, "w₂ ↑"),
-    ...scale(), height, hidden,
+    ...scale(),
     lowestMark, paths, ...optima, trails, arrows, handle,
   );
 
@@ -163,6 +162,7 @@
     every: 350, calmly: 0, words: "Play rounds",
   });
   const step = button("Step", () => { player.pause(); oneRound(); });
+  const again = button("Clear rounds", () => restart(false));
   const reset = button("Reset", afresh);
   const status = make("p", { class: "status", role: "status" });
 
@@ -192,7 +192,7 @@
       "corner, not the contrast. A large ν often makes the landscape flatter, and the way down longer.",
     "× moves with ν: an agent whose loss is steep fine-tunes fast from anywhere, so w may wait near those that are slow.",
     "Meta-gradient: exact goes back through all ν steps, with a Hessian factor for each; truncated keeps the last m of " +
-      "them, first-order none, and both may come to rest beside ×.",
+      "them, first-order none, and both may come to rest away from ×.",
   ];
   const legend = make("ul", { class: "legend" }, ...LEGEND.map((words) => make("li", {}, words)));
 
@@ -201,9 +201,10 @@
       make("header", {}, make("h1", {}, "Drag w, the shared start"),
         make("p", {}, "Training looks for the w from which all agents fine-tune well. " +
           "Change ν: the landscape changes, and so does the way down.")),
-      make("div", { class: "plot", style: `aspect-ratio: ${data.aspect}` }, shades, drawing),
+      make("div", { class: "plot", style: `aspect-ratio: ${data.aspect}` }, shades, drawing,
+        make("p", { class: "notes" }, height, hidden)),
       make("div", { class: "controls" }, knobs.nu.row, knobs.fine_tune_lr.row, knobs.local_steps.row, knobs.meta_lr.row,
-        gradient, knobs.backprop_steps.row, make("div", { class: "buttons" }, player.button, step, reset), status),
+        gradient, knobs.backprop_steps.row, make("div", { class: "buttons" }, player.button, step, again, reset), status),
       table, legend),
   );
 
@@ -221,6 +222,7 @@
         values[row * GRID + column] = Number.isFinite(value) ? value : Infinity;
       }
     }
+    const highest = Math.max(...values);
     // Where fine-tuning diverges somewhere, the rest still shows.
     const cap = 1e3 * [...values].sort((a, b) => a - b)[values.length >> 1];
     values.forEach((value, at) => (values[at] = Math.min(value, cap)));
@@ -228,7 +230,7 @@
     const range = Math.max(...values) - lowest;
     const logs = values.map((value) => Math.log(value - lowest + 1e-3 * range + Number.MIN_VALUE));
     const [low, high] = [Math.min(...logs), Math.max(...logs)];
-    height.textContent = `mean loss here: ${shown(lowest)} to ${shown(Math.max(...values))}`;
+    height.textContent = `mean loss here: ${shown(lowest)} to ${shown(highest)}`;
     return { at: values.indexOf(lowest), heights: logs.map((log) => ((log - low) / (high - low || 1)) * LEVELS) };
   };
 
@@ -390,10 +392,12 @@
 
   // One round of every method; false if there is nothing more to see.
   const oneRound = () => {
+    const gone = () => methods().filter((_, index) => !finite(state.visited[index].at(-1))).map(({ words }) => words);
+    const diverged = () => `${gone().join(" and ")} diverged: lower α or β.`;
     if (state.rounds >= MOST_ROUNDS) {
       const moving = methods().filter((_, index) => apart(...state.visited[index].slice(-2).map(near)) >= REST)
         .map(({ words }) => words);
-      status.textContent = `${MOST_ROUNDS} rounds are shown at most` +
+      status.textContent = gone().length ? diverged() : `${MOST_ROUNDS} rounds are shown at most` +
         (moving.length ? `; still on the way: ${moving.join(", ")}. A larger β or τ goes faster.` : ". Reset, or move w.");
       return false;
     }
@@ -405,11 +409,10 @@
       visited.push(finite(before) ? gmfl.round(before, method.nu, state.settings.method) : before);
       moved = Math.max(moved, apart(near(before), near(visited.at(-1))));
     });
-    const left = methods().filter((_, index) => !finite(state.visited[index].at(-1)));
-    if (left.length) status.textContent = `${left.map(({ words }) => words).join(" and ")} diverged: lower α or β.`;
+    if (gone().length) status.textContent = diverged();
     else if (moved < REST) status.textContent = "All three have come to rest.";
     draw(false);
-    return left.length === 0 && moved >= REST;
+    return gone().length === 0 && moved >= REST;
   };
 
   const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };

@@ -45,7 +45,8 @@ def landscape(
     """Return the landscape of the ν-step meta-loss as a picture to play with: w is dragged, ν is a slider.
 
     It shows F(w) = (1/n) Σ_i f_i(w_i⁽ᵛ⁾) as contours, every agent's fine-tuning path from w, and where a round of
-    FedAvg, of ν = 1 and of the chosen ν takes w. Play, Step and Reset go through rounds.
+    FedAvg, of ν = 1 and of the chosen ν takes w. Play and Step go through rounds, Clear takes
+    them away, and Reset puts everything where it was at first.
 
     Parameters
     ----------

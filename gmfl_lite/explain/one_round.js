@@ -105,7 +105,8 @@
   const bar = make("progress", { max: stages.length - 1, value: 0, "aria-label": "how far the round is" });
   const phases = PHASES.map((phase) => button(phase, () => goTo(firstOf(phase))));
   const line = make("ol", { class: "phases", "aria-label": "stages of the round" }, ...phases.map((one) => make("li", {}, one)));
-  if (tau > 1) line.children[PHASES.indexOf("local step")].append(make("span", { class: "again" }, ` × ${tau}, from fine-tune on`));
+  PHASES.forEach((phase, place) => (line.children[place].hidden = !stages.some((one) => one.phase === phase)));
+  if (tau > 1) line.children[PHASES.indexOf("local step")].append(make("span", { class: "again" }, ` × ${tau}, from ${nu ? "fine-tune" : "query"} on`));
   const dots = make("p", { class: "dots", "aria-hidden": "true" });
   if (data.agents <= 60)
     for (let i = 0; i < data.agents; i++)
@@ -137,7 +138,8 @@
   const facts = make("dl", { class: "facts" });
   const plane = make("svg", { role: "img" });
   const seen = make("figure", { class: "plane" }, plane, make("figcaption", {}, `w has ${data.parameters.toLocaleString("en")} numbers: this flat ` +
-    `picture keeps most of the movement (${data.share} % of the squared lengths). Solid: local steps. Dotted: looks ahead. ■: the average.`));
+    `picture keeps ${data.share} % of the squared lengths of what is sent back. Solid: local steps. ` +
+    (nu ? "Dotted: looks ahead, which may stand out of it. " : "") + "■: the average."));
   const server = make("section", { class: "server", "aria-label": "server" },
     make("div", {}, make("h3", {}, "Server"), dots, facts), seen);
   document.body.append(
@@ -192,7 +194,7 @@
     const alone = kept().length === 1;
     moved.textContent = out ? "Dropped: what it sends does not count."
       : phaseOf(now) === 7 ? `‖wᵢ − w‖ = ${rounded(steps.displacement)}` +
-        (alone ? "" : `\nwithout it the average moves by ${rounded(lengthOf(without))}`)
+        (alone ? "" : `\nwithout it the average's distance is ${rounded(lengthOf(without))}`)
       : phaseOf(now) < 1 ? "Waits for w." : `${g}‖wᵢ − w‖ = ${rounded(taken ? steps.displacement : before)}`;
   };
 
@@ -203,9 +205,9 @@
     const rows = [["w", `${data.parameters.toLocaleString("en")} numbers of ${data.bytes} bytes`]];
     rows.push(["sent down", at >= 1 ? kilobytes(down) : "nothing yet"], ["sent up", at >= 6 ? kilobytes(up) : "nothing yet"]);
     if (at === 7) {
-      rows.push(["the average moves by", kept().length ? displacement.toPrecision(5) : "no agent is left: w stays"]);
+      rows.push(["the average's distance", kept().length ? displacement.toPrecision(5) : "no agent is left: w stays"]);
       if (dropped.size) rows.push(["with all agents", lengthOf(everybody).toPrecision(5)]);
-      if (dropped.size) rows.push(["between these two", change === null ? "–" : change.toPrecision(5)]);
+      if (dropped.size) rows.push(["dropping moved it by", change === null ? "–" : change.toPrecision(5)]);
     }
     facts.replaceChildren(...rows.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]));
     drawPlane(at, p);
@@ -214,21 +216,23 @@
   // Where everybody is, seen from above, in the plane that holds most of the updates: an agent's local steps from w, and
   // the fine-tuning that looks ahead from there. The average of the arrows is the arrow of the average.
   const FROM_W = data.walks.map((walk) => [[0, 0], ...walk.map((points) => points.at(-1))]);
+  const ROOM = 12 + 6.5 * Math.max(...data.short.map((name) => name.length)); // of a name
   // Two views: with the looks ahead while there are any, and of the local steps alone at the end.
   const viewOf = (points) => {
     const [[left, right], [top, bottom]] = [1, -1].map((sign, axis) => points.map((point) => sign * point[axis]))
       .map((all) => [Math.min(...all), Math.max(...all)]);
     const zoom = 1 / Math.max((right - left) / 250, (bottom - top) / 100, 1e-12);
-    return { zoom, box: `${left * zoom - 46} ${top * zoom - 18} ${(right - left) * zoom + 92} ${(bottom - top) * zoom + 36}` };
+    const box = [left * zoom - ROOM, top * zoom - 18, (right - left) * zoom + 2 * ROOM, (bottom - top) * zoom + 36];
+    return { zoom, box, lowest: bottom * zoom + 14 };
   };
   const [AHEAD, AT_LAST] = [[[0, 0], ...data.walks.flat(2)], FROM_W.flat()].map(viewOf);
 
   const drawPlane = (at, p) => {
     plane.replaceChildren();
-    const { zoom, box } = at < 6 ? AHEAD : AT_LAST;
+    const { zoom, box, lowest } = at < 6 ? AHEAD : AT_LAST;
     const spot = ([x, y]) => [x * zoom, -y * zoom];
     const joined = (points) => points.map((point) => spot(point).map((at) => at.toFixed(2)).join(",")).join(" ");
-    plane.setAttribute("viewBox", box);
+    plane.setAttribute("viewBox", box.join(" "));
     const { t, j } = stages[now];
     const taken = at < 2 ? 0 : at < 5 ? t : t + 1; // local steps
     const tuned = at < 2 || at > 4 ? 0 : at === 2 ? j + 1 : nu; // fine-tuning steps from there
@@ -251,12 +255,14 @@
       add("line", { x1: 0, y1: 0, x2: mean[0], y2: mean[1], class: "average" });
       add("rect", { x: mean[0] - 5, y: mean[1] - 5, width: 10, height: 10, class: "average" });
     }
-    // From top to bottom, a line of its own for every name.
-    names.sort((one, other) => one.y - other.y).forEach((one, place) => {
-      const above = names.slice(0, place).filter(({ x }) => Math.abs(x - one.x) < 40).map(({ y }) => y + 12);
-      one.y = Math.max(one.y, ...above);
-      add("text", { x: one.x + (one.x < 0 ? -6 : 6), y: one.y, "text-anchor": one.x < 0 ? "end" : "start", class: one.out }, one.name);
-    });
+    // A line of its own for every name: from top to bottom, and back up where there is no more room.
+    const near = (one, others) => others.filter(({ x }) => Math.abs(x - one.x) < ROOM).map(({ y }) => y);
+    names.sort((one, other) => one.y - other.y);
+    names.forEach((one, place) => (one.y = Math.max(one.y, ...near(one, names.slice(0, place)).map((y) => y + 12))));
+    [...names].reverse().forEach((one, place, up) =>
+      (one.y = Math.min(one.y, lowest, ...near(one, up.slice(0, place)).map((y) => y - 12))));
+    for (const { x, y, name, out } of names)
+      add("text", { x: x + (x < 0 ? -6 : 6), y, "text-anchor": x < 0 ? "end" : "start", class: out }, name);
     add("circle", { cx: 0, cy: 0, r: 4, class: "start" });
     if (!taken) add("text", { x: -7, y: 4, "text-anchor": "end", class: "start" }, "w");
     plane.setAttribute("aria-label", `Where the agents are, seen from the server's w: ${many(taken, "local step")} taken` +
@@ -294,7 +300,7 @@
     if (!dropped.delete(place)) dropped.add(place);
     show();
     const { displacement } = average();
-    const then = kept().length ? `Without those dropped, the average moves by ${displacement.toPrecision(5)}.` : "No agent is left.";
+    const then = kept().length ? `Without those dropped, the average is ${displacement.toPrecision(5)} away from w.` : "No agent is left.";
     words.textContent = `${picked[place].name} is ${dropped.has(place) ? "dropped" : "back"}. ` +
       (phaseOf(now) === 7 ? then : "It will show in the average.");
   };

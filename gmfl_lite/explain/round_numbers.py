@@ -93,12 +93,12 @@ class Round:
         values, vectors = values.flip(0)[:2].clamp(min=0), vectors.flip(1)[:, :2]
         # An eigenvector's sign is free; this makes it the same on every machine.
         vectors = vectors * vectors.gather(0, vectors.abs().argmax(0, keepdim=True)).sign()
-        walks, lengths = self.walks.double(), values.sqrt()
-        updates = walks[:, -1, -1]
+        updates, lengths = self.walks[:, -1, -1].double(), values.sqrt()
         # A main direction is a sum of updates, Σ_i vectors_i (w_i − w), scaled to a length of one.
         axes = updates.T @ torch.where(lengths > 1e-9 * lengths[0], vectors / lengths, 0)
-        seen = torch.zeros(*walks.shape[:-1], 2, dtype=walks.dtype)
-        seen[..., : axes.shape[1]] = walks @ axes
+        seen = torch.zeros(*self.walks.shape[:-1], 2, dtype=axes.dtype)
+        for place, walk in enumerate(self.walks):  # one after the other: there may be many parameters
+            seen[place, ..., : axes.shape[1]] = walk.double() @ axes
         total = updates.square().sum()
         return seen, 1.0 if total == 0 else (values.sum() / total).clamp(max=1).item()
 
@@ -141,15 +141,17 @@ def measure_round(experiment: Experiment, federation: Federation | None, model: 
             w = later
     picked = picked_in(round, experiment, federation)
     one = one_step(loss_fn, None, **estimate_settings(experiment, w))
-    steps, sent, walks = [], [], []
-    for agent in picked.tolist():
-        taken, walk, w_i = [], [], w
-        for support, query in batches_of(agent, experiment, federation, round):
+    steps, sent = [], []
+    shape = (len(picked), experiment.local_steps, experiment.nu + 1, _flat(w).numel())
+    walks = torch.empty(shape, dtype=_flat(w).dtype)
+    for place, agent in enumerate(picked.tolist()):
+        taken, w_i = [], w
+        for t, (support, query) in enumerate(batches_of(agent, experiment, federation, round)):
             step, tuned, w_i = _local_step(experiment, loss_fn, one, w, w_i, support, query)
             taken.append(step)
-            walk.append(torch.stack([_away(point, w) for point in (*tuned, w_i)]))
+            for j, point in enumerate((*tuned, w_i)):
+                walks[place, t, j] = _flat(point) - _flat(w)
         steps.append(taken)
-        walks.append(torch.stack(walk))
         sent.append(w_i)
     updates = {name: torch.stack([w_i[name] for w_i in sent]) for name in w}
     sizes = federation.train_sizes[picked]
@@ -158,12 +160,11 @@ def measure_round(experiment: Experiment, federation: Federation | None, model: 
     after = engine.server_step(w, average)
     mean = torch.tensor([step.query[-1] for taken in steps for step in taken]).mean().item()
     check_round(mean, after, limit)
-    seen = torch.stack(walks)
-    return Round(experiment, federation, round, w, average, after, picked.tolist(), weights, steps, updates, seen)
+    return Round(experiment, federation, round, w, average, after, picked.tolist(), weights, steps, updates, walks)
 
 
-def _away(point: Params, start: Params) -> torch.Tensor:
-    return torch.cat([(point[name] - start[name]).flatten() for name in start])
+def _flat(params: Params) -> torch.Tensor:
+    return torch.cat([tensor.flatten() for tensor in params.values()])
 
 
 def _local_step(

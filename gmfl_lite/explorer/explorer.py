@@ -342,7 +342,8 @@ class Explorer:
         The event is set when there is something newer to paint.
         """
         self._panel.paint_progress(self._state)
-        if newer.wait(max(0.0, self._draws_again - time.monotonic())):
+        early = self._draws_again - time.monotonic()
+        if early > 0 and newer.wait(early):
             return
         started = time.monotonic()
         if self._panel.paint(self._state):

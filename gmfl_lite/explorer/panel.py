@@ -15,7 +15,7 @@ from .widget_parts import STYLE, button, close, fold, line, toggle
 BUTTONS: dict[str, dict[str, str]] = {
     "Run": {"tooltip": "Run what the knobs say.", "icon": "play", "button_style": "primary"},
     "Fair": {
-        "tooltip": "Compare with FedAvg, each at its best step sizes: a search of minutes, whose length is said before."
+        "tooltip": "Compare with FedAvg, each at its best step sizes. The search takes minutes; it first says how many."
     },
     "Stop": {"tooltip": "Stop what runs.", "icon": "stop"},
     "Pin this curve": {"tooltip": "Keep what is drawn, to compare with what comes.", "icon": "thumb-tack"},

@@ -85,7 +85,8 @@ class State:
             seen = sentences.of_a_curve(self.curves[-1], self.fedavg, self.steps, how)
         else:
             seen = ""
-        return " ".join(filter(None, (_ELSEWHERE if self.elsewhere else "", self.message, seen)))
+        waits = f"{_ELSEWHERE} {_BEFORE if self.curves and not self.busy else ''}".strip() if self.elsewhere else ""
+        return " ".join(filter(None, (waits, self.message, seen)))
 
     @property
     def legend(self) -> dict[str, tuple[Look, str]]:
@@ -164,10 +165,8 @@ def _is_reference(name: str) -> bool:
     return name.startswith(FEDAVG)
 
 
-_ELSEWHERE = (
-    "Another cell of this notebook is at work: what you press here waits until it is done. "
-    "The picture is the one from before."
-)
+_ELSEWHERE = "Another cell of this notebook is at work: what you press here waits until it is done."
+_BEFORE = "The picture is the one from before."
 
 
 def as_left(state: State) -> State:

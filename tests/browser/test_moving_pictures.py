@@ -149,7 +149,7 @@ def test_a_round_ends_where_training_does(place):
     frame.get_by_role("button", name="Step →").click()
     place.keyboard.press("End")
     facts = frame.locator(".facts")
-    playwright.expect(facts).to_contain_text(f"all agents{apart(trained, start)}", use_inner_text=False)
+    playwright.expect(facts).to_contain_text(f"the average's distance{apart(trained, start)}", use_inner_text=False)
     rng = np.random.default_rng(3)
     for turn in range(10):
         kept = np.sort(rng.choice(4, size=rng.integers(1, 5), replace=False))
@@ -166,7 +166,7 @@ def test_a_round_ends_where_training_does(place):
             {name: sent[chosen] for name, sent in measured.updates.items()}, measured.weights[chosen]
         )
         shown = dict(zip(*(facts.locator(tag).all_inner_texts() for tag in ("dt", "dd")), strict=True))
-        assert shown["the average moves by"] == apart(average, start)
+        assert shown["the average's distance"] == apart(average, start)
     place.keyboard.press("Home")
     assert frame.locator(".phases [aria-current=step]").inner_text() == "pick"
 

@@ -162,17 +162,17 @@ def test_dropping_agents_gives_the_average_of_the_others(frame):
         assert found["displacement"] == pytest.approx(displacement(kept), abs=1e-10)
         assert found["change"] == pytest.approx(displacement(kept, measured.average), abs=1e-10)
         assert (found["down"], found["up"]) == (4 * each, len(kept) * each)
-        assert facts(frame)["the average moves by"] == f"{displacement(kept):#.5g}"
+        assert facts(frame)["the average's distance"] == f"{displacement(kept):#.5g}"
         assert facts(frame)["with all agents"] == f"{displacement([0, 1, 2, 3]):#.5g}"
-        assert facts(frame)["between these two"] == f"{displacement(kept, measured.average):#.5g}"
+        assert facts(frame)["dropping moved it by"] == f"{displacement(kept, measured.average):#.5g}"
         assert facts(frame)["sent up"] == f"{len(kept) * each / 1000:.1f} kB"
         without = frame.locator(".moved").nth(0).inner_text()
         others = [place for place in kept if place != 0]
-        assert without.endswith(f"without it the average moves by {displacement(others):#.3g}")
+        assert without.endswith(f"without it the average's distance is {displacement(others):#.3g}")
         frame.locator("button.drop").nth(2 if kept == [0, 2, 3] else 1).click()
     for place in (0, 3):  # 1 and 2 have been dropped by now
         frame.locator("button.drop").nth(place).click()
-    assert facts(frame)["the average moves by"] == "no agent is left: w stays"
+    assert facts(frame)["the average's distance"] == "no agent is left: w stays"
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -39,6 +39,8 @@ def test_nothing_of_the_answers_is_in_the_students_edition(path):
         held + answers + [line for line in solutions if len(line) > 30 and line not in path.read_text("utf-8")]
     ):
         assert secret not in said
+    kept = [line for line in every.splitlines() if line.startswith("## ") or re.search(r"Predict:|\*\*Exercise", line)]
+    assert [line for line in kept if line not in said] == []
     assert "Open in Colab" not in said, "it opens the edition with the outputs"
     assert [cell.source for cell in whole.cells if cell.cell_type == "code"] == [
         cell.source for cell in made.cells if cell.cell_type == "code"
