@@ -9,25 +9,32 @@ from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 LOOKS_AT_A_VALUE = {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default}
+
+
+def as_they_are(arguments: Any) -> Any:
+    """Return other tensors of the same memory: the shape that an operation gives one in place is gone the next time."""
+    return tree_map_only(torch.Tensor, torch.Tensor.detach, arguments)
 
 
 class Tape(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
-        self.operations: list[tuple[Any, Any, Any, list[Any]]] = []
+        self.operations: list[tuple[Any, Any, list[Any]]] = []
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if operation in LOOKS_AT_A_VALUE:
             raise RuntimeError("operation not permitted when stream is capturing")
+        given = as_they_are((args, kwargs or {}))
         result = operation(*args, **(kwargs or {}))
-        self.operations.append((operation, args, kwargs or {}, tree_leaves(result)))
+        self.operations.append((operation, given, as_they_are(tree_leaves(result))))
         return result
 
     def replay(self) -> None:
-        for operation, args, kwargs, results in self.operations:
+        for operation, given, results in self.operations:
+            args, kwargs = as_they_are(given)
             for old, new in zip(results, tree_leaves(operation(*args, **kwargs)), strict=True):
                 if isinstance(old, torch.Tensor) and old.data_ptr() != new.data_ptr():
                     old.copy_(new)

@@ -388,8 +388,11 @@ def test_the_largest_image_that_is_read_stays_within_the_bound(mode, digits, tmp
     """Turned by its camera, and in part transparent where a file can be."""
     kind = {"CMYK": "tiff", "I;16": "png", "F": "tiff", "P": "gif"}.get(mode, "png")
     image = Image.new(mode, (2990, 3000))
+    seven = ink(colour=90 if mode == "P" else 0)  # colour 0 of a palette is the one that is transparent
+    if mode == "P":  # older Pillows give it no colours
+        image.putpalette(seven.convert("P").getpalette())
     image.paste(
-        ink().convert("L" if mode in ("F", "I;16") else mode).resize((1500, 1500)).convert(image.mode), (700, 700)
+        seven.convert("L" if mode in ("F", "I;16") else mode).resize((1500, 1500)).convert(image.mode), (700, 700)
     )
     exif = Image.Exif()
     exif[0x0112] = 6
