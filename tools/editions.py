@@ -11,6 +11,7 @@ below each question, from for-teachers.md and from the exercises' own solutions.
 import copy
 import re
 import sys
+from numbers import Real
 from pathlib import Path
 
 import nbformat
@@ -80,10 +81,27 @@ def key() -> dict[str, list[tuple[str, str]]]:
 
 
 def solution(name: str) -> str:
-    """Return an exercise's solution, and what it says to a correct answer, as Markdown."""
+    """Return an exercise's answer, its solution, and what it says to a correct answer, as Markdown."""
     one = getattr(gl.exercises, name)
     verdict = one.check(one.answer())
-    return f"**Solution of `{name}`**\n\n{one.solution().text}\n\n{verdict.text.removeprefix('**Correct.** ')}"
+    value = "" if one.wants_function else at_the_board(one.answer())
+    answer = f"**Answer:** {value}\n\n" if value else ""
+    return f"**Solution of `{name}`**\n\n{answer}{one.solution().text}\n\n{verdict.text.removeprefix('**Correct.** ')}"
+
+
+def at_the_board(value: object) -> str:
+    """Return numbers and words as they are written at a board; "" for anything else.
+
+    >>> at_the_board({"one step": 0.1 + 0.2, "who": ["A", "B"]})
+    'one step: 0.3; who: A, B'
+    """
+    if isinstance(value, dict):
+        return "; ".join(f"{name}: {at_the_board(part)}" for name, part in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(filter(None, map(at_the_board, value)))
+    if isinstance(value, Real):
+        return f"{value:.10g}"
+    return value if isinstance(value, str) else ""
 
 
 def main(edition: str, paths: list[Path]) -> None:

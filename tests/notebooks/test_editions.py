@@ -47,6 +47,23 @@ def test_nothing_of_the_answers_is_in_the_students_edition(path):
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [
+        ("look_ahead", "2, 0.5, 0.125"),  # ½ (3 − w)² at w = 1, 2, 2.5
+        ("two_averages", "uniform: 3; samples: 4.3"),  # (1 + 2 + 6)/3 and (10 + 60 + 360)/100
+        ("one_step_ahead", "0.5103"),  # 0.9³ (1 − 0.3)
+        ("tipping_nu", "13"),  # above ln 10 / (2 ln 1.1) = 12.08
+        ("jacobian_product", None),
+        ("fair_comparison", None),
+    ],
+)
+def test_a_solution_begins_with_what_is_written_at_the_board(name, answer):
+    text = editions.solution(name)
+    assert text.startswith(f"**Solution of `{name}`**\n\n**Answer:** {answer}\n\n" if answer else "**Solution")
+    assert answer or "**Answer:**" not in text
+
+
 def test_what_predict_holds_back_is_found():
     cells = [nbformat.v4.new_code_cell("guess.then(figure)"), nbformat.v4.new_markdown_cell("It is 42.")]
     cells += [nbformat.v4.new_markdown_cell("What comes next."), nbformat.v4.new_code_cell("1")]
