@@ -153,10 +153,12 @@ class Panel:
             parts["runs"] = as_html.table(frame)
         for part, value in parts.items():
             self._html[part].value = value
-        self._html["progress"].value = as_html.progress_bar(state)
         if (taken := (seen, state.busy)) != self._taken:
             self._html["take-away"].value = as_html.take_away(state, frame)
             self._taken = taken
+        self._html["progress"].value = as_html.progress_bar(
+            state
+        )  # as the last: who sees none sees what is there to stay
         self._seen = seen
         return new
 

@@ -349,6 +349,7 @@ def press_to_copy(panel, name: str) -> None:
 def test_code_is_selected_where_there_is_no_clipboard(page, panel):
     """As over plain http; and where the browser refuses."""
     button(panel, "Take it away").click()
+    playwright.expect(panel.locator("pre", has_text="papermill")).to_contain_text("-p nu 3")  # of Reset, not of before
     refusing = "{writeText: () => Promise.reject(new Error('refused'))}"
     for name, clipboard in (("Copy as Python", "undefined"), ("Copy as papermill command", refusing)):
         page.evaluate(f"Object.defineProperty(navigator, 'clipboard', {{value: {clipboard}, configurable: true}})")
