@@ -38,6 +38,12 @@ def held_back(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
     return [cell for before, cell in texts if cell.source.startswith("**Notice") or (before and _holds(before))]
 
 
+def parts(source: str) -> tuple[str, str]:
+    """Return what to notice, and what else follows in the same cell: a section, a question or an exercise."""
+    found = _GOES_ON.search(source)
+    return (source[: found.start()], found[0]) if found else (source, "")
+
+
 def _holds(cell: nbformat.NotebookNode) -> bool:
     return cell.cell_type == "code" and ".then(" in cell.source
 
@@ -46,7 +52,7 @@ def student(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """Return a notebook without outputs and without what is held back."""
     made = copy.deepcopy(notebook)
     for cell in held_back(made):
-        cell.source = YOURS + (rest[0] if (rest := _GOES_ON.search(cell.source)) else "")
+        cell.source = YOURS + parts(cell.source)[1]
     for cell in made.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
