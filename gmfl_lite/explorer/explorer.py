@@ -318,8 +318,6 @@ class Explorer:
             else:
                 self.fair()
 
-    # From there to what is to be seen.
-
     def _start(self, knobs: Mapping[str, Any], swept: Sweep | None) -> None:
         with self._lock:
             if swept is not None and not self._knobs[swept[0]].counts(knobs):
@@ -337,18 +335,14 @@ class Explorer:
         self._painter.submit(self._paint)
 
     def _paint(self, newer: threading.Event) -> None:
-        """Say at once that something is at work; draw at most half of the time: while Python draws it does not train.
-
-        The event is set when there is something newer to paint.
-        """
+        """Say at once that something is at work; draw at most half of the time, and nothing that is old."""
         self._panel.paint_progress(self._state)
         early = self._draws_again - time.monotonic()
         if early > 0 and newer.wait(early):
             return
         started = time.monotonic()
         if self._panel.paint(self._state):
-            took = time.monotonic() - started
-            self._draws_again = time.monotonic() + max(FRAME - took, took)
+            self._draws_again = max(started + FRAME, 2 * time.monotonic() - started)
 
     def _knob(self, name: str) -> Knob:
         if name not in self._knobs:
