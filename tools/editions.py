@@ -24,9 +24,8 @@ YOURS = "**Notice:** what do you see? If you predicted it, were you right? Write
 
 _ASKS = re.compile(r"\*Predict:\*|\bgl\.predict\(")
 _WHY = re.compile(r"\n\*Why:\*.*")
-_GOES_ON = re.compile(
-    r"\n\n(?=## |\**Predict|\*\*Exercise).*", re.DOTALL
-)  # what else is in a cell that begins with a Notice
+# What else is in a cell that begins with a Notice.
+_GOES_ON = re.compile(r"\n\n(?=## |\**Predict|\*\*Exercise).*", re.DOTALL)
 _CHECKS = re.compile(r"gl\.exercises\.(\w+)\.check\(")
 _ROW = re.compile(r"^\| (\d\d) \| (.*?) \| (.*) \|$", re.MULTILINE)
 

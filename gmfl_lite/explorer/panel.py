@@ -156,9 +156,8 @@ class Panel:
         if (taken := (seen, state.busy)) != self._taken:
             self._html["take-away"].value = as_html.take_away(state, frame)
             self._taken = taken
-        self._html["progress"].value = as_html.progress_bar(
-            state
-        )  # as the last: who sees none sees what is there to stay
+        # As the last: who sees no progress sees what is there to stay.
+        self._html["progress"].value = as_html.progress_bar(state)
         self._seen = seen
         return new
 
