@@ -29,7 +29,7 @@ def curves(
 ) -> Picture:
     """Draw tables as lines: a panel for each table, a line for each of its columns, against its index.
 
-    Lines of one name look alike in all panels; few points are marked.
+    Lines of one name look alike in all panels; of many points up to eight are marked.
 
     Parameters
     ----------
@@ -65,12 +65,14 @@ def curves(
     for axes, (title, frame) in zip(grid.flat, panels.items(), strict=False):
         measured = pd.api.types.is_numeric_dtype(frame.index) or isinstance(frame.index, pd.DatetimeIndex)
         across = frame.index if measured else _ticks(frame.index)
-        for name, values in frame.items():
+        for number, (name, values) in enumerate(frame.items()):
             style = {**looks[names[name]].line, "markersize": 5}
             if mark_lowest:
                 style["markevery"] = [int(np.argmin(values))]
             elif len(frame) > 15:
-                style["marker"] = ""
+                # Up to eight markers tell lines apart in print; no two lines have theirs at the same places.
+                apart = max(-(-len(frame) // 8), frame.shape[1])
+                style["markevery"] = (number * apart // frame.shape[1], apart)
             handles[entry(names[name])] = axes.plot(across, values, label=entry(names[name]), **style)[0]
         scales = {f"{axis}scale": "log" if axis in log else "linear" for axis in "xy"}
         axes.set(title=literal(titles[title]), **scales)

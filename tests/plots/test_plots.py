@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import scipy.ndimage
 import seaborn as sns
+from matplotlib.lines import Line2D
 from PIL import Image
 
 import gmfl_lite as gl
@@ -256,6 +257,17 @@ def test_curves_wraps_panels_and_shows_all_values():
     assert figure.axes[0].get_ylim()[0] <= 1
     assert figure.axes[0].get_ylim()[1] >= 1e4
     assert not figure.legends
+
+
+@pytest.mark.parametrize("rows", [16, 21, 161])
+def test_long_lines_are_told_apart_without_colour(rows):
+    """In print: each has few markers of its own, and no two have one at the same place."""
+    table = pd.DataFrame({f"ν = {nu}": np.arange(rows) + nu for nu in (0, 1, 10)})
+    lines = gl.plots.curves({"": table}, xlabel="x", ylabel="y", alt="…").axes[0].get_lines()
+    marked = [set(np.arange(rows)[slice(start, None, step)]) for start, step in map(Line2D.get_markevery, lines)]
+    assert len({line.get_marker() for line in lines}) == 3
+    assert all(4 <= len(places) <= 8 for places in marked)
+    assert sum(map(len, marked)) == len(set.union(*marked))
 
 
 def test_the_framed_value_of_a_mismatch_looks_like_no_other():
