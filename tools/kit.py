@@ -29,6 +29,12 @@ HERE = Path(__file__).parent
 SLIDES = {"slide": "slide", "slide-more": "fragment"}
 STYLES = ("reveal.css", "simple.css")
 
+COURSE = '''"""What `nbgrader generate_assignment gmfl_lite` leaves in place of a solution: dots, like the notebooks."""
+
+c = get_config()  # noqa: F821
+c.ClearSolutions.code_stub = {"python": "...  # your lines"}
+'''
+
 _CALL = re.compile(r"^gl\.exercises\.(\w+)\.check\((\w+)\)$", re.MULTILINE)
 _BEGINS = re.compile(r"^(?:## |\*\*Exercise \d)", re.MULTILINE)
 _FORMULA = re.compile(r"\$\$(.+?)\$\$|\$(.+?)\$", re.DOTALL)
@@ -232,6 +238,7 @@ def main(paths: list[Path], folder: Path = ROOT / "build" / "kit") -> None:
     notebooks = {path.stem: nbformat.read(path, as_version=4) for path in sorted(paths)}
     source = folder / "nbgrader" / "source" / "gmfl_lite"
     source.mkdir(parents=True, exist_ok=True)
+    (folder / "nbgrader" / "nbgrader_config.py").write_text(COURSE, encoding="utf-8")
     for stem, notebook in notebooks.items():
         nbformat.write(assignment(notebook, stem), source / f"{stem}.ipynb")
     for stem in (stem for stem, notebook in notebooks.items() if has_slides(notebook)):

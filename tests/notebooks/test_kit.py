@@ -10,6 +10,7 @@ import pytest
 import tracks
 from nbconvert.preprocessors import ClearOutputPreprocessor
 from test_notebooks import NOTEBOOKS
+from traitlets.config import PyFileConfigLoader
 
 import gmfl_lite as gl
 
@@ -46,11 +47,14 @@ def test_nbgrader_validates_the_solutions_and_takes_them_out(stem, tmp_path, for
     made = kit.assignment(READ[stem], stem)
     nbformat.write(made, path)
     assert Validator().validate(str(path)) == {}
+    (tmp_path / "course.py").write_text(kit.COURSE, encoding="utf-8")
+    course = PyFileConfigLoader("course.py", path=str(tmp_path)).load_config()
     released = made
-    for one in (preprocessors.ClearSolutions(), ClearOutputPreprocessor()):
+    for one in (preprocessors.ClearSolutions(config=course), ClearOutputPreprocessor()):
         released, _ = one.preprocess(released, {})
     text = nbformat.writes(released)
     assert "BEGIN SOLUTION" not in text
+    assert "NotImplementedError" not in text, "a cell whose dots are filled in would still fail"
     secrets = [
         line for one in gl.exercises.every() if one.notebook == stem for line in one.solution().text.split("\n")[2:-1]
     ]
@@ -58,6 +62,11 @@ def test_nbgrader_validates_the_solutions_and_takes_them_out(stem, tmp_path, for
     nbformat.write(released, path)
     failed = Validator().validate(str(path))
     assert len(failed["failed"]) == len(by_mark(made, "grade"))
+    if stem == "00-start-here":  # a student fills in the dots, and need not know of any other line
+        (cell,) = (cell for cell in released.cells if cell.source.startswith("losses = [..., ..., ...]"))
+        cell.source = cell.source.replace("[..., ..., ...]", "[2, 1/2, 1/8]")
+        nbformat.write(released, path)
+        assert len(Validator().validate(str(path))["failed"]) == len(failed["failed"]) - 1
 
 
 @pytest.mark.parametrize("stem", [stem for stem, notebook in READ.items() if kit.has_slides(notebook)])
