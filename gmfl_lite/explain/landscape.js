@@ -190,7 +190,7 @@
       "steps; the server averages. The tip is the next w.",
     "Rings: equal mean loss after ν fine-tuning steps, least at ×. Every ν has shades of its own: read the numbers in the " +
       "corner, not the contrast. A large ν often makes the landscape flatter, and the way down longer.",
-    "× moves with ν: an agent whose loss is steep fine-tunes fast from anywhere, so w may wait near those that are slow.",
+    "× moves with ν: what fine-tuning mends need not be right at the start.",
     "Meta-gradient: exact goes back through all ν steps, with a Hessian factor for each; truncated keeps the last m of " +
       "them, first-order none, and both may come to rest away from ×.",
   ];

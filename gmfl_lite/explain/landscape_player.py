@@ -27,6 +27,8 @@ COLOURED_AS = ("FedAvg", "Per-FedAvg", "ν = 3")
 DEFAULT = ([[[1.2, 0], [0, 1.0]], [[0.08, 0], [0, 0.12]], [[0.5, 0.3], [0.3, 0.4]]], [[1, 0.7], [-1, -0.5], [0.4, -1]])
 """A and c of a steep agent, a flat one, and one with a valley across."""
 START = (-0.8, 0.8)
+SHORTEST = 0.03
+"""Arrows below this share of the window are named as too short to see in the picture that does not move."""
 
 
 def landscape(
@@ -153,7 +155,11 @@ def _still(
     alpha = settings["fine_tune_lr"]
     title = f"mean loss after {steps_in_words(nu)}"
     paths = {f"agent {agent.name}": agent.path(w, nu, alpha) for agent in agents}
-    arrows = {name.replace("your ν", f"ν = {nu}"): (w, end - w) for name, end in rounds.items()}
+    sides = np.array([window[axis][1] - window[axis][0] for axis in "xy"])
+    arrows = {}
+    for name, end in rounds.items():
+        seen = "" if np.linalg.norm((end - w) / sides) > SHORTEST else ": too short to see"
+        arrows[name.replace("your ν", f"ν = {nu}") + seen] = (w, end - w)
     panel = plots.Landscape(
         lambda points: mean_loss(agents, points, nu, alpha),
         paths=paths,

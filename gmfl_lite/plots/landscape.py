@@ -25,7 +25,7 @@ class Landscape:
     function : points [N, 2] -> values [N], both float64 tensors.
     paths : label -> points [steps, 2], joined by a line with a marker at every step.
     arrows : label -> (start [2], displacement [2]).
-    points : label -> point [2].
+    points : label -> point [2], or several [n, 2].
     """
 
     function: Callable[[torch.Tensor], torch.Tensor]
@@ -91,7 +91,7 @@ def landscapes(
         for label, point in panel.points.items():
             colour, _, marker = looks[label]
             style = {"color": colour, "marker": marker, "edgecolor": "black", "linewidth": 0.8, "s": 60, "zorder": 5}
-            mark = ax.scatter(*np.asarray(point, float), label=drawn[label], **style)
+            mark = ax.scatter(*np.asarray(point, float).T, label=drawn[label], **style)
             handles.setdefault(label, mark)  # a path of the same label stands for both
         ax.set(title=literal(titles[title]), xlabel=names[0], xlim=x, ylim=y)
     axes[0].set_ylabel(names[1])

@@ -109,3 +109,15 @@ def test_window_is_as_wide_as_drawn_and_holds_all():
 def test_wrong_arguments_are_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
         gl.explain.landscape(**wrong)
+
+
+def test_the_picture_that_does_not_move_says_which_arrows_are_too_short_to_see(monkeypatch):
+    """Agents that are alike: at their optimum no round moves w, and far from it every round does."""
+    drawn, draw = [], gl.plots.landscapes
+    monkeypatch.setattr(gl.plots, "landscapes", lambda panels, **how: drawn.append(panels) or draw(panels, **how))
+    alike = gl.theory.Quadratics([np.eye(2)] * 2, [[0.5, 0.5]] * 2)
+    for start in ((0.5, 0.5), (-0.8, 0.8)):
+        gl.explain.landscape(alike, nu=3, meta_lr=0.5, fine_tune_lr=0.1, start=start)
+    at_rest, moved = ([*panel.arrows] for panels in drawn for panel in panels.values())
+    assert at_rest == [f"{method}: too short to see" for method in moved]
+    assert moved == ["FedAvg", "Per-FedAvg", "ν = 3"]
