@@ -45,7 +45,12 @@ def look_ahead():
 
 
 def _mark_which_nu(answer: Any) -> None:
-    truth = {"FedAvg": 0, "FedAvg with five local steps": 0, "Per-FedAvg": 1, "agents will take four steps": 4}
+    truth = {
+        "FedAvg": 0,
+        "FedAvg with five local steps": 0,
+        "Per-FedAvg": 1,
+        "trained for users who take four steps": 4,
+    }
     keys(answer, truth)
     given = {name: number(value, f"ν of {name!r}") for name, value in answer.items()}
     if given["FedAvg"] == 1 and given["Per-FedAvg"] != 1:
@@ -72,7 +77,7 @@ def which_nu():
         "FedAvg": 0,
         "FedAvg with five local steps": 0,  # τ = 5: what training does, not what it looks ahead
         "Per-FedAvg": 1,
-        "agents will take four steps": 4,
+        "trained for users who take four steps": 4,
     }
 
 

@@ -104,7 +104,7 @@ MISTAKES = [
     ("look_ahead", [2, float("nan"), 0.125], "NaN"),
     ("which_nu", right["which_nu"] | {"FedAvg": 1, "Per-FedAvg": 2}, "not look ahead at all"),
     ("which_nu", right["which_nu"] | {"FedAvg with five local steps": 5}, "τ = 5"),
-    ("which_nu", right["which_nu"] | {"agents will take four steps": 5}, "agents will take four steps"),
+    ("which_nu", right["which_nu"] | {"trained for users who take four steps": 5}, "users who take four"),
     ("which_nu", {"FedAvg": 0}, "Keep the names"),
     ("which_nu", [0, 0, 1, 4], "Keep the dict"),
     ("read_the_curve", right["read_the_curve"] | {"nobody fine-tunes": "Q"}, "that number of steps"),
