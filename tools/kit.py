@@ -32,7 +32,7 @@ STYLES = ("reveal.css", "simple.css")
 COURSE = '''"""What `nbgrader generate_assignment gmfl_lite` leaves in place of a solution: dots, like the notebooks."""
 
 c = get_config()  # noqa: F821
-c.ClearSolutions.code_stub = {"python": "...  # your lines"}
+c.ClearSolutions.code_stub = {"python": "...  # your lines, if you need any here"}
 '''
 
 _CALL = re.compile(r"^gl\.exercises\.(\w+)\.check\((\w+)\)$", re.MULTILINE)
@@ -96,12 +96,13 @@ def assignment(notebook: nbformat.NotebookNode, stem: str) -> nbformat.NotebookN
     code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
     imports = "\n".join(dict.fromkeys(re.findall(r"^import .*$", code, re.MULTILINE)))
     precise = "\n\ntorch.set_default_dtype(torch.float64)" * ("set_default_dtype" in code)
+    asked = questions(notebook)
+    given = "\n\nbase = gl.Experiment(permuted_classes=10)" * any("`base`" in text for text in asked.values())
     title = notebook.cells[0].source.split("\n")[0]
     cells = [
         nbformat.v4.new_markdown_cell(f"{title}: exercises", metadata=_marked(f"{stem}-title", locked=True)),
-        nbformat.v4.new_code_cell(imports + precise, metadata=_marked(f"{stem}-imports", locked=True)),
+        nbformat.v4.new_code_cell(imports + precise + given, metadata=_marked(f"{stem}-imports", locked=True)),
     ]
-    asked = questions(notebook)
     for cell in notebook.cells:
         for name, variable in _CALL.findall(cell.source):
             check = f'verdict = gl.exercises.{name}.check({variable})\nassert verdict.status == "correct", verdict.text'
@@ -166,7 +167,7 @@ def handout(notebooks: dict[str, nbformat.NotebookNode]) -> str:
         source = "\n".join(cell.source for cell in notebooks[stem].cells if cell.cell_type == "code")
         for call in (node for node in ast.walk(ast.parse(_python(source))) if isinstance(node, ast.Call)):
             if ast.unparse(call.func) == "gl.predict":
-                options = " ".join(f"☐ {_text(option)}" for option in call.args[1].elts)
+                options = " ".join(f'<span class="option">☐ {_text(option)}</span>' for option in call.args[1].elts)
                 asked.append(f"**{stem[:2]}** {_text(call.args[0])} <br> {options}")
     pencil = [
         re.sub(

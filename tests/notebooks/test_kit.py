@@ -131,3 +131,18 @@ def test_the_answers_are_all_there():
         assert (f"<code>{one.name}</code>" in page) == (one.notebook in few)
     for number, rows in editions.key().items():
         assert all(kit.markdown2html(answer)[3:20] in page for _, answer in rows) or number == "08"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stem", [stem for stem, notebook in READ.items() if kit.has_slides(notebook)])
+def test_slides_fit_a_small_screen(stem, tmp_path, offline):
+    """At 1280 × 800 nothing of a slide is below its lower edge, where only a mouse would reach it."""
+    offline.set_viewport_size({"width": 1280, "height": 800})
+    (tmp_path / "slides.html").write_text(kit.slides(READ[stem]), encoding="utf-8")
+    offline.goto((tmp_path / "slides.html").as_uri())
+    overflows = """[...document.querySelectorAll('.slides > section > section')].map((one) => {
+        one.style.display = 'block';
+        return [one.innerText.trim().split('\\n')[0], one.scrollHeight, one.clientHeight];
+    }).filter(([, whole, seen]) => whole > seen + 1)"""
+    assert offline.evaluate("document.querySelectorAll('.slides > section > section').length") >= 6
+    assert offline.evaluate(overflows) == []
