@@ -70,9 +70,7 @@ def curves(
             if mark_lowest:
                 style["markevery"] = [int(np.argmin(values))]
             elif len(frame) > 15:
-                # Up to eight markers tell lines apart in print; no two lines have theirs at the same places.
-                apart = max(-(-len(frame) // 8), frame.shape[1])
-                style["markevery"] = (number * apart // frame.shape[1], apart)
+                style["markevery"] = _marked(frame, "x" in log)[number :: frame.shape[1]]
             handles[entry(names[name])] = axes.plot(across, values, label=entry(names[name]), **style)[0]
         scales = {f"{axis}scale": "log" if axis in log else "linear" for axis in "xy"}
         axes.set(title=literal(titles[title]), **scales)
@@ -338,3 +336,10 @@ def _comparable(
     settings = [name for name in frame if name not in free - set(across) - {"seed"} and name != "round"]
     count = len(bad.drop_duplicates(settings))
     return data, f"{count} run{'s' * (count != 1)}" if count else ""
+
+
+def _marked(frame: pd.DataFrame, log: bool) -> list[int]:
+    """Return which rows have a marker of one of the lines, eight for each, evenly along the axis: lines take turns."""
+    ascending = log and frame.index.is_monotonic_increasing and frame.index[0] > 0
+    along = np.log(frame.index.to_numpy(float)) if ascending else np.arange(len(frame))
+    return np.unique(np.searchsorted(along, np.linspace(along[0], along[-1], 8 * frame.shape[1]))).tolist()

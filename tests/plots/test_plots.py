@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 import scipy.ndimage
 import seaborn as sns
-from matplotlib.lines import Line2D
 from PIL import Image
 
 import gmfl_lite as gl
@@ -259,15 +258,19 @@ def test_curves_wraps_panels_and_shows_all_values():
     assert not figure.legends
 
 
-@pytest.mark.parametrize("rows", [16, 21, 161])
-def test_long_lines_are_told_apart_without_colour(rows):
-    """In print: each has few markers of its own, and no two have one at the same place."""
-    table = pd.DataFrame({f"ν = {nu}": np.arange(rows) + nu for nu in (0, 1, 10)})
-    lines = gl.plots.curves({"": table}, xlabel="x", ylabel="y", alt="…").axes[0].get_lines()
-    marked = [set(np.arange(rows)[slice(start, None, step)]) for start, step in map(Line2D.get_markevery, lines)]
+@pytest.mark.parametrize("log", ["", "x"])
+@pytest.mark.parametrize("rows", [16, 21, 161, 2000])
+def test_long_lines_are_told_apart_without_colour(rows, log):
+    """In print: each has few markers of its own, spread along the axis, and no two have one at the same place."""
+    table = pd.DataFrame({f"ν = {nu}": np.arange(rows) + nu for nu in (0, 1, 10)}, index=range(1, rows + 1))
+    lines = gl.plots.curves({"": table}, xlabel="x", ylabel="y", alt="…", log=log).axes[0].get_lines()
+    marked = [line.get_markevery() for line in lines]
     assert len({line.get_marker() for line in lines}) == 3
-    assert all(4 <= len(places) <= 8 for places in marked)
-    assert sum(map(len, marked)) == len(set.union(*marked))
+    assert all(3 <= len(places) <= 8 for places in marked)
+    assert sum(map(len, marked)) == len(set().union(*marked))
+    if rows == 2000:
+        across = (np.log if log else np.asarray)(table.index) / (np.log if log else np.asarray)(rows)
+        assert max(np.diff(across[places]).max() for places in marked) < 0.25
 
 
 def test_the_framed_value_of_a_mismatch_looks_like_no_other():
