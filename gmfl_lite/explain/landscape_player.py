@@ -28,7 +28,7 @@ DEFAULT = ([[[1.2, 0], [0, 1.0]], [[0.08, 0], [0, 0.12]], [[0.5, 0.3], [0.3, 0.4
 """A and c of a steep agent, a flat one, and one with a valley across."""
 START = (-0.8, 0.8)
 SHORTEST = 0.03
-"""Arrows below this share of the window are named as too short to see in the picture that does not move."""
+"""Arrows below this share of the window are left out of the picture that does not move, and named."""
 
 
 def landscape(
@@ -110,6 +110,8 @@ def landscape(
         "agent fine-tunes towards its own optimum. Arrows show where one round of FedAvg, of ν = 1 and of "
         f"ν = {nu} takes w."
     )
+    unseen = _too_short(w, nu, window, rounds)
+    alt += f" Too short to see: {', '.join(unseen)}." * bool(unseen)
     still = _still(found, w, nu, settings, window, rounds, colours, alt)
     script = shipped("meta_objective.js") + shipped("landscape.js")
     return Picture(
@@ -142,6 +144,18 @@ def _losses(agents: list[PlaneAgent], w: np.ndarray, nu: int, settings: dict[str
     return {steps: mean_loss(agents, points, steps, settings["fine_tune_lr"]).item() for steps in (0, 1, nu)}
 
 
+def _too_short(
+    w: np.ndarray, nu: int, window: dict[str, tuple[float, float]], rounds: dict[str, np.ndarray]
+) -> list[str]:
+    """Return the methods whose arrow in the picture that does not move is too short to see."""
+    sides = np.array([window[axis][1] - window[axis][0] for axis in "xy"])
+    return [_named(name, nu) for name, end in rounds.items() if np.linalg.norm((end - w) / sides) < SHORTEST]
+
+
+def _named(method: str, nu: int) -> str:
+    return method.replace("your ν", f"ν = {nu}")
+
+
 def _still(
     agents: list[PlaneAgent],
     w: np.ndarray,
@@ -153,18 +167,16 @@ def _still(
     alt: str,
 ) -> plots.Picture:
     alpha = settings["fine_tune_lr"]
-    title = f"mean loss after {steps_in_words(nu)}"
+    unseen = _too_short(w, nu, window, rounds)
+    title = f"mean loss after {steps_in_words(nu)}" + f"\ntoo short to see: {', '.join(unseen)}" * bool(unseen)
     paths = {f"agent {agent.name}": agent.path(w, nu, alpha) for agent in agents}
-    sides = np.array([window[axis][1] - window[axis][0] for axis in "xy"])
-    arrows = {}
-    for name, end in rounds.items():
-        seen = "" if np.linalg.norm((end - w) / sides) > SHORTEST else ": too short to see"
-        arrows[name.replace("your ν", f"ν = {nu}") + seen] = (w, end - w)
+    named = {_named(name, nu): name for name in rounds}
+    arrows = {label: (w, rounds[name] - w) for label, name in named.items() if label not in unseen}
     panel = plots.Landscape(
         lambda points: mean_loss(agents, points, nu, alpha),
         paths=paths,
         arrows=arrows,
         points={"w": w} | {label: agent.optimum for label, agent in zip(paths, agents, strict=True)},
     )
-    looks = dict(zip(arrows, colours.values(), strict=True)) | dict.fromkeys(paths, "0.3")
+    looks = {label: colours[name] for label, name in named.items()} | dict.fromkeys(paths, "0.3")
     return plots.landscapes({title: panel}, x=window["x"], y=window["y"], colours=looks, alt=alt)
