@@ -9,6 +9,8 @@ import pandas as pd
 import pytest
 from clean_machine import ROOT
 
+import gmfl_lite as gl
+
 SEEDS = range(5)
 OMITTED = ("%pip", "gl.explain.", "gl.exercises.", "landscapes(", "distances", "def seconds_a_round")
 """Cells that install, show, ask or take the time; no statement below rests on one."""
@@ -36,6 +38,7 @@ def test_start_here(seed):
     new, trained = (table.xs(group, level="agents") for group in ("new", "trained"))
     fedavg, one, three, fedavg_small, fedavg_5, three_5, three_large = new.index
     assert (new.loc[[one, three], 5] > new.loc[fedavg, 5] + 20).all(), "they leave FedAvg far behind"
+    assert new.loc[three, 5] > new.loc[one, 5], "the order is clear"
     half = names["results"][three].history.query("group == 'new' and fine_tune_steps == 5 and round == 75")
     assert abs(100 * half["accuracy"].item() - new.loc[one, 5]) < 5, "after half of the rounds about where ν = 1 ends"
     better = new.loc[[one, three], 5] - trained.loc[[one, three], 5]
@@ -47,7 +50,9 @@ def test_start_here(seed):
     at_five = {way: result.agents.query("fine_tune_steps == 5") for way, result in names["results"].items()}
     left, right = (at_five[way].set_index("agent")["accuracy"] for way in (fedavg, three))
     assert (right > left).mean() > 0.95, "looking ahead serves nearly every agent better"
-    assert new.loc[fedavg_5, [5, 10]].sub(new.loc[three, [5, 10]]).between(-4, 4).all(), "level, or a few points ahead"
+    assert new.loc[fedavg_5, [5, 10]].sub(new.loc[three, [5, 10]]).between(-3, 4).all(), "level, or a few points ahead"
+    large = names["several"].replace(nu=3, fine_tune_lr=0.6, meta_lr=0.6)
+    assert gl.run(large, progress=False).status == "diverged", "as at τ = 5 it diverges"
     assert abs(new.loc[fedavg_5, 5] - new.loc[three_5, 5]) < 10, "nobody by ten points"
     assert new.loc[fedavg_5, 5] - new.loc[fedavg_small, 5] > 10, "steps twice as large give FedAvg ten points or more"
     assert (new.loc[three_large, 5] > new.drop(three_large)[5]).all(), "best of all"
@@ -98,7 +103,9 @@ def test_sinusoids(seed):
     assert untrained.is_monotonic_increasing, "without training, fine-tuning does harm"
     assert (one[[5, 10]] < 0.5 * fedavg[[5, 10]]).all(), "less than half"
     assert (five[[5, 10]] < 0.5 * fedavg[[5, 10]]).all() == (seed != 4), "but for seed 4"
-    assert 0.585 < five[5] / fedavg_10[5] < 1.185, "from 41 % less to 18 % more"
+    behind = fedavg_10[10] / error.loc[[one.name, five.name], 10] - 1
+    assert behind.between(0.015, 0.745).all(), "behind both, by 2 to 74 %"
+    assert (fedavg_10[[5, 10]] < 0.7 * fedavg[[5, 10]]).all(), "comes near to both"
 
 
 def test_one_shot():
