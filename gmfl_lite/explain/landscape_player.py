@@ -112,7 +112,7 @@ def landscape(
     )
     unseen = _too_short(w, nu, window, rounds)
     alt += f" Too short to see: {', '.join(unseen)}." * bool(unseen)
-    still = _still(found, w, nu, settings, window, rounds, colours, alt)
+    still = _still(found, w, nu, settings, window, rounds, unseen, colours, alt)
     script = shipped("meta_objective.js") + shipped("landscape.js")
     return Picture(
         script,
@@ -163,11 +163,11 @@ def _still(
     settings: dict[str, Any],
     window: dict[str, tuple[float, float]],
     rounds: dict[str, np.ndarray],
+    unseen: list[str],
     colours: dict[str, str],
     alt: str,
 ) -> plots.Picture:
     alpha = settings["fine_tune_lr"]
-    unseen = _too_short(w, nu, window, rounds)
     title = f"mean loss after {steps_in_words(nu)}" + f"\ntoo short to see: {', '.join(unseen)}" * bool(unseen)
     paths = {f"agent {agent.name}": agent.path(w, nu, alpha) for agent in agents}
     named = {_named(name, nu): name for name in rounds}

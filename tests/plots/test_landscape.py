@@ -21,7 +21,7 @@ def test_paths_arrows_and_points_are_drawn_where_they_are():
         points={"minimum": torch.zeros(2)},
     )
     figure = landscapes(
-        {"a": panel, "b": Landscape(bowl, points={"minimum": [1, 1], "two": [[1, 0], [0, 2]]})},
+        {"a": panel, "b": Landscape(bowl, points={"minimum": [1, 1], "two": [[1, 0], [-1, 2]]})},
         x=(-2, 2),
         y=(-1, 3),
         alt="Two bowls.",
@@ -36,7 +36,7 @@ def test_paths_arrows_and_points_are_drawn_where_they_are():
     one, other = (next(item for item in axes.collections if item.get_label() == "minimum") for axes in (first, second))
     assert one.get_offsets().tolist() == [[0, 0]]
     assert other.get_offsets().tolist() == [[1, 1]]
-    assert second.collections[-1].get_offsets().tolist() == [[1, 0], [0, 2]]
+    assert second.collections[-1].get_offsets().tolist() == [[1, 0], [-1, 2]]
     assert one.get_facecolor().tolist() == other.get_facecolor().tolist()
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["descent", "downhill", "minimum", "two"]
     assert figure.alt == "Two bowls."
