@@ -1,7 +1,8 @@
 """A real run next to its bound: what Theorem 3 is about, measured in every round."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -38,6 +39,7 @@ class Observation:
     meta_smoothness : L_F, the largest ‖∇²F_i‖ of any agent i at w_k and where its own local steps from there end, in
         every evaluated round k = 0, eval_every, … and in the last one. The bounds ask for it between these points too;
         as it is measured where agents are furthest from w_k, it is off only as far as it rises and falls in between.
+        It takes longer than all the rest, and is measured when it is first asked for.
     """
 
     experiment: Experiment
@@ -46,7 +48,13 @@ class Observation:
     losses: np.ndarray
     heterogeneity: np.ndarray
     bias: np.ndarray
-    meta_smoothness: float
+    _measure: "_Measure" = field(repr=False)
+    _evaluated: tuple[Params, ...] = field(repr=False)
+
+    @cached_property
+    @modestly
+    def meta_smoothness(self) -> float:
+        return max(self._measure.steepest(w) for w in self._evaluated)
 
 
 @modestly
@@ -101,7 +109,7 @@ def observe(
     visited = [w, *(later for _, later, _ in train(experiment, federation, measure.loss_fn, w))]
     rows = [measure.at(point) for point in visited[:-1]]
     squares, losses, heterogeneity, bias = (np.array(column) for column in zip(*rows, strict=True))
-    evaluated = {*range(0, experiment.rounds, experiment.eval_every), experiment.rounds - 1}
+    evaluated = sorted({*range(0, experiment.rounds, experiment.eval_every), experiment.rounds - 1})
     return Observation(
         experiment,
         federation.n_agents,
@@ -109,7 +117,8 @@ def observe(
         np.append(losses, measure.at(visited[-1])[1]),
         heterogeneity,
         bias,
-        max(measure.steepest(visited[k]) for k in evaluated),
+        measure,
+        tuple(visited[k] for k in evaluated),
     )
 
 
