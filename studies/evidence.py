@@ -203,7 +203,7 @@ def plan() -> list[Cell]:
 
 
 def quick_plan() -> list[Cell]:
-    return [Cell("tiny digits", HEADLINE, nu, seeds=2, validation_seeds=1) for nu in (0, 1, 3)]
+    return [Cell("tiny digits", HEADLINE, nu, seeds=2, validation_seeds=1) for nu in (0, 3)]
 
 
 def study(cell: Cell, cache: Path | None) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -17,11 +17,12 @@ KEY = re.findall(r"^\| 07 \| \d\. .*? \| (.*?) \|$", (ROOT / "notebooks" / "for-
 
 @cache
 def base() -> gl.Experiment:
-    """Return what the notebook's panel begins with."""
+    """Return what the notebook's panel begins with, scored at the end alone."""
     values: dict = {}
     exec(next(cell.source for cell in NOTEBOOK.cells if "parameters" in cell.metadata.get("tags", [])), values)
     given = {name: value for name, value in values.items() if name in gl.Experiment().to_dict()}
-    return gl.Experiment(**given | {"eval_steps": [int(steps) for steps in values["eval_steps"].split()]})
+    at_the_end = {"eval_every": values["rounds"], "eval_steps": [int(steps) for steps in values["eval_steps"].split()]}
+    return gl.Experiment(**given | at_the_end)
 
 
 @cache
