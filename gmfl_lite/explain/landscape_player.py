@@ -168,7 +168,7 @@ def _still(
     alt: str,
 ) -> plots.Picture:
     alpha = settings["fine_tune_lr"]
-    title = f"mean loss after {steps_in_words(nu)}" + f"\ntoo short to see: {', '.join(unseen)}" * bool(unseen)
+    title = f"mean loss after {steps_in_words(nu)}" + f"\narrows too short to see: {', '.join(unseen)}" * bool(unseen)
     paths = {f"agent {agent.name}": agent.path(w, nu, alpha) for agent in agents}
     named = {_named(name, nu): name for name in rounds}
     arrows = {label: (w, rounds[name] - w) for label, name in named.items() if label not in unseen}

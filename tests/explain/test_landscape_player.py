@@ -121,7 +121,7 @@ def test_the_picture_that_does_not_move_says_which_arrows_are_too_short_to_see(m
         for start in ((0.5, 0.5), (-0.8, 0.8))
     )
     ((title, panel),), ((other_title, other),) = (panels.items() for panels in drawn)
-    assert title.endswith("\ntoo short to see: FedAvg, Per-FedAvg, ν = 3")
+    assert title.endswith("\narrows too short to see: FedAvg, Per-FedAvg, ν = 3")
     assert at_rest.alt.endswith(" Too short to see: FedAvg, Per-FedAvg, ν = 3.")
     assert "too short" not in f"{other_title} {moved.alt}".lower()
     assert (list(panel.arrows), list(other.arrows)) == ([], ["FedAvg", "Per-FedAvg", "ν = 3"])
