@@ -40,7 +40,7 @@ PARAMETERS = {
     ],
     "09-evidence": [{"group": "trained"}],
     "04-how-it-converges": [
-        {"n_agents": 4, "nu": 5, "rounds": 2, "fine_tune_lr": 0.01, "local_steps": 2, "seed": 1},
+        {"n_agents": 4, "nu": 2, "rounds": 2, "fine_tune_lr": 0.01, "local_steps": 2, "seed": 1},
         {"n_agents": 6, "agents_per_round": 3, "nu": 0, "rounds": 3, "fine_tune_lr": 0.5, "step_share": 0.1},
     ],
     "10-real-federation": [
