@@ -23,7 +23,7 @@ PAGE = ROOT / "notebooks" / "for-teachers.md"
 YOURS = "**Notice:** what do you see? If you predicted it, were you right? Write two or three sentences here."
 
 _ASKS = re.compile(r"\*Predict:\*|\bgl\.predict\(")
-_WHY = re.compile(r"\n\*Why:\*.*")
+_WHY = re.compile(r"\n- \*Why:\*.*")
 # What else is in a cell that begins with a Notice.
 _GOES_ON = re.compile(r"\n\n(?=## |\**Predict|\*\*Exercise).*", re.DOTALL)
 _CHECKS = re.compile(r"gl\.exercises\.(\w+)\.check\(")
@@ -58,7 +58,8 @@ def student(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
         elif "*Predict:*" in cell.source:
             cell.source = _WHY.sub("", cell.source)
     badges = re.compile(r"^\[!\[Open in .*\n\n?", flags=re.MULTILINE)  # they open the edition with outputs
-    made.cells[0].source = badges.sub("", made.cells[0].source)
+    # As does the table that all are linked to.
+    made.cells[0].source = re.sub(r"( · )?\[All notebooks\]\(.*?\)", "", badges.sub("", made.cells[0].source)).rstrip()
     return made
 
 

@@ -100,7 +100,10 @@ def assignment(notebook: nbformat.NotebookNode, stem: str) -> nbformat.NotebookN
     given = "\n\nbase = gl.Experiment(permuted_classes=10)" * any("`base`" in text for text in asked.values())
     title = notebook.cells[0].source.split("\n")[0]
     cells = [
-        nbformat.v4.new_markdown_cell(f"{title}: exercises", metadata=_marked(f"{stem}-title", locked=True)),
+        nbformat.v4.new_markdown_cell(
+            f"{title}: exercises\n\nThe symbols and words are explained in notebook {stem[:2]}.",
+            metadata=_marked(f"{stem}-title", locked=True),
+        ),
         nbformat.v4.new_code_cell(imports + precise + given, metadata=_marked(f"{stem}-imports", locked=True)),
     ]
     for cell in notebook.cells:

@@ -145,7 +145,8 @@
     const others = lines.filter((one) => one !== current).map((one) => one.steps);
     line(svg, current.points.map(([x, y]) => at(x, y)), "mean");
     for (const [x, y] of current.points.slice(-1)) svg.append(dot(at(x, y), "mean"));
-    caption.textContent = `Over the rounds: mean ${score} ${after(current.steps)}` + (others.length ? `; thin: after ${others.join(", ")}` : "");
+    caption.textContent = `Over the rounds: mean ${score} ${after(current.steps)}${current.steps === steps ? "" : ", the last that were scored"}` +
+      (others.length ? `; thin: after ${others.join(", ")}` : "");
     const [first, last] = [current.points[0], current.points[current.points.length - 1]];
     svg.setAttribute("aria-label", `Mean ${score} of ${group().name} ${after(current.steps)}: ${value(first[1])} at round ${first[0]}, ` +
       `${value(last[1])} at round ${last[0]}.`);
@@ -163,7 +164,7 @@
       `${score} ${value(agent.score[steps])} on the ${many(agent.scored, "sample")} that it is scored on.${counted}` +
       (agent.group === "new" ? " New: nobody has trained on its samples." : "") +
       (data.moves === "all" ? "" : ` Fine-tuning moves the ${data.moves} alone.`) +
-      (data.renamed ? ` A label is this agent's own name for the class: each gives ${data.renamed} of them other names.` : "");
+      (data.renamed ? ` A label is this agent's own name for the class: every agent has shuffled the names of ${data.renamed} classes.` : "");
     drawSamples();
     drawRounds(curves[0]);
     drawSteps(curves[1]);

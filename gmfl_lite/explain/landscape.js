@@ -68,14 +68,16 @@
     make("circle", { class: "knob", r: 10 }),
     make("text", { y: 5 }, "w"),
   );
-  // Whole numbers along both axes, as far as the letters of the axes leave room.
+  // Whole numbers along both axes, or halves where there are few, as far as the letters of the axes leave room.
+  const apart = Math.min(right - left, top - bottom) < 3 ? 0.5 : 1;
   const scale = () => {
-    const whole = (low, high) => Array.from({ length: Math.floor(high) - Math.ceil(low) + 1 }, (_, k) => Math.ceil(low) + k);
+    const round = (low, high) =>
+      Array.from({ length: Math.floor(high / apart) - Math.ceil(low / apart) + 1 }, (_, k) => apart * (Math.ceil(low / apart) + k));
     const number = (at, place) => make("text", { class: "tick", ...place }, minus(String(at)));
     return [
-      ...whole(left, right).filter((at) => across(at) > 20 && across(at) < WIDTH - 60)
+      ...round(left, right).filter((at) => across(at) > 20 && across(at) < WIDTH - 60)
         .map((at) => number(at, { x: across(at), y: HEIGHT - 9, "text-anchor": "middle" })),
-      ...whole(bottom, top).filter((at) => down(at) > 40 && down(at) < HEIGHT - 20).map((at) => number(at, { x: 9, y: down(at) + 5 })),
+      ...round(bottom, top).filter((at) => down(at) > 40 && down(at) < HEIGHT - 20).map((at) => number(at, { x: 9, y: down(at) + 5 })),
     ];
   };
   const [height, hidden] = ["height", "hidden-arrows"].map((name) => make("span", { class: name }));

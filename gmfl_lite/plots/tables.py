@@ -205,7 +205,10 @@ def mismatch(tables: Mapping[str, pd.DataFrame], *, label: str) -> Picture:
     for axes, (title, table) in zip(grid, zip(words(tables).values(), tables.values(), strict=True), strict=True):
         shown = table.set_axis(_ticks(table.index)).set_axis(_ticks(table.columns), axis=1)
         norm = LogNorm(table.to_numpy().min(), table.to_numpy().max())
-        sns.heatmap(shown, ax=axes, cmap="rocket_r", norm=norm, annot=_told_apart(shown), fmt="", cbar=False)
+        texts = _told_apart(shown)
+        size = min(11, 430 / len(tables) / shown.shape[1] / texts.map(len).to_numpy().max())  # in points: they fit
+        kws = {"size": size}
+        sns.heatmap(shown, ax=axes, cmap="rocket_r", norm=norm, annot=texts, annot_kws=kws, fmt="", cbar=False)
         axes.set(title=literal(title), xlabel="deployed with ν′ steps", ylabel="trained for ν steps")
         axes.tick_params(axis="both", rotation=0, length=0)
         for column, row in enumerate(table.to_numpy().argmin(axis=0)):

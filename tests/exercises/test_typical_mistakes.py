@@ -301,3 +301,10 @@ def test_hints_and_messages_do_not_give_the_solution_away(exercise):
         values = answer.values() if isinstance(answer, dict) else answer if isinstance(answer, list) else [answer]
         written = re.findall(r"[\d.]+", exercise.hint().text)
         assert not [value for value in values if isinstance(value, float) and f"{value:g}" in written]
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_more_seeds_than_asked_for_are_as_fair(seeds):
+    pairs = [base.replace(nu=nu, seed=seed) for nu in (0, 3) for seed in range(seeds)]
+    assert gl.exercises.fair_comparison.check(pairs).status == "correct"
+    assert "twice" in gl.exercises.fair_comparison.check([*pairs, pairs[0]]).text

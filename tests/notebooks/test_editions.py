@@ -31,7 +31,7 @@ def test_nothing_of_the_answers_is_in_the_students_edition(path):
     held = [sentence for cell in editions.held_back(whole) for sentence in sentences(editions.parts(cell.source)[0])]
     held = [sentence for sentence in held if every.count(sentence) == 1]  # a command may be told twice
     held += [
-        line.removeprefix("*Why:* ") for cell in whole.cells for line in cell.source.splitlines() if "*Why:*" in line
+        line.removeprefix("- *Why:* ") for cell in whole.cells for line in cell.source.splitlines() if "*Why:*" in line
     ]
     solutions = [line.strip() for one in gl.exercises.every() for line in one.solution().text.splitlines()[2:-1]]
     answers = [sentence for _, answer in editions.key().get(path.stem[:2], []) for sentence in sentences(answer)]
@@ -41,7 +41,8 @@ def test_nothing_of_the_answers_is_in_the_students_edition(path):
         assert secret not in said
     kept = [line for line in every.splitlines() if line.startswith("## ") or re.search(r"Predict:|\*\*Exercise", line)]
     assert [line for line in kept if line not in said] == []
-    assert "Open in Colab" not in said, "it opens the edition with the outputs"
+    for link in ("Open in Colab", "All notebooks"):
+        assert link not in said, "it leads to the edition with the outputs"
     assert [cell.source for cell in whole.cells if cell.cell_type == "code"] == [
         cell.source for cell in made.cells if cell.cell_type == "code"
     ]
@@ -62,6 +63,29 @@ def test_a_solution_begins_with_what_is_written_at_the_board(name, answer):
     text = editions.solution(name)
     assert text.startswith(f"**Solution of `{name}`**\n\n**Answer:** {answer}\n\n" if answer else "**Solution")
     assert answer or "**Answer:**" not in text
+
+
+def bars_before_answers(notebook):
+    """Return the runs whose bar says how accurate they are, between a question and the first figure it holds back."""
+    found, waits = [], False
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            waits = ("gl.predict(" in cell.source or waits) and ".then(" not in cell.source
+            runs = re.findall(r"gl\.(?:run|sweep|tune)\(.*", cell.source) if waits else []
+            found += [run for run in runs if "progress=False" not in run and "**how" not in run]
+    return found
+
+
+@EACH
+def test_no_bar_tells_what_is_held_back(path):
+    assert bars_before_answers(nbformat.read(path, as_version=4)) == []
+
+
+def test_a_bar_that_tells_is_found():
+    sources = ["gl.run(a)", 'guess = gl.predict("Who?", ["A", "B"])', "gl.run(b)", "gl.run(c, progress=False)"]
+    sources += ["guess.then(figure)", "gl.run(d)"]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
+    assert bars_before_answers(notebook) == ["gl.run(b)"]
 
 
 def test_what_predict_holds_back_is_found():
