@@ -69,10 +69,10 @@
     make("text", { y: 5 }, "w"),
   );
   // Whole numbers along both axes, or halves where there are few, as far as the letters of the axes leave room.
-  const apart = Math.min(right - left, top - bottom) < 3 ? 0.5 : 1;
+  const every = Math.min(right - left, top - bottom) < 3 ? 0.5 : 1;
   const scale = () => {
     const round = (low, high) =>
-      Array.from({ length: Math.floor(high / apart) - Math.ceil(low / apart) + 1 }, (_, k) => apart * (Math.ceil(low / apart) + k));
+      Array.from({ length: Math.floor(high / every) - Math.ceil(low / every) + 1 }, (_, k) => every * (Math.ceil(low / every) + k));
     const number = (at, place) => make("text", { class: "tick", ...place }, minus(String(at)));
     return [
       ...round(left, right).filter((at) => across(at) > 20 && across(at) < WIDTH - 60)
