@@ -286,19 +286,22 @@ HETEROGENEOUS = {
 @pytest.mark.parametrize("nu", [0, 1, 3])
 @pytest.mark.parametrize("how", HETEROGENEOUS)
 def test_no_honest_agent_is_left_out_in_200_rounds(how, nu, record_property):
-    experiment = gl.Experiment(
-        n_agents=10, n_new_agents=0, agents_per_round=10, rounds=200, nu=nu, seed=nu, device="cpu",
-        **HETEROGENEOUS[how],
-    )  # fmt: skip
-    federation = gl.build_federation(experiment)
-    loss_fn, w = objective_of(gl.build_model(experiment.model, federation, seed=nu), federation)
-    sizes = federation.train_sizes
-    assert "tenfold" not in how or sizes.max() > 7 * sizes.min()
-    engine = Judged(gl.build_engine(experiment, federation, loss_fn, w), sizes, w)
-    assert sum(1 for _ in gl.train(experiment, federation, loss_fn, w, engine=engine)) == 200
-    record_property(f"{how}, ν = {nu}: the longest update, in spreads above the median", f"{engine.highest:.1f}")
-    assert engine.left_out == []
-    assert engine.highest < OUTLIER / 2
+    left_out, highest = [], 0.0
+    for seed in range(3):
+        experiment = gl.Experiment(
+            n_agents=10, n_new_agents=0, agents_per_round=10, rounds=200, nu=nu, seed=seed, device="cpu",
+            **HETEROGENEOUS[how],
+        )  # fmt: skip
+        federation = gl.build_federation(experiment)
+        loss_fn, w = objective_of(gl.build_model(experiment.model, federation, seed=seed), federation)
+        sizes = federation.train_sizes
+        assert "tenfold" not in how or sizes.max() > 7 * sizes.min()
+        engine = Judged(gl.build_engine(experiment, federation, loss_fn, w), sizes, w)
+        assert sum(1 for _ in gl.train(experiment, federation, loss_fn, w, engine=engine)) == 200
+        left_out, highest = left_out + engine.left_out, max(highest, engine.highest)
+    record_property(f"{how}, ν = {nu}: the longest update, in spreads above the median", f"{highest:.1f}")
+    assert left_out == []
+    assert highest < OUTLIER / 2
 
 
 def test_what_is_an_outlier():

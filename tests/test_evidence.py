@@ -75,7 +75,7 @@ def test_no_federation_that_is_scored_is_tuned_on(evidence, monkeypatch, tmp_pat
         return rows.assign(accuracy=np.repeat(accuracy, 2), worst_decile_accuracy=0.0)
 
     monkeypatch.setattr(gl, "sweep", fake)
-    for cell in (*evidence.plan()[::6], *evidence.quick_plan()):
+    for cell in {*evidence.plan(), *evidence.quick_plan()}:
         asked.clear()
         tried, scored = evidence.study(cell, tmp_path)
         seeds = [seed for seed, *_ in asked]

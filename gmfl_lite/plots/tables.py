@@ -206,7 +206,7 @@ def mismatch(tables: Mapping[str, pd.DataFrame], *, label: str) -> Picture:
         shown = table.set_axis(_ticks(table.index)).set_axis(_ticks(table.columns), axis=1)
         norm = LogNorm(table.to_numpy().min(), table.to_numpy().max())
         texts = _told_apart(shown)
-        wide = 99 * figure.get_figwidth() / grid.size / shown.shape[1]  # a cell, in points for each letter
+        wide = 99 * figure.get_figwidth() / grid.size / shown.shape[1]  # of a cell, in letters of one point
         kws = {"size": min(11, wide / texts.map(len).to_numpy().max())}
         sns.heatmap(shown, ax=axes, cmap="rocket_r", norm=norm, annot=texts, annot_kws=kws, fmt="", cbar=False)
         axes.set(title=literal(title), xlabel="deployed with ν′ steps", ylabel="trained for ν steps")

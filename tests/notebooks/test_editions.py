@@ -66,13 +66,18 @@ def test_a_solution_begins_with_what_is_written_at_the_board(name, answer):
 
 
 def bars_before_answers(notebook):
-    """Return the runs whose bar says how accurate they are, between a question and the first figure it holds back."""
-    found, waits = [], False
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            waits = ("gl.predict(" in cell.source or waits) and ".then(" not in cell.source
-            runs = re.findall(r"gl\.(?:run|sweep|tune)\(.*", cell.source) if waits else []
-            found += [run for run in runs if "progress=False" not in run and "**how" not in run]
+    """Return the runs whose bar says how accurate they are, between a question and the first figure it holds back.
+
+    Also those in functions, which may be called there.
+    """
+    sources = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    code, found, waits = "\n".join(sources), [], False
+    hidden = [f"**{name})" for name in re.findall(r'^(\w+) = \{.*"progress": False', code, re.MULTILINE)]
+    for source in sources:
+        waits = ("gl.predict(" in source or waits) and ".then(" not in source
+        called = waits or ("gl.predict(" in code and "def " in source)
+        runs = re.findall(r"gl\.(?:run|sweep|tune)\(.*", source) if called else []
+        found += [run for run in runs if not any(how in run for how in ("progress=False", *hidden))]
     return found
 
 
@@ -82,10 +87,11 @@ def test_no_bar_tells_what_is_held_back(path):
 
 
 def test_a_bar_that_tells_is_found():
-    sources = ["gl.run(a)", 'guess = gl.predict("Who?", ["A", "B"])', "gl.run(b)", "gl.run(c, progress=False)"]
+    sources = ['how = {"progress": False}', "gl.run(a)", "def f():\n    gl.run(c)", "def g():\n    gl.run(d, **how)"]
+    sources += ['guess = gl.predict("Who?", ["A", "B"])', "gl.run(b)", "gl.run(c, progress=False)", "gl.run(d, **how)"]
     sources += ["guess.then(figure)", "gl.run(d)"]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
-    assert bars_before_answers(notebook) == ["gl.run(b)"]
+    assert bars_before_answers(notebook) == ["gl.run(c)", "gl.run(b)"]
 
 
 def test_what_predict_holds_back_is_found():
