@@ -19,7 +19,6 @@ import house
 import hypothesis
 import numpy as np
 import pytest
-import sklearn.datasets  # noqa: F401  its first import draws from Python's global generator, so not in a test
 import torch
 import warm_kernels
 from click.testing import CliRunner

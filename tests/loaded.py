@@ -7,7 +7,6 @@ import matplotlib.pyplot  # noqa: F401
 import pandas as pd  # noqa: F401
 import pytest  # noqa: F401  which multiprocessing imports in each of them, as it is what runs the tests
 import seaborn as sns  # noqa: F401
-import sklearn.datasets  # noqa: F401
 from ipykernel import kernelapp  # noqa: F401
 
 from gmfl_lite import exercises, plots, theory  # noqa: F401

@@ -21,6 +21,7 @@ needs_fashion = pytest.mark.skipif(
 
 
 def test_digits_are_scikit_learns_images_scaled_to_one(digits):
+    """scikit-learn itself, whose import takes seconds, reads the same file."""
     assert digits.x.shape == (1797, 1, 8, 8)
     assert torch.equal(digits.x[:, 0], torch.from_numpy(load_digits().images / 16).float())
     assert digits.y.tolist() == load_digits().target.tolist()

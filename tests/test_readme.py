@@ -133,8 +133,7 @@ def test_lab_opens_the_first_notebook(checkout, variables, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("document", "code"), [b for b in blocks("python") if b[0] != "README.md"])
-def test_python_block(document, code, digits, tmp_path, monkeypatch):
-    # scikit-learn, which `digits` has loaded by now, reads a global generator when it is imported.
+def test_python_block(document, code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(compile(code, document, "exec"), {"__name__": "block"})
 

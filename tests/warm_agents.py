@@ -11,7 +11,6 @@ import sys
 import threading
 from pathlib import Path
 
-import sklearn.datasets  # noqa: F401
 from flwr.supernode.cli import flwr_clientapp
 
 import gmfl_lite.flower.app  # noqa: F401

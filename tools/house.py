@@ -45,7 +45,6 @@ DISTRIBUTIONS = {
     "PIL": "pillow",
     "dp_accounting": "dp-accounting",
     "IPython": "ipython",
-    "sklearn": "scikit-learn",
     "yaml": "pyyaml",
 }
 """What is imported by another name than it is installed by."""

@@ -67,7 +67,7 @@ def _listed(folder: Path) -> list[Path]:
 
 def _read(path: Path, folder: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """Return the pixels [H, W, C] of one image; whatever is wrong with it is an error that names it."""
-    from PIL import Image, UnidentifiedImageError  # as late as sklearn and torchvision
+    from PIL import Image, UnidentifiedImageError  # as late as torchvision
 
     advice = "save it as PNG or JPEG, or take it out of the folder"
     try:

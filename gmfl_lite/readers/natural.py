@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.machinery import SourceFileLoader
 from importlib.resources import files
-from importlib.util import find_spec
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -16,6 +14,7 @@ from numpy.typing import NDArray
 
 from ..basics import checks
 from ..basics.checks import Integers
+from .files import folder_of
 
 Windows = tuple[NDArray[Any], NDArray[Any]]
 """(x, y) of one agent."""
@@ -109,16 +108,10 @@ def read_natural(name: str) -> Natural:
     ('to␣be,␣or␣not␣to␣be:', 'o␣be,␣or␣not␣to␣be:␣')
     """
     source = NATURAL[checks.choice("natural", name, NATURAL)]
-    if source.package is not None and _folder_of(source.package) is None:
+    if source.package is not None and folder_of(source.package) is None:
         command = f"pip install 'gmfl_lite[{source.extra}]'"
         raise ImportError(f"natural = {name!r} needs the package {source.package}: {command}", name=source.package)
     return source.read()
-
-
-def _folder_of(package: str) -> Path | None:
-    """Return where a package is installed, without importing it; None where it is not."""
-    spec = find_spec(package)
-    return None if spec is None or spec.origin is None else Path(spec.origin).parent
 
 
 SECONDS, HERTZ = 2, 50
@@ -168,7 +161,7 @@ def _seglearn() -> ModuleType:
 
     Its data are a pickle, which only the package that brought it may read: we trust its code as much as what it reads.
     """
-    folder = _folder_of("seglearn")
+    folder = folder_of("seglearn")
     assert folder is not None  # read_natural has looked
     loader = SourceFileLoader("seglearn_datasets", str(folder / "datasets.py"))
     module = ModuleType(loader.name)
