@@ -97,11 +97,17 @@ def _generators_restored() -> Iterator[None]:
 
 @contextmanager
 def _nothing_drawn(who: str) -> Iterator[None]:
-    before = {name: identity(state()) for name, (state, _) in GENERATORS.items()}
+    before = {name: _compared(state()) for name, (state, _) in GENERATORS.items()}
     yield
     for name, (state, _) in GENERATORS.items():
-        if identity(state()) != before[name]:
+        if _compared(state()) != before[name]:
             raise ValueError(f"{who}: draws from {name}'s global random generator, so that no run could be repeated")
+
+
+def _compared(state: Any) -> list[Any]:
+    """Give a generator's state, a tensor or a tuple that may hold an array, in a form that == compares."""
+    parts = state if isinstance(state, tuple) else (state,)
+    return [part.tolist() if hasattr(part, "tolist") else part for part in parts]
 
 
 def _predicted(predict: Predict, params: Params, x: torch.Tensor) -> torch.Tensor:
