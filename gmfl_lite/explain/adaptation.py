@@ -11,7 +11,9 @@ from torch import nn
 from ..basics import checks
 from ..engine import modestly
 from ..federation import Federation
+from ..models import moving
 from ..modules import PerSample
+from ..objective import fine_tune
 from ..plots import accuracy_against_steps
 from ..plots.looks import looks_of
 from ..plots.picture import GROUPS
@@ -74,11 +76,13 @@ def adaptation(
     finely = dataclasses.replace(result, experiment=experiment.replace(eval_steps=tuple(range(most + 1))))
     scores = finely.evaluate(federation, model=model, loss=loss)
     score = "accuracy" if "accuracy" in scores else "loss"
-    agents, device = [], federation.x.device
+    part, agents, device = moving(w, experiment.personal), [], federation.x.device
     for number in _followed_by_others(federation, first):
         x, y, weight = (tensor[0] for tensor in federation.fine_tune_sets(torch.tensor([number], device=device)))
-        own = x[weight > 0], y[weight > 0]
-        tuned = [result.personalise(*own, steps, model=model, loss=loss) for steps in range(most + 1)]
+        own = x[weight > 0], y[weight > 0], weight[weight > 0]
+        tuned = [w]
+        for _ in range(most):
+            tuned.append(fine_tune(objective, tuned[-1], [own], experiment.fine_tune_lr, moving=part))
         rows = scores[scores["agent"] == number]
         agents.append(
             {
