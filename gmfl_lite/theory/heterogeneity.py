@@ -1,21 +1,20 @@
 """How different the agents are: by their labels, and by the gradients and Hessians of their losses at a point."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import nn
-from torch.func import grad, vmap
+from torch.func import grad, vjp, vmap
 
 from ..basics import checks
 from ..engine import in_order, modestly
 from ..federation import Batch, Federation
-from ..objective import LossFn, Params, exact_product
+from ..objective import LossFn, Params
 from .of_a_model import objective_of
-from .spectrum import spectral_norms
+from .spectrum import products, spectral_norms
 
 
 def label_heterogeneity(federation: Federation) -> pd.DataFrame:
@@ -120,16 +119,20 @@ def hessian_differences(loss_fn: LossFn, params: Params, sets: Sets) -> Callable
     n = sum(len(places) for places, _ in sets)
     flat = [(x.flatten(0, 1), y.flatten(), weight.flatten() / n) for _, (x, y, weight) in sets]
     everyone = tuple(torch.cat(parts) for parts in zip(*flat, strict=True))
-    product = partial(exact_product(loss_fn), params)
+    of_all = vjp(lambda w: grad(loss_fn)(w, everyone), params)[1]
+    of_each = []
+    for places, batch in sets:
+        points = {name: tensor.expand(len(places), *tensor.shape) for name, tensor in params.items()}
+        of_each.append((places, products(loss_fn, points, batch)))
 
     def differences(vectors: Params) -> Params:
         mine = in_order(
             [
-                (places, vmap(product)(batch, {name: tensor[places] for name, tensor in vectors.items()}))
-                for places, batch in sets
+                (places, product({name: tensor[places] for name, tensor in vectors.items()}))
+                for places, product in of_each
             ]
         )
-        average = vmap(product, in_dims=(None, 0), chunk_size=8)(everyone, vectors)
+        average = vmap(lambda v: of_all(v)[0], chunk_size=8)(vectors)
         return {name: mine[name] - average[name] for name in vectors}
 
     return differences

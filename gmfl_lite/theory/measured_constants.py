@@ -11,11 +11,11 @@ from ..basics import checks
 from ..engine import agents_at_once, modestly, parts
 from ..federation import Federation
 from ..meta_gradients import meta_gradient
-from ..objective import LossFn, Params, exact_product, fine_tune, meta_loss, norm
+from ..objective import LossFn, Params, fine_tune, meta_loss, norm
 from . import bounds, constants
 from .heterogeneity import gradients_at, hessian_differences, root_mean_square_spread, sets_of
 from .of_a_model import objective_of
-from .spectrum import curvatures, spectral_norms, spectrum_ends
+from .spectrum import curvatures, products, spectral_norms, spectrum_ends
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def estimate_constants(
         batches = federation.train_sets(agents[some])
         start = points = {name: tensor.expand(len(some), *tensor.shape) for name, tensor in params.items()}
         for j in range(nu + 1):
-            low, high = spectrum_ends(lambda v: vmap(exact_product(loss_fn))(points, batches, v), points, iterations)  # noqa: B023
+            low, high = spectrum_ends(products(loss_fn, points, batches), points, iterations)
             lowest.append(low)
             highest.append(high)
             sizes.append(vmap(lambda w, b: norm(grad(loss_fn)(w, b)))(points, batches))

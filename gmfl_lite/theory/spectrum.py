@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.func import vmap
+from torch.func import grad, vjp, vmap
 
 from ..basics import randomness
-from ..objective import LossFn, Params, exact_product
+from ..objective import LossFn, Params
 
 
 def spectrum_ends(
@@ -61,6 +61,21 @@ def spectrum_ends(
     return eigenvalues[:, 0], eigenvalues[:, -1]
 
 
+def products(loss_fn: LossFn, points: Params, batches: Any) -> Callable[[Params], Params]:
+    """Return v ↦ ∇²f_i(w_i) v_i for one vector per agent, at a point and a batch for each, all tensors [n, …].
+
+    The gradients are computed once for all v: every product is one way back through them.
+
+    >>> def loss_fn(params, batch):
+    ...     return (batch * params["w"] ** 2).sum()
+    >>> product = products(loss_fn, {"w": torch.zeros(2, 1)}, torch.tensor([[1.0], [2.0]]))
+    >>> product({"w": torch.ones(2, 1)})["w"].tolist()
+    [[2.0], [4.0]]
+    """
+    pull_back = vjp(lambda at: vmap(grad(loss_fn))(at, batches), points)[1]
+    return lambda v: pull_back(v)[0]
+
+
 def spectral_norms(product: Callable[[Params], Params], like: Params, iterations: int) -> torch.Tensor:
     """Return the largest absolute eigenvalue of n symmetric maps [n], float64, given as in `spectrum_ends`."""
     return torch.stack(spectrum_ends(product, like, iterations)).abs().max(0).values
@@ -74,4 +89,4 @@ def curvatures(loss_fn: LossFn, points: Params, batches: Any, *, iterations: int
     >>> curvatures(loss_fn, {"w": torch.zeros(2, 2)}, torch.tensor([[1.5, -2.0], [0.5, 0.0]]))
     tensor([4.0000, 1.0000], dtype=torch.float64)
     """
-    return spectral_norms(lambda v: vmap(exact_product(loss_fn))(points, batches, v), points, iterations)
+    return spectral_norms(products(loss_fn, points, batches), points, iterations)
