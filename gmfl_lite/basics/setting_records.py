@@ -1,6 +1,7 @@
 """All about a setting in one record, which checks, texts, knobs and tables derive from."""
 
 import dataclasses
+import functools
 import inspect
 import itertools
 import math
@@ -99,6 +100,12 @@ def settings(of: type[Any]) -> dict[str, Setting]:
     >>> settings(gl.Experiment)["local_steps"].about
     'τ, local meta steps of a picked agent in a round.'
     """
+    return dict(_records(of, id(getattr(of, "__dataclass_fields__", None))))
+
+
+@functools.cache
+def _records(of: type[Any], its_fields: int) -> dict[str, Setting]:
+    """Return them, made once for a class and for what it declares, which is not yet there while it is defined."""
     found = {}
     for spec in dataclasses.fields(of):
         if "setting" not in spec.metadata:
