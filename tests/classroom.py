@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -60,6 +61,42 @@ def environment(folder: Path) -> dict[str, str]:
         "NO_PROXY": "127.0.0.1,localhost",
     }
 
+
+PATIENT = """
+import sys, time
+from ray._private import node, parameter, services
+from ray._raylet import persist_port
+from flwr.simulation.app import flwr_simulation
+
+Parameters, start, look_for = parameter.RayParams, node.Node.start_raylet, services.get_node
+
+def with_ports(**how):
+    return Parameters(**{**how, **PORTS})
+
+def start_with_ports(self, *where, **how):
+    for name, port in PORTS.items():
+        persist_port(self._session_dir, self._node_id, name, port)
+    start(self, *where, **how)
+
+def find(*address):
+    end = time.monotonic() + 300
+    while True:
+        try:
+            return look_for(*address)
+        except RuntimeError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.5)
+
+parameter.RayParams, node.Node.start_raylet, services.get_node = with_ports, start_with_ports, find
+sys.exit(flwr_simulation())
+"""
+"""The command `flwr-simulation`, but that Ray's node need not wait for its agents, nor others only 30 s for the node.
+
+The node looks in files which ports its agents have chosen, for 15 s, which no setting changes, and ends: here it finds
+the ports that they are told to take.
+"""
+RAYS_PORTS = "metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port"
 
 DIES_WITH_US = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.execvp(sys.argv[1], sys.argv[1:])"
 """Linux ends a process that has asked for it when its parent ends, however that ends."""
@@ -124,14 +161,27 @@ class Classroom(ExitStack):
 
     def warm_up(self) -> None:
         """Let the students who join from now on start their agents from one process, which takes no time."""
-        (self.folder / "warm").mkdir()
-        process = Process(self.folder, "warm", [sys.executable, str(ROOT / "tests" / "warm_agents.py"), "warm"])
+        self.first_on_path = self._warm("warm")
+
+    def _warm(self, name: str, paths: str = "") -> str:
+        (self.folder / name).mkdir()
+        program = shlex.join([sys.executable, str(ROOT / "tests" / "warm_agents.py"), name])
+        process = Process(self.folder, name, ["bash", "-c", f"{paths}exec {program}"])
         self.callback(process.kill)
         process.wait_for("ready", 300)
-        self.first_on_path = f'export PATH="{self.folder / "warm"}:$PATH"\n'
+        return f'export PATH="{self.folder / name}:$PATH"\n'
+
+    def be_patient(self) -> None:
+        """Let the simulation that starts next have Ray's node however long its parts take to import what they need."""
+        (self.folder / "patient").mkdir()
+        command = self.folder / "patient" / "flwr-simulation"
+        ports = f"PORTS = { {name: free_port() for name in RAYS_PORTS} }"
+        command.write_text(f"#!{sys.executable}\n{ports}\n{PATIENT}", encoding="utf-8")
+        command.chmod(0o755)
+        self.first_on_path = f'export PATH="{command.parent}:$PATH"\n'
 
     def superlink(self, commands: str) -> Process:
-        link = self.terminal("superlink", commands)
+        link = self.terminal("superlink", self.first_on_path + commands)
         link.wait_for("running on https?://", 300)
         return link
 
@@ -139,9 +189,10 @@ class Classroom(ExitStack):
         return self.terminal(f"student-{agent}", self.first_on_path + JOINS, agent=agent, port=port)
 
     def changed_student(self, agent: int, *folders: Path) -> Process:
-        """Have a student join whose library is the one in these folders."""
-        path = f'export PYTHONPATH="{os.pathsep.join(map(str, folders))}:$PYTHONPATH"\n'
-        return self.terminal(f"student-{agent}", path + JOINS, agent=agent)
+        """Have a student join whose library is the one in these folders; a process of its own forks its agents."""
+        paths = f'export PYTHONPATH="{os.pathsep.join(map(str, folders))}:$PYTHONPATH"\n'
+        paths += self._warm(f"warm-{agent}", paths)
+        return self.terminal(f"student-{agent}", paths + JOINS, agent=agent)
 
 
 class Wire:

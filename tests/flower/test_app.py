@@ -145,26 +145,18 @@ def test_a_photograph_is_upright_however_the_telephone_was_held(digits, tmp_path
     assert seen[4:].max() == 0
 
 
-def simulated(classroom, name, commands):
-    """Type them until Ray is up: it gives itself half a minute to start, not always enough beside other work."""
-    for attempt in range(3):
-        run = classroom.terminal(f"{name}-{attempt}", commands)
-        if run.wait_for("saved as|timed out during startup", 900)[0] == "saved as":
-            break
-        run.popen.wait(300)
-    return run
-
-
 @pytest.mark.slow
 def test_the_simulation_gives_the_model_of_gl_run(tmp_path, record_property):
     """Of another method, asked for by the notebook's command that changes settings."""
     pytest.importorskip("ray", reason="needs Flower's simulation: pip install 'gmfl_lite[flower]'")
     with Classroom(tmp_path) as classroom:
+        classroom.be_patient()
         classroom.superlink(block("flower-superlink", "--simulation"))
         prepare = block("gmfl_lite.flower_app classroom").split("flwr run")[0]
         changed = block("--run-config").rstrip().replace("nu=0", f"nu=2 {ANOTHER_METHOD}")
         where = block("num-supernodes=3").removeprefix("flwr run classroom class --stream")
-        run = simulated(classroom, "teacher", f"{prepare}{changed}{where}")
+        run = classroom.terminal("teacher", f"{prepare}{changed}{where}")
+        run.wait_for("saved as", 900)
         assert run.popen.wait(300) == 0
     other = gl.Experiment(**settings()).replace(
         nu=2, server="adam", server_lr=0.02, proximal=0.1, shots=6, query="disjoint", personal="head"
@@ -222,7 +214,7 @@ def test_with_all_headers_an_ordinary_models_update_is_its_parameters_and_a_tent
     monkeypatch.setenv("GMFL_LITE_DATA", str(tmp_path))
     saved = tmp_path / "federation.result"
     experiment = gl.Experiment(
-        dataset="mnist", partition="iid", n_agents=1, n_new_agents=0, agents_per_round=1, rounds=2, device="cpu"
+        dataset="mnist", partition="iid", n_agents=1, n_new_agents=0, agents_per_round=1, rounds=1, device="cpu"
     )
     flower_app.write_app(tmp_path / "classroom", experiment, save=str(saved))
     with Classroom(tmp_path) as classroom:
