@@ -20,7 +20,7 @@ import doors
 import nbformat
 import papermill
 import tracks
-from guards import STATED, Cost, faults, overruns, stated_cost
+from guards import REFERENCE, STATED, Cost, faults, overruns, stated_cost
 
 ROOT = Path(__file__).parent.parent
 INDEX = f"[All notebooks]({doors.HERE}README.md#the-notebooks)"
@@ -51,8 +51,8 @@ def execute(source: Path, target: Path, parameters: dict | None = None) -> nbfor
     return nbformat.read(target, as_version=4)
 
 
-def _measure(path: str) -> None:
-    """Write what this process has taken since it began: seconds, and bytes of memory at its peak."""
+def _measure(path: str, reference: float) -> None:
+    """Write what this process has taken since it began, seconds and memory at its peak, and how slow the machine is."""
     import json
     import re
     import resource
@@ -68,16 +68,21 @@ def _measure(path: str) -> None:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     me, spent = psutil.Process(), resource.getrusage(resource.RUSAGE_CHILDREN)  # of children that have ended
     alive = [child.cpu_times() for child in me.children(recursive=True)]
-    worked = time.process_time() + spent.ru_utime + spent.ru_stime + sum(times.user + times.system for times in alive)
+    children = spent.ru_utime + spent.ru_stime + sum(times.user + times.system for times in alive)
+    worked = time.process_time() + children / 2  # on two cores
     # Where others keep the cores busy the clock runs on and the processors' time does not: the smaller one counts.
     seconds = min(time.time() - me.create_time(), worked)
-    Path(path).write_text(json.dumps([seconds, peak / 2**30]), encoding="utf-8")
+    begun, total = time.process_time(), 0
+    for number in range(5_000_000):
+        total += number
+    slowness = max(1.0, (time.process_time() - begun) / reference)
+    Path(path).write_text(json.dumps([seconds, peak / 2**30, slowness]), encoding="utf-8")
 
 
 def measured_copy(source: Path, folder: Path) -> Path:
     """Copy a notebook into an empty folder, with a last cell that leaves there what the run has cost."""
     notebook = nbformat.read(source, as_version=4)
-    code = f"{inspect.getsource(_measure)}\n\n_measure({str(folder / 'cost.json')!r})"
+    code = f"{inspect.getsource(_measure)}\n\n_measure({str(folder / 'cost.json')!r}, {REFERENCE})"
     notebook.cells.append(nbformat.v4.new_code_cell(code))
     nbformat.write(notebook, folder / source.name)
     return folder / source.name
@@ -92,7 +97,7 @@ def refresh(path: Path) -> None:
     """Run a notebook with its defaults and store its outputs, without what differs from run to run."""
     with tempfile.TemporaryDirectory() as folder:
         notebook = execute(measured_copy(path, Path(folder)), Path(folder) / "ran.ipynb")
-        measured = cost(Path(folder))
+        measured = cost(Path(folder)).as_elsewhere()
     notebook.cells.pop()
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},

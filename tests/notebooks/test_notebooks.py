@@ -22,7 +22,7 @@ import notebooks as tools
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 BADGES, FIRST = (f"the {what} not what `link` writes" for what in ("badges below the title are", "first code cell is"))
-LONG = 30  # seconds
+LONG = 15  # seconds
 SLOWER = 2
 """How many times as long the other processor's arithmetic may take; products take 1.3 to 1.7 times as long."""
 
@@ -68,7 +68,8 @@ def test_committed_outputs_are_what_the_notebook_gives_at_the_cost_it_states(pat
     assert ran.returncode == 0, ran.stdout[-3000:]
     assert re.search(r"\d+ passed", ran.stdout)
     measured = tools.cost(tmp_path)
-    record_property(path.stem, f"{measured.seconds:.0f} s, {measured.gigabytes:.2f} GB; states {stated}")
+    slow = f"on a machine {measured.slowness:.1f} times as slow"
+    record_property(path.stem, f"{measured.seconds:.0f} s {slow}, {measured.gigabytes:.2f} GB; states {stated}")
     assert not guards.overruns(stated._replace(seconds=SLOWER * stated.seconds), measured)
 
 
@@ -291,6 +292,8 @@ def test_a_broken_link_is_found(broken):
     [
         (Cost(47.0, 0.9), []),
         (Cost(47.1, 0.9), ["took 47 s, states 30 s"]),
+        (Cost(94.0, 0.9, slowness=2.0), []),
+        (Cost(94.4, 0.9, slowness=2.0), ["took 47 s, states 30 s"]),
         (Cost(5.0, 1.0), ["took 1.00 GB, must stay under 1 GB"]),
     ],
 )
@@ -324,8 +327,8 @@ def test_memory_is_measured_at_its_peak(tmp_path):
 
 
 def test_what_other_processes_compute_is_measured(tmp_path):
-    """Three seconds of work, of a child that has ended, and of one that lives."""
-    work = "import time\nwhile time.process_time() < 3: pass\nprint(flush=True)\n"
+    """Half of six seconds of work, for two cores, of a child that has ended, and of one that lives."""
+    work = "import time\nwhile time.process_time() < 6: pass\nprint(flush=True)\n"
     run = f"import subprocess, sys\nargs = [sys.executable, '-c', {work!r}]\nsubprocess.run(args, stdout=-3)"
     stay = "child = subprocess.Popen([*args[:2], args[2] + 'input()'], stdin=-1, stdout=-1); child.stdout.readline()"
     costs = []
@@ -335,8 +338,8 @@ def test_what_other_processes_compute_is_measured(tmp_path):
         nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(lines)]), path)
         assert compare(tools.measured_copy(path, tmp_path / str(number)).parent).returncode == 0
         costs.append(tools.cost(tmp_path / str(number)).seconds)
-    assert costs[1] > costs[0] + 1.5
-    assert costs[2] > costs[1] + 1.5
+    assert costs[1] > costs[0] + 2.5
+    assert costs[2] > costs[1] + 2.5
 
 
 def test_misspelled_parameters_are_refused(tmp_path):
@@ -375,7 +378,7 @@ def test_nbval_sees_a_changed_constant_of_the_library(tmp_path):
 TRAINED = """
 import gmfl_lite as gl
 
-experiment = gl.Experiment(rounds=60, eval_every=60, local_steps=3, fine_tune_lr=0.3, meta_lr=0.3, precision="{}")
+experiment = gl.Experiment(rounds=10, eval_every=10, local_steps=3, fine_tune_lr=0.3, meta_lr=0.3, precision="{}")
 print(gl.run(experiment, progress=False).history.loss.round(8).tolist())
 """
 
