@@ -28,6 +28,8 @@ import gmfl_lite as gl
 from gmfl_lite.command_line import program
 from gmfl_lite.engine import recording
 
+if find_spec("rich"):  # of Flower and scikit-learn; its import draws from Python's global generator, so not in a test
+    import rich.style  # noqa: F401
 if find_spec("jupyter_client"):  # the core of the suite runs without
     import kernels_by_files  # noqa: F401  no kernel of ours dies because another process took its port
 

@@ -1,7 +1,6 @@
 """All about a setting in one record, which checks, texts, knobs and tables derive from."""
 
 import dataclasses
-import functools
 import inspect
 import itertools
 import math
@@ -100,18 +99,20 @@ def settings(of: type[Any]) -> dict[str, Setting]:
     >>> settings(gl.Experiment)["local_steps"].about
     'τ, local meta steps of a picked agent in a round.'
     """
-    return dict(_records(of, id(getattr(of, "__dataclass_fields__", None))))
+    key = of, id(getattr(of, "__dataclass_fields__", None))  # of its own from the moment on that it is a dataclass
+    if key not in _made:
+        found = {}
+        for spec in dataclasses.fields(of):
+            if "setting" not in spec.metadata:
+                how = "with gmfl_lite.basics.setting_records.setting"
+                raise TypeError(f"{of.__name__}.{spec.name} must be declared {how}")
+            found[spec.name] = dataclasses.replace(spec.metadata["setting"], name=spec.name)
+        _made[key] = found
+    return dict(_made[key])
 
 
-@functools.cache
-def _records(of: type[Any], its_fields: int) -> dict[str, Setting]:
-    """Return them, made once for a class and for what it declares, which is not yet there while it is defined."""
-    found = {}
-    for spec in dataclasses.fields(of):
-        if "setting" not in spec.metadata:
-            raise TypeError(f"{of.__name__}.{spec.name} must be declared with gmfl_lite.basics.setting_records.setting")
-        found[spec.name] = dataclasses.replace(spec.metadata["setting"], name=spec.name)
-    return found
+_made: dict[Any, dict[str, Setting]] = {}
+"""Records by class: a study asks for them thousands of times."""
 
 
 def settings_that_change(*what: str, of: type) -> tuple[str, ...]:
