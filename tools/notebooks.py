@@ -118,7 +118,7 @@ def restate(notebook: nbformat.NotebookNode, measured: Cost) -> None:
     stated = stated_cost(notebook)
     if stated is None:
         return
-    seconds, gigabytes = stated
+    seconds, gigabytes, _ = stated
     if not seconds / 2 <= measured.seconds <= seconds:
         seconds = next((step for step in GRID if step >= 1.1 * measured.seconds), math.ceil(measured.seconds))
     if abs(measured.gigabytes - gigabytes) > 0.05:
