@@ -5,7 +5,7 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 # Processes that run the tests; each computes with one thread, and some only wait for others.
 WORKERS ?= 3
 
-.PHONY: lab demo test test-quick oldest doors classroom gpu notebooks student teacher kit pages docs pictures lint release wheel binder bench evidence
+.PHONY: lab demo test test-quick oldest thorough classroom gpu notebooks student teacher kit pages docs pictures lint release wheel binder bench evidence
 
 lab: .venv/ready  ## open JupyterLab at the first notebook
 	$(BIN)/jupyter lab notebooks/00-start-here.ipynb
@@ -22,8 +22,8 @@ test-quick: .venv/ready-to-test  ## run the core of the suite without what takes
 oldest: .venv-oldest/ready  ## run the core of the suite on the oldest versions that pyproject.toml admits; Python 3.11
 	.venv-oldest/bin/python -m pytest -n $(WORKERS) -W ignore::DeprecationWarning -W ignore::FutureWarning @tests/core.txt $(PYTEST_ARGS)
 
-doors: .venv/ready-to-test  ## run every notebook alone in a folder, from the wheel; three of them are in the suite
-	EVERY_NOTEBOOK=1 $(BIN)/python -m pytest -n $(WORKERS) tests/notebooks/test_doors.py $(PYTEST_ARGS)
+thorough: .venv/ready-to-test  ## run the notebooks with all parameters, for five seeds, and alone in a folder; the suite has some of each
+	EVERY_NOTEBOOK=1 $(BIN)/python -m pytest -n $(WORKERS) tests/notebooks $(PYTEST_ARGS)
 
 lint: .venv/ready-to-test
 	$(BIN)/ruff check .

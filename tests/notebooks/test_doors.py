@@ -1,6 +1,6 @@
 """The notebooks open elsewhere: their first cell installs the library where it is not, and they need nothing else.
 
-`make doors` runs every notebook so; the suite runs those of RUN.
+`make thorough` runs every notebook so; the suite runs those of RUN.
 """
 
 import json
