@@ -67,7 +67,8 @@ def test_presets_change_what_they_say_and_only_that(panel, name):
     assert all(now.value(knob) == WhatIf(base, base.seed).value(knob) for knob in others)
 
 
-def test_the_diverging_preset_says_what_to_lower(panel, callback):
+def test_the_diverging_preset_says_what_to_lower(panel, callback, monkeypatch):
+    monkeypatch.setattr("gmfl_lite.theory.after_divergence.SECONDS", 60.0)  # beside other work, too
     explorer = panel(gl.Experiment(device="cpu"))
     callback(press, explorer, "a step size that diverges")
     assert explorer.wait(60).status == "diverged"
