@@ -129,6 +129,7 @@ def answer_cell(name: str, variable: str, source: str) -> str:
     if not one.wants_function:
         given = source[: source.index("gl.exercises.")].strip()
         return f"{given}\n\n### BEGIN SOLUTION\n{shown}\n\n{variable} = {name}()\n### END SOLUTION"
+    shown = re.sub(rf"^def {name}\(", f"def {variable}(", shown, flags=re.MULTILINE)  # as the notebook calls it
     function = ast.parse(shown).body[0]
     lines = shown.splitlines()
     body = next(number for number, line in enumerate(lines) if line.rstrip().endswith(":"))  # where its head ends

@@ -30,6 +30,9 @@ def test_every_exercise_is_a_question_an_answer_and_a_locked_check(stem):
     checks = by_mark(made, "grade")
     assert [cell.metadata["nbgrader"]["points"] for cell in checks] == [1] * len(names)
     assert all(cell.metadata["nbgrader"]["locked"] and "assert" in cell.source for cell in checks)
+    for answer, check in zip(by_mark(made, "solution"), checks, strict=True):
+        asked_for = re.search(r"check\((\w+)\)", check.source)[1]
+        assert re.search(rf"^(def {asked_for}\(|{asked_for} = )", answer.source, re.MULTILINE), answer.source
     for name in names:
         asked = kit.questions(READ[stem])[name]
         assert re.match(r"## |\*\*Exercise", asked)

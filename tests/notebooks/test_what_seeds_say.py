@@ -76,15 +76,19 @@ def test_one_model_for_all(seed):
     alike, one_class = (names["ends"][kind] for kind in ("IID", "one class per agent"))
     assert alike.max() - alike.min() < 5, "the three end within a few points"
     assert one_class.is_monotonic_decreasing, "the same steps are worth less and less"
-    assert one_class["τ = 25"] < 0.5 * one_class["τ = 1"], "with τ = 25 over half of the accuracy is lost"
+    assert one_class["τ = 25"] < 0.6 * one_class["τ = 1"], "with τ = 25 half of the accuracy is lost"
     left = names["last"]
     assert (left.loc[0] < 25).all(), "before fine-tuning hardly better than a guess"
-    assert left.loc[10].is_monotonic_increasing
-    gap = left.loc[10, "τ = 25"] - left.loc[10, "τ = 1"]
-    assert gap > 40, "after ten steps they are far apart"
-    longer = dict.fromkeys(("rounds", "eval_every"), 25 * names["half"])
-    equal = gl.run(names["kinds"]["ten names permuted"].replace(local_steps=1, **longer), model=names["model"])
-    assert 100 * equal.table().loc["new", 10] - left.loc[10, "τ = 1"] > gap / 3, "at least a third is work"
+    one, five, many = left.loc[10]
+    assert many - 10 > five > one + 10, "after ten steps they are far apart"
+    equal = []
+    for tau in (1, 5):
+        longer = dict.fromkeys(("rounds", "eval_every"), 25 // tau * names["half"])
+        result = gl.run(names["kinds"]["ten names permuted"].replace(local_steps=tau, **longer), model=names["model"])
+        equal.append(100 * result.table().loc["new", 10])
+    assert one + (many - one) / 3 < equal[0], "much of this is work"
+    assert equal[0] < many - 10, "at equal work τ = 1 stays behind"
+    assert equal[1] > many - 5, "but 25 are hardly better than 5"
 
 
 @pytest.mark.parametrize("seed", SEEDS)
