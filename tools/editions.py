@@ -31,16 +31,18 @@ _ROW = re.compile(r"^\| (\d\d) \| (.*?) \| (.*) \|$", re.MULTILINE)
 
 
 def held_back(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
-    """Return the Markdown cells that tell what to notice, and those below what `gl.predict` holds back."""
+    """Return the Markdown cells that tell what to notice, or end so, and those below what `gl.predict` holds back."""
     pairs = zip([None, *notebook.cells], notebook.cells, strict=False)
     texts = [(before, cell) for before, cell in pairs if cell.cell_type == "markdown"]
-    return [cell for before, cell in texts if cell.source.startswith("**Notice") or (before and _holds(before))]
+    return [cell for before, cell in texts if "**Notice" in cell.source or (before and _holds(before))]
 
 
-def parts(source: str) -> tuple[str, str]:
-    """Return what to notice, and what else follows in the same cell: a section, a question or an exercise."""
-    found = _GOES_ON.search(source)
-    return (source[: found.start()], found[0]) if found else (source, "")
+def parts(source: str) -> tuple[str, str, str]:
+    """Return how to read what is above, what to notice, and what else follows: a section, a question or an exercise."""
+    begins = max(0, source.find("**Notice"))
+    found = _GOES_ON.search(source, begins)
+    ends = found.start() if found else len(source)
+    return source[:begins], source[begins:ends], source[ends:]
 
 
 def _holds(cell: nbformat.NotebookNode) -> bool:
@@ -51,7 +53,8 @@ def student(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """Return a notebook without outputs and without what is held back."""
     made = copy.deepcopy(notebook)
     for cell in held_back(made):
-        cell.source = YOURS + parts(cell.source)[1]
+        above, _, below = parts(cell.source)
+        cell.source = above + YOURS + below
     for cell in made.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
