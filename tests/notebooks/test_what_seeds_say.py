@@ -78,9 +78,10 @@ def test_one_model_for_all(seed):
     assert one_class.is_monotonic_decreasing, "the same steps are worth less and less"
     assert one_class["τ = 25"] < 0.6 * one_class["τ = 1"], "with τ = 25 half of the accuracy is lost"
     left = names["last"]
-    assert (left.loc[0] < 25).all(), "before fine-tuning hardly better than a guess"
+    assert (left.loc[0] <= 21).all(), "before fine-tuning hardly better than a guess"
     one, five, many = left.loc[10]
-    assert many - 10 > five > one + 10, "after ten steps they are far apart"
+    assert many - one > 40, "after ten steps they are far apart"
+    assert many - 10 > five > one + 10, "each of them from the next"
     equal = []
     for tau in (1, 5):
         longer = dict.fromkeys(("rounds", "eval_every"), 25 // tau * names["half"])
