@@ -54,6 +54,9 @@ def environment(folder: Path) -> dict[str, str]:
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
         "RAY_USAGE_STATS_ENABLED": "0",
+        # Ray's node gives its agents and workers 30 s to import what they need, and ends; nobody is told.
+        "RAY_agent_register_timeout_ms": "600000",
+        "RAY_worker_register_timeout_seconds": "600",
         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
         "PYTHONWARNINGS": "ignore",
@@ -139,7 +142,12 @@ class Process:
             if self.popen.poll() not in (None, 0):
                 break
             time.sleep(0.2)
-        raise AssertionError(f"{self.path.stem} never said {pattern!r}:\n{self.output[-3000:]}")
+        others = "".join(
+            f"\n\n{log.stem}:\n{log.read_text(errors='replace')[-2000:]}"
+            for log in sorted(self.path.parent.glob("*.log"))
+            if log != self.path
+        )
+        raise AssertionError(f"{self.path.stem} never said {pattern!r}:\n{self.output[-3000:]}{others}")
 
 
 class Classroom(ExitStack):

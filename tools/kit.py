@@ -28,6 +28,7 @@ ROOT = Path(__file__).parent.parent
 HERE = Path(__file__).parent
 SLIDES = {"slide": "slide", "slide-more": "fragment"}
 STYLES = ("reveal.css", "simple.css")
+NOTEBOOKS = "https://github.com/gmfl-lite/gmfl_lite/blob/HEAD/notebooks/"
 
 COURSE = '''"""What `nbgrader generate_assignment gmfl_lite` leaves in place of a solution: dots, like the notebooks."""
 
@@ -46,7 +47,9 @@ def slides(notebook: nbformat.NotebookNode) -> str:
     for cell in made.cells:
         kinds = [SLIDES[tag] for tag in cell.metadata.get("tags", []) if tag in SLIDES]
         cell.metadata["slideshow"] = {"slide_type": kinds[0] if kinds else "skip"}
-        cell.source = kept_apart(cell.source, formulas) if cell.cell_type == "markdown" else cell.source
+        if cell.cell_type == "markdown":
+            linked = re.sub(r"\]\((\d\d-[\w-]+\.ipynb)\)", rf"]({NOTEBOOKS}\1)", cell.source)  # slides lie elsewhere
+            cell.source = kept_apart(linked, formulas)
     template = str(HERE / "slides.html.j2")  # with the pictures' alternative texts
     exporter = SlidesExporter(template_file=template, exclude_input=True, exclude_output_prompt=True)
     reveal = {name: (HERE / "reveal" / name).read_text(encoding="utf-8") for name in ("reveal.js", *STYLES)}
@@ -169,10 +172,14 @@ def handout(notebooks: dict[str, nbformat.NotebookNode]) -> str:
     asked = []
     for stem in tracks.TRACKS["core"].notebooks:
         source = "\n".join(cell.source for cell in notebooks[stem].cells if cell.cell_type == "code")
-        for call in (node for node in ast.walk(ast.parse(_python(source))) if isinstance(node, ast.Call)):
+        nodes = list(ast.walk(ast.parse(_python(source))))
+        own = {node.target.id: node.value.value for node in nodes if isinstance(node, ast.AnnAssign)}  # its parameters
+        for call in (node for node in nodes if isinstance(node, ast.Call)):
             if ast.unparse(call.func) == "gl.predict":
-                options = " ".join(f'<span class="option">☐ {_text(option)}</span>' for option in call.args[1].elts)
-                asked.append(f"**{stem[:2]}** {_text(call.args[0])} <br> {options}")
+                options = " ".join(
+                    f'<span class="option">☐ {_text(option, own)}</span>' for option in call.args[1].elts
+                )
+                asked.append(f"**{stem[:2]}** {_text(call.args[0], own)} <br> {options}")
     pencil = [
         re.sub(
             r"\*\*Exercise \d: (.)",
@@ -206,13 +213,13 @@ def _python(source: str) -> str:
     return re.sub(r"^(\s*)%.*$", r"\1pass", source, flags=re.MULTILINE)  # a magic is no Python
 
 
-def _text(node: ast.expr) -> str:
-    """Return a text, with the notebooks' own ν = 3 or 10 where it is filled in."""
+def _text(node: ast.expr, parameters: dict[str, object]) -> str:
+    """Return a text, with the notebook's own parameters where they are filled in."""
     return (
         ast.literal_eval(node)
         if isinstance(node, ast.Constant)
         else "".join(
-            part.value if isinstance(part, ast.Constant) else {"nu": "3", "largest_nu": "10"}[ast.unparse(part.value)]
+            part.value if isinstance(part, ast.Constant) else f"{parameters[ast.unparse(part.value)]}"
             for part in node.values
         )
     )

@@ -82,25 +82,30 @@ def _mark_where_fedavg_ends(answer: Any) -> None:
         ([1.0, 0.4, 0.2], [0.0, 2.0, -3.0], 0.3, 6),
         ([0.8, 0.3], [1.0, 5.0], 0.2, 1),
     ):
-        a, c, w = np.array(curvatures), np.array(optima), 0.0
+        a, c, visited = np.array(curvatures), np.array(optima), [0.0]
         for _ in range(2000):  # FedAvg itself, no formula
-            walks = np.full_like(c, w)
+            walks = np.full_like(c, visited[-1])
             for _ in range(tau):
                 walks = walks - beta * a * (walks - c)
-            w = walks.mean()
+            visited.append(walks.mean())
         shrunk = (1 - beta * a) ** tau
         given = f"for a = {a.tolist()}, c = {c.tolist()}, β = {beta}, τ = {tau}"
         shown = f"your result {given}"
         compare(
             number(call(answer, a, c, beta, tau, given=given), shown),
-            w,
+            visited[-1],
             {
                 "This is the minimiser of the average loss. FedAvg ends there with τ = 1 only.": (a * c).sum()
                 / a.sum(),
                 "This is the mean of the optima: where FedAvg ends when τ goes to infinity.": c.mean(),
                 "You weighted with (1 − βa)^τ, the part of the way that is *left* after τ steps. What pulls at w is "
                 "the part that an agent has *gone*.": (shrunk * c).sum() / shrunk.sum(),
-                "This is where one round from w = 0 leads. The question asks where they end.": (c - shrunk * c).mean(),
+                "This is where one round from w = 0 leads. The question asks where they end.": visited[1],
+                **{
+                    f"This is where about {many} rounds from w = 0 lead. There w still moves: have the loop end when "
+                    "it does not any more, or do without a loop.": visited[many]
+                    for many in range(2, 1000)
+                },
             },
             what=shown,
         )

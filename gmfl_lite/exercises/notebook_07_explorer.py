@@ -1,5 +1,6 @@
 """Which experiments make a fair comparison."""
 
+import sys
 from typing import Any
 
 import gmfl_lite as gl
@@ -16,6 +17,11 @@ def _mark_fair_comparison(answer: Any) -> None:
     others = [name for name in varied if name not in ("nu", "seed")]
     if others:
         raise Wrong(f"Not only ν and the seed differ, but also {', '.join(others)}: nobody could tell which did it.")
+    base = getattr(sys.modules["__main__"], "base", None)  # the notebook's
+    if isinstance(base, gl.Experiment):
+        changed = [name for name, value in base.to_dict().items() if settings[0][name] != value]
+        if away := [name for name in changed if name not in ("nu", "seed")]:
+            raise Wrong(f"The question is about `base`, and your experiments have another {', '.join(away)}.")
     seeds = {nu: {one["seed"] for one in settings if one["nu"] == nu} for nu in (0, 3)}
     if not seeds[0]:
         raise Wrong("FedAvg is missing: something to compare with.")

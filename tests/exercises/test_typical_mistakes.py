@@ -1,6 +1,8 @@
 """Typical mistakes are told by name, and neither hints nor messages give a solution away."""
 
 import re
+import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,6 +15,13 @@ import gmfl_lite as gl
 def entropy_only(counts):
     mix = counts[counts > 0] / counts.sum()
     return -(mix * np.log(mix)).sum()
+
+
+def rounds_of_fedavg(rounds, a, c, beta, tau):
+    w = 0.0
+    for _ in range(rounds):
+        w = (c + (1 - beta * a) ** tau * (w - c)).mean()
+    return w
 
 
 def chain(factors, v):
@@ -130,6 +139,7 @@ MISTAKES = [
     ("where_fedavg_ends", lambda a, c, beta, tau: c.mean(), "infinity"),
     ("where_fedavg_ends", lambda a, c, beta, tau: np.average(c, weights=(1 - beta * a) ** tau), "left"),
     ("where_fedavg_ends", lambda a, c, beta, tau: (c - (1 - beta * a) ** tau * c).mean(), "one round"),
+    ("where_fedavg_ends", partial(rounds_of_fedavg, 3), "3 rounds from w = 0 lead. There w still moves"),
     ("where_fedavg_ends", lambda a, c, beta, tau: c, "One number"),
     ("one_step_ahead", 0.729, "without the factor"),
     ("one_step_ahead", 0.5518, "*starts*"),
@@ -308,3 +318,10 @@ def test_more_seeds_than_asked_for_are_as_fair(seeds):
     pairs = [base.replace(nu=nu, seed=seed) for nu in (0, 3) for seed in range(seeds)]
     assert gl.exercises.fair_comparison.check(pairs).status == "correct"
     assert "twice" in gl.exercises.fair_comparison.check([*pairs, pairs[0]]).text
+
+
+def test_a_comparison_of_other_agents_than_the_notebooks(monkeypatch):
+    monkeypatch.setattr(sys.modules["__main__"], "base", base.replace(n_agents=30, nu=7), raising=False)
+    pairs = [base.replace(nu=nu, seed=seed) for nu in (0, 3) for seed in range(3)]
+    assert "another n_agents." in gl.exercises.fair_comparison.check(pairs).text
+    assert gl.exercises.fair_comparison.check([one.replace(n_agents=30) for one in pairs]).status == "correct"

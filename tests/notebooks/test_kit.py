@@ -80,6 +80,7 @@ def test_slides_are_what_is_tagged_without_code(stem):
     assert 'class="highlight' not in page
     assert "gl.exercises" not in page
     assert not re.findall(r"<(?:script|link|img)[^>]*(?:src|href)=\"(?!data:)", page), "it needs the network"
+    assert not re.findall(r'href="(?!#|https://|\$)', page), "slides lie elsewhere than notebooks"
     assert page.count("<img alt=") == len(re.findall(r"<img ", page)) > 0
 
 
@@ -98,6 +99,8 @@ def test_slides_move_without_a_network(tmp_path, offline):
     offline.on("request", lambda request: asked.append(request.url))
     offline.goto((tmp_path / "slides.html").as_uri())
     shown = "[...document.querySelectorAll('.slides > section')].filter(one => one.classList.contains('present'))"
+    number = offline.locator(".slide-number")
+    assert re.fullmatch(r"1 */ *\d\d", number.inner_text().replace("\n", "")), "what the page for teachers counts by"
     for _ in range(12):  # a key may only show the next piece of a slide
         assert offline.evaluate(f"{shown}.length") == 1
         titles.append(offline.evaluate(f"{shown}[0].innerText").strip().split("\n")[0])
@@ -124,7 +127,7 @@ def test_the_handout_asks_and_does_not_answer():
 
 
 def _asked(notebook):
-    return re.findall(r'gl\.predict\(\s*"(.*?)"', "\n".join(cell.source for cell in notebook.cells))
+    return re.findall(r'gl\.predict\(\s*f?"(.*?)"', "\n".join(cell.source for cell in notebook.cells))
 
 
 def test_the_answers_are_all_there():

@@ -80,16 +80,10 @@ def test_one_model_for_all(seed):
     left = names["last"]
     assert (left.loc[0] <= 21).all(), "before fine-tuning hardly better than a guess"
     one, five, many = left.loc[10]
-    assert many - one > 40, "after ten steps they are far apart"
-    assert many - 10 > five > one + 10, "each of them from the next"
-    equal = []
-    for tau in (1, 5):
-        longer = dict.fromkeys(("rounds", "eval_every"), 25 // tau * names["half"])
-        result = gl.run(names["kinds"]["ten names permuted"].replace(local_steps=tau, **longer), model=names["model"])
-        equal.append(100 * result.table().loc["new", 10])
-    assert one + (many - one) / 3 < equal[0], "much of this is work"
-    assert equal[0] < many - 10, "at equal work τ = 1 stays behind"
-    assert equal[1] > many - 5, "but 25 are hardly better than 5"
+    work = {result.experiment.rounds * result.experiment.local_steps for result in names["permuted"].values()}
+    assert len(work) == 1, "the same work"
+    assert five > one + 25, "far ahead of τ = 1"
+    assert -1 < many - five < 7, "25 local steps are at most a little better than 5"
 
 
 @pytest.mark.parametrize("seed", SEEDS)
