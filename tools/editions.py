@@ -20,6 +20,7 @@ import gmfl_lite as gl
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "notebooks" / "for-teachers.md"
+PREDICTIONS, TRIES = "Answers to the *Predict* questions", "Answers to the core's *Try*"
 YOURS = "**Notice:** what do you see? If you predicted it, were you right? Write two or three sentences here."
 
 _ASKS = re.compile(r"\*Predict:\*|\bgl\.predict\(")
@@ -72,6 +73,8 @@ def teacher(notebook: nbformat.NotebookNode, stem: str) -> nbformat.NotebookNode
     cells = []
     for cell in made.cells:
         asked = [f"**Answer:** {next(answers)[1]}" for _ in _ASKS.findall(cell.source)]
+        if "**Try:**" in cell.source:
+            asked += [f"**Answer:** {answer}" for _, answer in key(TRIES).get(stem[:2], [])]
         solved = [solution(name) for name in _CHECKS.findall(cell.source)] if cell.cell_type == "code" else []
         cells.append(cell)
         for number, text in enumerate(asked + solved):
@@ -80,9 +83,9 @@ def teacher(notebook: nbformat.NotebookNode, stem: str) -> nbformat.NotebookNode
     return made
 
 
-def key() -> dict[str, list[tuple[str, str]]]:
-    """Return the teachers' page's (question, answer) of every prediction, by the notebook's number."""
-    section = PAGE.read_text(encoding="utf-8").split("## Answers to the *Predict* questions")[1].split("\n## ")[0]
+def key(section: str = PREDICTIONS) -> dict[str, list[tuple[str, str]]]:
+    """Return the (question, answer) pairs of a section of the teachers' page, by the notebook's number."""
+    section = PAGE.read_text(encoding="utf-8").split(f"## {section}\n")[1].split("\n## ")[0]
     found: dict[str, list[tuple[str, str]]] = {}
     for number, question, answer in _ROW.findall(section):
         found.setdefault(number, []).append((question, answer))

@@ -16,6 +16,7 @@ from ..plots.picture import Picture
 from .state import State
 
 NOTHING = "Nothing has run yet."
+IN_A_MOMENT = "In a moment."
 
 # What ipywidgets does not tell a screen reader: a slider's label and value, which knob a button sweeps, and which of
 # the panel's parts are to be read out when they change.

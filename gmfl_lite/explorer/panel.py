@@ -51,7 +51,7 @@ class Panel:
     eval_steps : the numbers of fine-tuning steps to choose from.
     pressed : what each button does, by its name.
     moved, swept : as of a KnobRow.
-    looked : called with `steps`, or one of TOGGLES, when a hand changes that.
+    looked : called with `steps`, or one of TOGGLES, when a hand changes that; without, to paint what was unfolded.
 
     Attributes
     ----------
@@ -76,6 +76,7 @@ class Panel:
             widget.add_class(f"gmfl-{part}")
         self._seen: tuple[Any, ...] | None = None
         self._taken: tuple[Any, ...] | None = None
+        self._unfolded = False
         steps = widgets.Dropdown(
             options=[(readable(steps), steps) for steps in eval_steps],
             value=state.steps,
@@ -85,6 +86,11 @@ class Panel:
         )
         steps.observe(lambda change: looked(steps=change["new"]), "value")
         toggles = {name: toggle(getattr(state, name), name, looked, **look) for name, look in TOGGLES.items()}
+
+        def take_away(unfolded: bool) -> None:
+            self._unfolded = unfolded
+            if unfolded:
+                looked()
 
         def buttons(looks: Mapping[str, Mapping[str, str]], before: Sequence[widgets.Widget] = ()) -> widgets.Box:
             return line([*before, *(button(name, pressed[name], **look) for name, look in looks.items())])
@@ -100,7 +106,7 @@ class Panel:
         }
         folded = [
             fold("Table of runs", [toggles.pop("best_first"), self._html["runs"]]),
-            fold("Take it away: Python, papermill, YAML, figure, table", [self._html["take-away"]]),
+            fold("Take it away: Python, papermill, YAML, figure, table", [self._html["take-away"]], take_away),
         ]
         parts = {
             "knobs": always,
@@ -154,8 +160,10 @@ class Panel:
         for part, value in parts.items():
             self._html[part].value = value
         if (taken := (seen, state.busy)) != self._taken:
-            self._html["take-away"].value = as_html.take_away(state, frame)
-            self._taken = taken
+            # Its figure takes as long to draw as the panel's: for those only who look for it.
+            wanted = self._unfolded
+            self._html["take-away"].value = as_html.take_away(state, frame) if wanted else as_html.IN_A_MOMENT
+            self._taken = taken if wanted else None
         # As the last: who sees no progress sees what is there to stay.
         self._html["progress"].value = as_html.progress_bar(state)
         self._seen = seen

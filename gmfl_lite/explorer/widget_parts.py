@@ -72,14 +72,20 @@ def line(children: Sequence[widgets.Widget]) -> widgets.Box:
     return widgets.Box(children, layout=widgets.Layout(flex_flow="row wrap", align_items="center"))
 
 
-def fold(title: str, children: Sequence[widgets.Widget]) -> widgets.VBox:
-    """Return widgets behind a button that shows and hides them; the keyboard cannot reach an Accordion's."""
+def fold(
+    title: str, children: Sequence[widgets.Widget], opened: Callable[[bool], None] = lambda _: None
+) -> widgets.VBox:
+    """Return widgets behind a button that shows and hides them; the keyboard cannot reach an Accordion's.
+
+    `opened` is called with whether they are shown now.
+    """
     inside = widgets.VBox(children, layout=widgets.Layout(display="none"))
     toggle = widgets.ToggleButton(description=title, icon="caret-right", layout=widgets.Layout(width="auto"))
 
     def unfold(change: Mapping[str, Any]) -> None:
         inside.layout.display = "flex" if change["new"] else "none"
         toggle.icon = "caret-down" if change["new"] else "caret-right"
+        opened(change["new"])
 
     toggle.observe(unfold, "value")
     toggle.add_class("gmfl-fold")

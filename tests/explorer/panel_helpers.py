@@ -66,6 +66,19 @@ def painted(explorer: gl.Explorer, name: str) -> str:
     return part(explorer, name).value
 
 
+def unfold(explorer: gl.Explorer, title: str, folded: bool = False) -> None:
+    """Press the button with this title, behind which something is folded, unless it is open; or fold it."""
+    (button,) = [w for w in everything(explorer.panel) if getattr(w, "description", "").startswith(title)]
+    button.value = not folded
+
+
+def taken_away(explorer: gl.Explorer) -> str:
+    """Unfold what is to be taken away, and return it when the panel has nothing left to do."""
+    unfold(explorer, "Take it away")
+    explorer.wait(60)
+    return painted(explorer, "take-away")
+
+
 def words(explorer: gl.Explorer) -> str:
     """Return what is read out: what went wrong, and what is to be seen."""
     said = f"{painted(explorer, 'problem')} {painted(explorer, 'words')}".strip()

@@ -12,7 +12,21 @@ from functools import partial
 import pytest
 import torch
 from own_work import Clock, crowded
-from panel_helpers import LONG, QUICK, control, move, painted, part, press, same, threads, under_way, until, words
+from panel_helpers import (
+    LONG,
+    QUICK,
+    control,
+    move,
+    painted,
+    part,
+    press,
+    same,
+    taken_away,
+    threads,
+    under_way,
+    until,
+    words,
+)
 
 import gmfl_lite as gl
 from gmfl_lite.engine import local_step, vectorized
@@ -59,7 +73,7 @@ def test_200_changes_in_two_seconds_leave_the_last_one(panel, callback, monkeypa
     expected = WhatIf.from_values(WhatIf(LONG, LONG.seed), stand)
     assert same(result, expected.run())
     assert [curve.what_if for curve in explorer.state.curves] == [expected]
-    assert "nu" in painted(explorer, "take-away")
+    assert "nu" in taken_away(explorer)
     assert not failures
     assert not threads()
 

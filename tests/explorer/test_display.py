@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from panel_helpers import QUICK, alt, control, painted, press, table, until, words
+from panel_helpers import QUICK, alt, control, painted, press, table, taken_away, until, words
 
 import gmfl_lite as gl
 from gmfl_lite.explorer import sentences
@@ -167,7 +167,7 @@ def test_nothing_old_is_shown_under_a_what_if_that_fails(panel, impossible):
     assert words(explorer).startswith("⚠ ")
     assert "reach" not in words(explorer)
     assert alt(explorer).endswith("against fine-tuning steps: nothing yet.")
-    assert painted(explorer, "runs") == painted(explorer, "take-away") == "Nothing has run yet."
+    assert painted(explorer, "runs") == taken_away(explorer) == "Nothing has run yet."
     explorer.set(**{name: initial[name] for name in impossible})
     assert explorer.wait(60).experiment.nu == 5
 
@@ -234,7 +234,7 @@ def test_the_panel_is_painted_from_the_state_and_the_state_stays_as_it_is(panel)
     assert alt(explorer) == state.picture().alt
     assert table(explorer)["run"] == list(state.runs) == state.table()["run"].tolist()
     for code in (state.python(), state.papermill()):
-        assert html.escape(code) in painted(explorer, "take-away")
+        assert html.escape(code) in taken_away(explorer)
     assert (state.busy, state.progress, painted(explorer, "progress")) == (False, "", "")
     assert (state.swept, state.family) == (("permuted_classes", KNOBS["permuted_classes"].values), "permuted_classes")
     runs = list(state.runs)

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from panel_helpers import QUICK, control, everything, painted, press, same, words
+from panel_helpers import QUICK, control, everything, painted, press, same, taken_away, words
 from torch import nn
 
 import gmfl_lite as gl
@@ -114,7 +114,7 @@ def test_python_to_take_away_gives_the_same_with_what_was_handed_over(weights_se
         exec(program, {})
     assert as_papermill(taken).startswith("# The notebook takes no federation")
     assert "papermill " not in as_papermill(taken)
-    assert "takes no federation" in painted(explorer, "take-away")
+    assert "takes no federation" in taken_away(explorer)
 
 
 def test_python_to_take_away_with_a_module_or_a_loss_alone(monkeypatch):

@@ -14,10 +14,11 @@ import pandas as pd
 import papermill
 import pytest
 from click.testing import CliRunner
-from panel_helpers import LONG, QUICK, painted, press, same, table, until
+from panel_helpers import LONG, QUICK, painted, press, same, table, taken_away, unfold, until
 
 from gmfl_lite.command_line import program
 from gmfl_lite.command_line.files import read_experiments
+from gmfl_lite.explorer import as_html
 from gmfl_lite.explorer.take_away import NOTEBOOK, as_papermill, as_python, as_yaml
 from gmfl_lite.explorer.what_if import WhatIf
 
@@ -58,7 +59,7 @@ def test_the_command_that_the_panel_gives_prints_what_it_shows(panel, tmp_path, 
     explorer.set(nu=2)
     result = explorer.wait(60)
     fedavg = explorer.run(result.experiment, weights_seed=1, progress=False).fedavg
-    settings = html.unescape(re.findall("<pre.*?>(.*?)</pre>", painted(explorer, "take-away"), re.DOTALL)[2])
+    settings = html.unescape(re.findall("<pre.*?>(.*?)</pre>", taken_away(explorer), re.DOTALL)[2])
     monkeypatch.chdir(tmp_path)
     Path("explored.yaml").write_text(settings, encoding="utf-8")
     _, command = settings.splitlines()[0].split("python -m gmfl_lite ")
@@ -92,20 +93,21 @@ def test_take_away_offers_the_table_and_escapes(panel):
     explorer = panel()
     explorer.set(nu=1)
     explorer.wait(60)
-    assert 'download="explored.csv"' in painted(explorer, "take-away")
-    assert "gl.Experiment(" in painted(explorer, "take-away")
-    assert "experiment = gl.Experiment(dataset=&#x27;" not in painted(explorer, "take-away")
-    assert "model=&#x27;softmax&#x27;" in painted(explorer, "take-away")
+    assert 'download="explored.csv"' in taken_away(explorer)
+    assert "gl.Experiment(" in taken_away(explorer)
+    assert "experiment = gl.Experiment(dataset=&#x27;" not in taken_away(explorer)
+    assert "model=&#x27;softmax&#x27;" in taken_away(explorer)
 
 
 def test_what_is_taken_away_waits_for_the_end(panel):
     explorer = panel(LONG)
     press(explorer, "Run")
     until(lambda: re.search(r"round \d+ of", painted(explorer, "progress")))
+    unfold(explorer, "Take it away")
     until(lambda: painted(explorer, "take-away") == "Here when the run is over.")
     press(explorer, "Stop")
     explorer.wait(60)
-    assert "gl.Experiment(" in painted(explorer, "take-away")
+    assert "gl.Experiment(" in taken_away(explorer)
 
 
 def test_fedavg_is_taken_away_with_the_rest(panel, monkeypatch):
@@ -115,8 +117,8 @@ def test_fedavg_is_taken_away_with_the_rest(panel, monkeypatch):
     result = explorer.wait(60)
     fedavg = explorer.run(result.experiment, weights_seed=2, progress=False).fedavg
     assert table(explorer)["run"] == ["ν = 3", "FedAvg (ν = 0)"]
-    assert unquote(re.search('csv;charset=utf-8,(.*?)"', painted(explorer, "take-away"))[1]).count("\n") == 3
-    python, commands, settings = re.findall("<pre.*?>(.*?)</pre>", painted(explorer, "take-away"), re.DOTALL)
+    assert unquote(re.search('csv;charset=utf-8,(.*?)"', taken_away(explorer))[1]).count("\n") == 3
+    python, commands, settings = re.findall("<pre.*?>(.*?)</pre>", taken_away(explorer), re.DOTALL)
     namespace = {}
     exec(html.unescape(python), namespace)  # our own text
     for taken, shown in zip(namespace["results"], (result, fedavg), strict=True):
@@ -131,7 +133,7 @@ def test_the_papermill_command_gives_what_the_panel_shows(panel, tmp_path):
     explorer.set(nu=2)
     result = explorer.wait(60)
     fedavg = explorer.run(result.experiment, weights_seed=1, progress=False).fedavg
-    command = html.unescape(re.findall("<pre.*?>(.*?)</pre>", painted(explorer, "take-away"), re.DOTALL)[1])
+    command = html.unescape(re.findall("<pre.*?>(.*?)</pre>", taken_away(explorer), re.DOTALL)[1])
     root = Path(__file__).parents[2]
     papermill = "import kernels_by_files, runpy; runpy.run_module('papermill', run_name='__main__')"
     command = command.replace("papermill ", f'{sys.executable} -c "{papermill}" ')
@@ -144,3 +146,22 @@ def test_the_papermill_command_gives_what_the_panel_shows(panel, tmp_path):
     numbers = [int(number) for number in re.findall(r"<td>(\d+)</td>", tables[0])]
     shown = pd.concat([result.table(), fedavg.table()])
     assert numbers == (100 * shown).round().astype(int).to_numpy().flatten().tolist()
+
+
+def test_it_is_drawn_for_those_only_who_look_for_it_and_never_old(panel, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(as_html, "take_away", lambda state, frame: drawn.append(state) or f"of {len(frame)} runs")
+    explorer = panel()
+    explorer.set(nu=1)
+    explorer.wait(60)
+    assert drawn == []
+    assert taken_away(explorer) == "of 2 runs"
+    unfold(explorer, "Take it away")  # it is
+    explorer.wait(60)
+    assert len(drawn) == 1
+    unfold(explorer, "Take it away", folded=True)
+    explorer.set(nu=0)
+    explorer.wait(60)
+    assert len(drawn) == 1
+    assert painted(explorer, "take-away") == "In a moment."
+    assert taken_away(explorer) == "of 1 runs"

@@ -19,6 +19,11 @@ def sentences(text: str) -> list[str]:
     return [part.strip() for part in re.split(r"(?<=[.!?])\s|\n", text) if len(part.strip()) > 25]
 
 
+def all_answers(path) -> list[str]:
+    sections = (editions.PREDICTIONS, editions.TRIES)
+    return [answer for section in sections for _, answer in editions.key(section).get(path.stem[:2], [])]
+
+
 @EACH
 def test_nothing_of_the_answers_is_in_the_students_edition(path):
     whole = nbformat.read(path, as_version=4)
@@ -34,7 +39,7 @@ def test_nothing_of_the_answers_is_in_the_students_edition(path):
         line.removeprefix("- *Why:* ") for cell in whole.cells for line in cell.source.splitlines() if "*Why:*" in line
     ]
     solutions = [line.strip() for one in gl.exercises.every() for line in one.solution().text.splitlines()[2:-1]]
-    answers = [sentence for _, answer in editions.key().get(path.stem[:2], []) for sentence in sentences(answer)]
+    answers = [sentence for answer in all_answers(path) for sentence in sentences(answer)]
     for secret in (
         held + answers + [line for line in solutions if len(line) > 30 and line not in path.read_text("utf-8")]
     ):
@@ -122,7 +127,8 @@ def test_the_teachers_edition_answers_every_question(path):
     whole = nbformat.read(path, as_version=4)
     made = editions.teacher(whole, path.stem)
     added = [cell.source for cell in made.cells if cell not in whole.cells]
-    answers = [answer for _, answer in editions.key().get(path.stem[:2], [])]
+    answers = all_answers(path)
+    assert not ("**Try:**" in made.cells[-1].source and path in CORE), "its answer comes last"
     assert [text.removeprefix("> **Answer:** ") for text in added if text.startswith("> **Answer:** ")] == answers
     names = [one.name for one in gl.exercises.every() if one.notebook == path.stem]
     assert re.findall(r"\*\*Solution of `(\w+)`", "".join(added)) == names

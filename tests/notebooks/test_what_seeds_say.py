@@ -83,7 +83,7 @@ def test_one_model_for_all(seed):
     work = {result.experiment.rounds * result.experiment.local_steps for result in names["permuted"].values()}
     assert len(work) == 1, "the same work"
     assert five > one + 25, "far ahead of τ = 1"
-    assert -1 < many - five < 7, "25 local steps are at most a little better than 5"
+    assert -0.5 < many - five < 11.5, "25 are level with 5, or up to 11 points ahead"
 
 
 @pytest.mark.parametrize("seed", SEEDS)
