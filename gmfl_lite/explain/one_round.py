@@ -134,15 +134,21 @@ def _in_words(measured: Round, data: dict[str, object]) -> str:
 
 
 def _still(measured: Round, data: dict[str, object]) -> Figure:
-    """Draw where the round ends: the loss on the query along fine-tuning, and how far each agent has moved."""
+    """Draw where the round ends: the loss on the query along fine-tuning, and how far each agent has moved.
+
+    Without fine-tuning, ν = 0, the loss is drawn along the local steps.
+    """
+    ahead = measured.experiment.nu > 0
     figure = Figure(figsize=(8.4, 3.2), layout="constrained")
     losses, moved = figure.subplots(1, 2)
     names = [measured.federation.name_of(agent) for agent in measured.picked]
     for place, (name, steps) in enumerate(zip(names, measured.steps, strict=True)):
         look = {"color": PALETTE[place % len(PALETTE)], "marker": "osD^vXP"[place % 7], "label": name}
-        losses.plot(range(measured.experiment.nu + 1), steps[-1].query, **look)
-    losses.set(xlabel="fine-tuning step of the last local step", ylabel="loss on the query", ylim=(0, None))
-    losses.set_xticks(range(measured.experiment.nu + 1))
+        along = steps[-1].query if ahead else [step.query[0] for step in steps]
+        losses.plot(range(len(along)), along, **look)
+    xlabel = "fine-tuning steps in the last local step" if ahead else "local steps taken"
+    losses.set(xlabel=xlabel, ylabel="loss on the query", ylim=(0, 1.05 * losses.dataLim.ymax))
+    losses.set_xticks(range(len(along)))
     losses.legend(frameon=False, fontsize="small")
     lengths = [steps[-1].displacement for steps in measured.steps]
     moved.barh([*names, "average"], [*lengths, data["average"]], color=PALETTE[0])

@@ -5,7 +5,7 @@ import torch
 from saved_page import data_of
 
 import gmfl_lite as gl
-from gmfl_lite.explain.one_round import SMALL
+from gmfl_lite.explain.one_round import SMALL, _still
 from gmfl_lite.explain.round_numbers import measure_round
 from gmfl_lite.trainer import batches_of, picked_in
 
@@ -206,3 +206,14 @@ def test_the_largest_round_stays_below_the_limit():
     picture = gl.explain.one_round(experiment)
     assert len(data_of(picture)["picked"]) == 12
     assert "12 of 12 agents take 10 local steps with ν = 10" in repr(picture)
+
+
+@pytest.mark.parametrize(("nu", "of"), [(0, "local steps taken"), (2, "fine-tuning steps in the last local step")])
+def test_the_still_draws_the_loss_along_the_walk_that_there_is(nu, of):
+    measured = measure_round(SMALL.replace(nu=nu, local_steps=3), None, None, 0)
+    losses, _ = _still(measured, {"parameters": 1, "average": 1.0}).axes
+    assert losses.get_xlabel() == of
+    for line, steps in zip(losses.lines, measured.steps, strict=True):
+        expected = [step.query[0] for step in steps] if nu == 0 else steps[2].query
+        assert list(line.get_ydata()) == list(expected)
+        assert len(expected) == 3

@@ -76,7 +76,7 @@ def test_one_model_for_all(seed):
     alike, one_class = (names["ends"][kind] for kind in ("IID", "one class per agent"))
     assert alike.max() - alike.min() < 5, "the three end within a few points"
     assert one_class.is_monotonic_decreasing, "the same steps are worth less and less"
-    assert one_class["τ = 25"] < 0.6 * one_class["τ = 1"], "with τ = 25 half of the accuracy is lost"
+    assert one_class["FedAvg, τ = 25"] < 0.6 * one_class["FedAvg, τ = 1"], "with τ = 25 half of the accuracy is lost"
     left = names["last"]
     assert (left.loc[0] <= 21).all(), "before fine-tuning hardly better than a guess"
     one, five, many = left.loc[10]
