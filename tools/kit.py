@@ -100,7 +100,8 @@ def assignment(notebook: nbformat.NotebookNode, stem: str) -> nbformat.NotebookN
     imports = "\n".join(dict.fromkeys(re.findall(r"^import .*$", code, re.MULTILINE)))
     precise = "\n\ntorch.set_default_dtype(torch.float64)" * ("set_default_dtype" in code)
     asked = questions(notebook)
-    given = "\n\nbase = gl.Experiment(permuted_classes=10)" * any("`base`" in text for text in asked.values())
+    own_base = any("`base`" in text for text in asked.values())
+    given = '\n\nbase = gl.Experiment(partition="iid", permuted_classes=10)' * own_base
     title = notebook.cells[0].source.split("\n")[0]
     cells = [
         nbformat.v4.new_markdown_cell(

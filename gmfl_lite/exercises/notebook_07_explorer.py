@@ -49,5 +49,5 @@ def _mark_fair_comparison(answer: Any) -> None:
     "show how large luck is. Give the list to `gl.sweep` and you have the table.",
 )
 def fair_comparison():
-    base = gl.Experiment(partition="iid", permuted_classes=10)
+    base = gl.Experiment(partition="iid", permuted_classes=10)  # without this line where there is a `base`
     return [base.replace(nu=nu, seed=seed) for nu in (0, 3) for seed in (0, 1, 2)]
