@@ -21,7 +21,7 @@ import gmfl_lite as gl
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "notebooks" / "for-teachers.md"
 PREDICTIONS, TRIES = "Answers to the *Predict* questions", "Answers to the core's *Try*"
-YOURS = "**Notice:** what do you see? If you predicted it, were you right? Write two or three sentences here."
+YOURS = "**Notice:** what do you see? Write two or three sentences here."
 
 _ASKS = re.compile(r"\*Predict:\*|\bgl\.predict\(")
 _WHY = re.compile(r"\n- \*Why:\*.*")

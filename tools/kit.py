@@ -165,6 +165,11 @@ def answers(notebooks: dict[str, nbformat.NotebookNode]) -> str:
         parts.append(f"## {stem[:2]} {notebook.cells[0].source.split(chr(10))[0].lstrip('# ')}")
         parts += [f"- *{question}* {answer}" for key in keys for question, answer in key.get(stem[:2], [])]
         parts += [editions.solution(one.name) for one in gl.exercises.every() if one.notebook == stem]
+    plan = editions.PAGE.read_text(encoding="utf-8")
+    parts += [
+        "## In the lesson",
+        re.search(r"^What you ask, and an answer: (.*?)\n\n", plan, re.DOTALL | re.MULTILINE)[1],
+    ]
     return page("Answers", "\n\n".join(parts))
 
 

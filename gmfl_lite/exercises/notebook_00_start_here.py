@@ -16,6 +16,7 @@ def _mark_look_ahead(answer: Any) -> None:
             "The walk goes uphill: a fine-tuning step is w *minus* α times the gradient.": [2, 4.5, 10.125],
             "You began with ν = 1. ν = 0 takes no step: F(w) = f(w).": [0.5, 0.125, 0.03125],
             "The ½ in front of the square is missing.": [4, 1, 0.25],
+            "A step halves the *distance* to 3. What does that make of its square?": [2, 1, 0.5],
             "The first step landed on 3, which is twice too far: it is α times the gradient, α = ½, and the "
             "gradient of ½(w − 3)² is w − 3. And the second step starts from the new point.": [2, 0, 0],
             "The second step uses the gradient of the first point. Every step needs the gradient where it starts.": [

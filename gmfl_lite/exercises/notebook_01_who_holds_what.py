@@ -44,7 +44,7 @@ def _mark_effective_classes(answer: Any) -> None:
     hint="Three steps: make a mix of the counts, so that it sums to one; leave out the classes that are not held; "
     "take the exponential of the entropy. Try it on [5, 5, 0]: two equally common classes.",
     why="An agent with counts [98, 1, 1] *holds* three classes, but it behaves like an agent with one. Counting "
-    "classes hides that, and so does the knob α.",
+    "classes hides that, and so does the knob `dirichlet_alpha`.",
 )
 def effective_classes(counts):
     mix = counts / counts.sum()

@@ -47,11 +47,13 @@ def _mark_two_walks(answer: Any) -> None:
             "This is the sum of the two ends. The server takes their mean.": 1.0,
             "B is half as steep as A: its gradient is ½(w + 4).": 0.0,
             "This is A's end alone.": 2.0,
+            "The derivative of ¼(w + 4)² is ½(w + 4), not ¼(w + 4).": 0.75,
         },
         "τ = 2": {
             "The second step needs the gradient at the point that the agent has reached, not at 0.": 1.0,
             "You averaged after each step. With τ = 2 the agents walk twice before the server averages.": 0.8125,
             "This is the sum of the two ends. The server takes their mean.": 1.25,
+            "The derivative of ¼(w + 4)² is ½(w + 4), not ¼(w + 4).": 1.03125,
             "B is half as steep as A: its gradient is ½(w + 4).": 0.0,
         },
     }

@@ -99,7 +99,7 @@ def _mark_first_order_length(answer: Any) -> None:
     mark=_mark_first_order_length,
     hint="Every fine-tuning step multiplies w − c by the same number. Which gradient do both start from, and what "
     "does the exact one still have to be multiplied by?",
-    why="The flatter the loss after fine-tuning, the more a first-order gradient exaggerates: by 1 / (1 − αa)^ν. A "
+    why="The more fine-tuning shrinks the distance, the more a first-order gradient exaggerates: by 1 / (1 − αa)^ν. A "
     "meta_lr that suits one kind of gradient need not suit the other.",
 )
 def first_order_length():

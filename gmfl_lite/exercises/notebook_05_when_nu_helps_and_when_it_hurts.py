@@ -81,6 +81,8 @@ def _mark_fair_beta(answer: Any) -> None:
             "Upside down: a flatter loss allows a *larger* step.": 0.025,
             "This is FedAvg's step size. On a loss that is 20 times as flat it is 20 times too short.": 0.5,
             "This is 1 / L_F itself. FedAvg takes only a part of its own 1 / L_F: the same part is asked for.": 12.5,
+            "This is FedAvg's 1 / L_F. Which part of it is 0.5, and how much is that part of the other 1 / L_F?": 0.625,
+            "This is the fraction. How much is it of the 1 / L_F of ν = 10?": 0.8,
             "These are how many times flatter the meta-loss is. What follows for β?": 20,
         },
     )
