@@ -335,14 +335,14 @@ class Explorer:
         self._painter.submit(self._paint)
 
     def _paint(self, newer: threading.Event) -> None:
-        """Say at once that something is at work; draw at most half of the time, and nothing that is old."""
+        """Say at once that something is at work; draw at most a third of the time, and nothing that is old."""
         self._panel.paint_progress(self._state)
         early = self._draws_again - time.monotonic()
         if early > 0 and newer.wait(early):
             return
         started = time.monotonic()
         if self._panel.paint(self._state):
-            self._draws_again = max(started + FRAME, 2 * time.monotonic() - started)
+            self._draws_again = max(started + FRAME, 3 * time.monotonic() - 2 * started)
 
     def _knob(self, name: str) -> Knob:
         if name not in self._knobs:
