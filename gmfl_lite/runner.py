@@ -122,7 +122,8 @@ def run(
         try:
             for later in made_with(computes.threads, training.results(result)):
                 result, rows = later, later.history
-                history.extend(list(rows.itertuples(index=False, name=None)))
+                if len(rows):  # asking an empty table for its rows takes as long as a small local step
+                    history.extend(rows.itertuples(index=False, name=None))
                 bar.update(result.round - bar.n)
                 if checkpoint is not None and (len(rows) or result.status != "stopped"):
                     try:
