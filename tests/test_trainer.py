@@ -455,7 +455,8 @@ def test_the_result_says_what_computed_it(federation, monkeypatch):
 
     at_once = "vectorized: all picked agents at once; "
     assert said("auto") == said("vectorized") == at_once + "not recorded, as 5 local steps do not repay it"
-    assert said("auto", 30) == at_once + "recorded, as 150 local steps repay it"
+    assert said("auto", 19) == at_once + "not recorded, as 95 local steps do not repay it"
+    assert said("auto", 20) == at_once + "recorded, as 100 local steps repay it"
     assert said("loop").startswith("loop")
     monkeypatch.setattr(vectorized, "agents_at_once", lambda *_: 4)
     assert said("auto").startswith(

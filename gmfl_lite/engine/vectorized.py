@@ -24,8 +24,8 @@ from .threads_and_memory import choose_threads, prepare_process
 if TYPE_CHECKING:
     from ..experiment import Experiment
 
-RECORDED_FROM = 150
-"""Local steps of a whole run from which on they are recorded (gmfl_lite.engine.recording)."""
+RECORDED_FROM = 100
+"""Local steps of a whole run from which on they are recorded (gmfl_lite.engine.recording): see benchmarks/RESULTS.md."""
 
 MOST_RECORDINGS = 16
 """Each takes seconds and is valid for one number of agents and one width of batches: no more are made."""
