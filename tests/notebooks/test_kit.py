@@ -141,7 +141,7 @@ def test_the_answers_are_all_there():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stem", [stem for stem, notebook in READ.items() if kit.has_slides(notebook)])
-def test_slides_fit_a_small_screen(stem, tmp_path, offline):
+def test_slides_fit_a_small_screen_and_stand_in_line(stem, tmp_path, offline):
     """At 1280 × 800 nothing of a slide is below its lower edge, where only a mouse would reach it."""
     offline.set_viewport_size({"width": 1280, "height": 800})
     (tmp_path / "slides.html").write_text(kit.slides(READ[stem]), encoding="utf-8")
@@ -151,8 +151,13 @@ def test_slides_fit_a_small_screen(stem, tmp_path, offline):
     measure = """(number) => {
         Reveal.slide(number, 0, 99);  // with all its fragments; reveal.js lays out only the slides near this one
         const one = document.querySelector('.slides > section.present > section.present');
-        return [one.innerText.trim().split('\\n')[0], one.scrollHeight, one.clientHeight];
+        const begins = [...one.querySelectorAll('.jp-MarkdownOutput, .jp-OutputArea-output')].map(
+            e => Math.round(e.getBoundingClientRect().left));
+        return [one.innerText.trim().split('\\n')[0], one.scrollHeight, one.clientHeight, begins];
     }"""
     slides = [offline.evaluate(measure, number) for number in range(many)]
-    assert all(seen > 0 for _, _, seen in slides)
+    assert all(seen > 0 for _, _, seen, _ in slides)
     assert [slide for slide in slides if slide[1] > slide[2] + 1] == []
+    begins = [left for *_, lefts in slides for left in lefts]
+    assert len(begins) >= many
+    assert max(begins) - min(begins) <= 1, "text, figures and tables begin at one edge"
