@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..experiment import Experiment
 
 RECORDED_FROM = 100
-"""Local steps of a whole run from which on they are recorded (gmfl_lite.engine.recording): see benchmarks/RESULTS.md."""
+"""Local steps of a whole run from which on they are recorded: see gmfl_lite.engine.recording, benchmarks/RESULTS.md."""
 
 MOST_RECORDINGS = 16
 """Each takes seconds and is valid for one number of agents and one width of batches: no more are made."""

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import ArrayLike
 
 from .looks import PALETTE
-from .picture import Picture, entry, literal, words
+from .picture import Picture, entry, legend_columns, literal, words
 
 GRID, LEVELS = 120, 10
 LINES = ("-", "--", "-.", ":")
@@ -96,7 +96,8 @@ def landscapes(
         ax.set(title=literal(titles[title]), xlabel=names[0], xlim=x, ylim=y)
     axes[0].set_ylabel(names[1])
     entries = [drawn[label] for label in handles]
-    figure.legend(handles.values(), entries, loc="outside lower center", ncols=min(4, len(handles)), frameon=False)
+    columns = legend_columns(entries, 4, figure.get_figwidth())
+    figure.legend(handles.values(), entries, loc="outside lower center", ncols=columns, frameon=False)
     return figure
 
 

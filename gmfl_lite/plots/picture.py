@@ -2,7 +2,7 @@
 
 import io
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from numbers import Integral, Real
 from types import ModuleType
@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from PIL import Image
 
 GROUPS = {"trained": "agents trained on", "new": "new agents"}
@@ -83,6 +84,16 @@ def literal(text: str) -> str:
 def entry(text: str) -> str:
     """Return what a legend shows as this text; without a hair space, it leaves out what is empty or begins with _."""
     return literal(text if text and not text.startswith("_") else f"\u200a{text}")
+
+
+def legend_columns(entries: Sequence[str], most: int, width: float, **how: Any) -> int:
+    """Return in how many columns, at most so many, a figure of that width in inches holds a legend of these entries."""
+    for columns in range(min(most, len(entries)), 1, -1):
+        figure = Figure(figsize=(width, 1))
+        legend = figure.legend([Line2D([], []) for _ in entries], entries, ncols=columns, **how)
+        if legend.get_window_extent().width <= figure.bbox.width:
+            return columns
+    return 1
 
 
 def steps_in_words(number: int) -> str:

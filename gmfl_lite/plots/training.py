@@ -14,10 +14,12 @@ from ..federation import Federation
 from ..result import Result
 from .holdings import SHARES, shares_held
 from .looks import Look, looks_of, method_named, seaborn_style
-from .picture import AXES, GROUPS, Picture, entry, literal, seaborn, steps_in_words, words
+from .picture import AXES, GROUPS, Picture, entry, legend_columns, literal, seaborn, steps_in_words, words
 
 DOTTED = {"linewidth": 1.0, "linestyle": (0, (1, 1.5)), "marker": "", "alpha": 0.9}
 """The look of a curve's deciles."""
+WIDTH = 6.8
+"""Inches, of the panel's picture."""
 MOST_BANDS = 4
 """More bands than this over each other cannot be told apart."""
 
@@ -142,10 +144,13 @@ def exploration(
     # Those that were trained on are drawn only where none are new.
     group = next((h["group"].iloc[-1] for h in histories.values() if len(h)), "new")
     drawn = {label: h[h["group"] == group] for label, h in histories.items() if len(h)}
-    legend_rows = -(-len(drawn) // 3) if legend else 0
+    names = words(drawn)
+    of_legend = {"frameon": False, "fontsize": "medium", "handlelength": 3.5}
+    columns = legend_columns([entry(name) for name in names.values()], 3, WIDTH, **of_legend) if legend else 1
+    legend_rows = -(-len(drawn) // columns) if legend else 0
     inches = {"top": 0.3, "plot": 2.2, "legend": 0.85 + 0.22 * legend_rows, "strip": 0.55, "bottom": 0.45}
     height = sum(inches.values())
-    figure = Picture(figsize=(6.8, height), dpi=100)
+    figure = Picture(figsize=(WIDTH, height), dpi=100)
 
     def place(left: float, bottom: float, width: float, tall: float) -> Axes:
         axes = figure.add_axes((left, bottom / height, width, tall / height))
@@ -160,7 +165,7 @@ def exploration(
     if per_round and (unsaid := drawn.keys() - per_round.keys()):
         raise checks.refusal("megabytes_per_round", sorted(per_round), f"of every curve: {sorted(unsaid)}, too")
     dotted = spread and len(drawn) <= MOST_BANDS
-    ends, ahead, names, looks = [], [], words(drawn), looks_of(histories, experiments)
+    ends, ahead, looks = [], [], looks_of(histories, experiments)
     for label, history in drawn.items():
         behind = label == reference
         style: dict[str, Any] = {
@@ -203,10 +208,8 @@ def exploration(
         figure.legend(
             loc="upper center",
             bbox_to_anchor=(0.5, (floor - 0.45) / height),
-            ncols=min(3, len(drawn)),
-            frameon=False,
-            fontsize="medium",
-            handlelength=3.5,
+            ncols=columns,
+            **of_legend,
         )
     strip = place(0.09, inches["bottom"], 0.77, inches["strip"])
     drawn_so_far = "; ".join(ends) if ends else "nothing yet"

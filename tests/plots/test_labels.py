@@ -261,3 +261,24 @@ def test_numbers_to_predict_are_no_images():
     agents = gl.build_federation(gl.Experiment(dataset="sinusoids", n_agents=3, n_new_agents=0, agents_per_round=1))
     with pytest.raises(ValueError, match=r"must hold images of classes, .* not numbers"):
         gl.plots.examples(agents)
+
+
+@pytest.mark.parametrize(
+    "name", ["ν = 3", "dirichlet_alpha = 0.03", "a name as long as a sentence that goes on and on"]
+)
+@pytest.mark.parametrize("many", [1, 5, 10])
+def test_no_legend_is_wider_than_its_picture(name, many, federation):
+    names = [f"{name}, {number}" for number in range(many)]
+    rows = pd.DataFrame({"round": [0, 2], "group": "new", "fine_tune_steps": 1, "loss": 1.0, "accuracy": 0.5})
+    rows = rows.assign(worst_decile_accuracy=0.4, best_decile_accuracy=0.6)
+    bowl = gl.plots.Landscape(lambda points: (points**2).sum(1), paths={each: [[0, 0], [1, 1]] for each in names})
+    for figure in (
+        gl.plots.exploration(dict.fromkeys(names, rows), federation, fine_tune_steps=1),
+        gl.plots.landscapes({"a bowl": bowl}, x=(-2, 2), y=(-2, 2), alt="A bowl."),
+    ):
+        figure.draw_without_rendering()
+        (legend,) = figure.legends
+        box, strip = legend.get_window_extent(), figure.bbox
+        assert [text.get_text() for text in legend.get_texts()] == names
+        assert strip.x0 <= box.x0 < box.x1 <= strip.x1
+        assert not any(box.y0 < axes.get_tightbbox().y1 and axes.get_tightbbox().y0 < box.y1 for axes in figure.axes)
