@@ -33,7 +33,7 @@ NOTEBOOKS = "https://github.com/gmfl-lite/gmfl_lite/blob/HEAD/notebooks/"
 COURSE = '''"""What `nbgrader generate_assignment gmfl_lite` leaves in place of a solution: dots, like the notebooks."""
 
 c = get_config()  # noqa: F821
-c.ClearSolutions.code_stub = {"python": "...  # your lines, if you need any here"}
+c.ClearSolutions.code_stub = {"python": "...  # your lines"}
 '''
 
 _CALL = re.compile(r"^gl\.exercises\.(\w+)\.check\((\w+)\)$", re.MULTILINE)
@@ -259,7 +259,7 @@ def main(paths: list[Path], folder: Path = ROOT / "build" / "kit") -> None:
     source.mkdir(parents=True, exist_ok=True)
     (folder / "nbgrader" / "nbgrader_config.py").write_text(COURSE, encoding="utf-8")
     for stem, notebook in notebooks.items():
-        nbformat.write(assignment(notebook, stem), source / f"{stem}.ipynb")
+        nbformat.write(assignment(notebook, stem), source / f"{stem[:2]}-exercises.ipynb")  # not the student's edition
     for stem in (stem for stem, notebook in notebooks.items() if has_slides(notebook)):
         (folder / f"slides-{stem[:2]}.html").write_text(slides(notebooks[stem]), encoding="utf-8")
     for name, text in (("answers", answers(notebooks)), ("handout", handout(notebooks))):

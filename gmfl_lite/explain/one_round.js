@@ -72,9 +72,9 @@
       ? `Another batch, the query, scores every point on the way. The last loss is Fᵢ(w) = fᵢ(${w(nu)}), which training lowers.`
       : "ν = 0: nobody fine-tunes, and Fᵢ(w) = fᵢ(w). This is FedAvg.", { t });
     for (let b = 0; b <= last; b++)
-      stage("meta-gradient", b ? `${local}back through fine-tuning step ${nu - b + 1}` : `${local}the gradient at ${w(nu)}`,
+      stage("meta-gradient", b ? `${local}back through fine-tuning step ${nu - b + 1}` : `${local}the gradient at ${nu ? w(nu) : "wᵢ"}`,
         (b ? `${v(nu - b)} = (I − α∇²fᵢ(${w(nu - b)})) ${v(nu - b + 1)}: how the loss at the end depends on ${w(nu - b)}.`
-          : `${v(nu)} = ∇fᵢ(${w(nu)}), on the query.`) + (b === last && nu ? ` ${factors}` : ""), { t, b });
+          : nu ? `${v(nu)} = ∇fᵢ(${w(nu)}), on the query.` : `${v(0)} = ∇fᵢ(wᵢ), on the query, where the agent stands now.`) + (b === last && nu ? ` ${factors}` : ""), { t, b });
     if (last < 0)
       stage("meta-gradient", `${local}the gradient`, setting.gradient === "reptile"
         ? `Reptile takes the way that fine-tuning went, (w − ${w(nu)})/α, and looks at no query.`

@@ -79,11 +79,11 @@ def test_one_model_for_all(seed):
     assert one_class["FedAvg, τ = 25"] < 0.6 * one_class["FedAvg, τ = 1"], "with τ = 25 half of the accuracy is lost"
     left = names["last"]
     assert (left.loc[0] <= 21).all(), "before fine-tuning hardly better than a guess"
-    one, five, many = left.loc[10]
+    one, five, many = (100 * result.table().loc["new", 10] for result in names["permuted"].values())  # not rounded
     work = {result.experiment.rounds * result.experiment.local_steps for result in names["permuted"].values()}
     assert len(work) == 1, "the same work"
     assert five > one + 25, "far ahead of τ = 1"
-    assert -0.5 < many - five < 10.5, "25 are level with 5, or up to 10 points ahead"
+    assert -0.5 < many - five < 11, "25 are level with 5, or up to 11 points ahead"
     tried = names["with_local_steps"](names["renamed"], equal_work=False)
     one, five, many = (100 * result.table().loc["new", 10] for result in tried.values())
     assert many - one > 40, "the last Try: with ten rounds each, τ = 25 gains most"
