@@ -161,3 +161,24 @@ def test_slides_fit_a_small_screen_and_stand_in_line(stem, tmp_path, offline):
     begins = [left for *_, lefts in slides for left in lefts]
     assert len(begins) >= many
     assert max(begins) - min(begins) <= 1, "text, figures and tables begin at one edge"
+
+
+@pytest.mark.slow
+def test_a_slide_that_is_gone_to_at_once_shows_its_moving_picture_whole(tmp_path, offline):
+    """With G, a number and Enter, as the teachers' page says; reveal.js has never laid it out before."""
+    offline.set_viewport_size({"width": 1280, "height": 800})
+    (tmp_path / "slides.html").write_text(kit.slides(READ["03-the-meta-objective-by-hand"]), encoding="utf-8")
+    offline.goto((tmp_path / "slides.html").as_uri())
+    number = offline.evaluate(
+        "[...document.querySelectorAll('.slides > section > section')].findIndex(one => one.querySelector('iframe'))"
+    )
+    offline.keyboard.press("g")
+    offline.keyboard.type(str(number + 1))
+    offline.keyboard.press("Enter")
+    offline.wait_for_function(
+        """() => {
+        const frame = document.querySelector('.slides > section.present > section.present iframe');
+        const {top, bottom} = frame.getBoundingClientRect();
+        return bottom - top > 500 && top >= 0 && bottom <= innerHeight;
+    }"""
+    )
