@@ -259,7 +259,7 @@ def main(paths: list[Path], folder: Path = ROOT / "build" / "kit") -> None:
     source.mkdir(parents=True, exist_ok=True)
     (folder / "nbgrader" / "nbgrader_config.py").write_text(COURSE, encoding="utf-8")
     for stem, notebook in notebooks.items():
-        nbformat.write(assignment(notebook, stem), source / f"{stem[:2]}-exercises.ipynb")  # not the student's edition
+        nbformat.write(assignment(notebook, stem), source / f"{stem[:2]}-to-hand-in.ipynb")  # not the student's edition
     for stem in (stem for stem, notebook in notebooks.items() if has_slides(notebook)):
         (folder / f"slides-{stem[:2]}.html").write_text(slides(notebooks[stem]), encoding="utf-8")
     for name, text in (("answers", answers(notebooks)), ("handout", handout(notebooks))):

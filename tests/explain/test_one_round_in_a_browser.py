@@ -205,6 +205,7 @@ def test_focus_is_seen(frame):
     ("changes", "words"),
     [
         ({"nu": 0}, "ν = 0: nobody fine-tunes"),
+        ({"nu": 0, "local_steps": 2}, "v⁽⁰⁾ = ∇fᵢ(wᵢ), on the query, where the agent stands now."),
         ({"gradient": "reptile"}, "Reptile takes the way"),
         ({"gradient": "truncated", "backprop_steps": 1}, "Only the last 1 of ν = 3 Hessian factors"),
         ({"server": "adam", "server_lr": 0.1}, "a step of server = “adam” with server_lr = 0.1"),

@@ -139,6 +139,16 @@ def test_the_answers_are_all_there():
         assert all(kit.markdown2html(answer)[3:20] in page for _, answer in rows) or number == "08"
 
 
+def test_what_nbgrader_grades_is_not_named_like_the_students_edition(tmp_path, monkeypatch):
+    """Both are handed out, and of the latter no exercise would count."""
+    monkeypatch.setattr(kit, "as_pdf", lambda *_: True)
+    monkeypatch.setattr(kit, "slides", lambda _: "")
+    kit.main(list(NOTEBOOKS), tmp_path)
+    made = [path.name for path in (tmp_path / "nbgrader" / "source").rglob("*.ipynb")]
+    assert len(made) == len(READ)
+    assert not set(made) & {path.name for path in NOTEBOOKS}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("stem", [stem for stem, notebook in READ.items() if kit.has_slides(notebook)])
 def test_slides_fit_a_small_screen_and_stand_in_line(stem, tmp_path, offline):
