@@ -221,6 +221,7 @@ def test_with_all_headers_an_ordinary_models_update_is_its_parameters_and_a_tent
         classroom.superlink(block("flower-superlink --insecure --host"))
         wire = Wire(classroom.port)
         classroom.callback(wire.close)
+        classroom.warm_up()
         classroom.student(0, port=wire.port)
         teacher = classroom.terminal("teacher", block("gmfl_lite.flower_app classroom").split("\n", 1)[1])
         teacher.wait_for("saved as", 900)

@@ -1,6 +1,6 @@
 """The notebooks open elsewhere: their first cell installs the library where it is not, and they need nothing else.
 
-`make thorough` runs every notebook so; the suite runs those of RUN.
+`make thorough` runs every notebook so; the suite runs those of ALONE.
 """
 
 import json
@@ -20,12 +20,9 @@ from jupyter_client.provisioning.local_provisioner import LocalPortCache
 from nbclient import NotebookClient
 from packaging.requirements import Requirement
 from test_notebooks import NOTEBOOKS, needs
-from test_parameters import PARAMETERS
+from test_parameters import ALONE, PARAMETERS
 
 import gmfl_lite as gl
-
-RUN = NOTEBOOKS if "EVERY_NOTEBOOK" in os.environ else [NOTEBOOKS[number] for number in (0, 7, 9)]
-"""The first, the panel, and the one that reads tables."""
 
 WITHOUT_THE_LIBRARY = """
 import sys
@@ -114,7 +111,7 @@ def wheel(tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", RUN, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", ALONE, ids=lambda path: path.stem)
 def test_alone_in_a_folder_it_runs_from_the_wheel(path, wheel, tmp_path):
     """Without the repository, and without what other notebooks need."""
     parameters = PARAMETERS[path.stem][0]

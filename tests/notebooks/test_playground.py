@@ -6,6 +6,7 @@ from functools import cache
 import nbformat
 import pytest
 from clean_machine import ROOT
+from thorough import only_then
 
 import gmfl_lite as gl
 from gmfl_lite.explorer.knobs import KNOBS, PRESETS
@@ -66,6 +67,10 @@ def test_how_far_ahead_is_far_enough():
         "Before any step all guess."
     )
     assert nu[3][1] - nu[10][1] <= 5  # a point is one image, nearly
+
+
+@only_then
+def test_more_rounds_lead_to_what_another_notebook_says():
     three, ten = (at(nu=nu, rounds=500) for nu in (3, 10))
     later = f"with three steps {three[3]} % for ν = 3 and {ten[3]} % for ν = 10, with one {three[1]} and {ten[1]} %."
     assert KEY[0].endswith(f"After 500 rounds it is as in 05: {later}")
@@ -116,7 +121,7 @@ def test_few_classes_help_where_names_are_permuted():
     )
 
 
-@pytest.mark.slow
+@only_then
 def test_seeds_scatter_as_the_key_says():
     weights, data = ([at(**{seed: n})[3] for n in KNOBS[seed].values] for seed in ("weights_seed", "seed"))
     assert KEY[5].startswith(
