@@ -22,8 +22,8 @@ test-quick: .venv/ready-to-test  ## run the core of the suite without what takes
 oldest: .venv-oldest/ready  ## run the core of the suite on the oldest versions that pyproject.toml admits; Python 3.11
 	.venv-oldest/bin/python -m pytest -n $(WORKERS) -W ignore::DeprecationWarning -W ignore::FutureWarning @tests/core.txt $(PYTEST_ARGS)
 
-thorough: .venv/ready-to-test  ## run the notebooks with all parameters, for five seeds, and alone in a folder; the suite has some of each
-	EVERY_NOTEBOOK=1 $(BIN)/python -m pytest -n $(WORKERS) tests/notebooks $(PYTEST_ARGS)
+thorough: .venv/ready-to-test  ## run what takes minutes: the notebooks with all parameters, for five seeds, and alone in a folder; the suite has some of each
+	THOROUGH=1 $(BIN)/python -m pytest -n $(WORKERS) tests/notebooks tests/test_aggregation.py $(PYTEST_ARGS)
 
 lint: .venv/ready-to-test
 	$(BIN)/ruff check .

@@ -4,5 +4,5 @@ import os
 
 import pytest
 
-EVERY = "EVERY_NOTEBOOK" in os.environ
+EVERY = "THOROUGH" in os.environ
 only_then = pytest.mark.skipif(not EVERY, reason="takes minutes: `make thorough` runs it")
