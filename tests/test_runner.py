@@ -129,7 +129,7 @@ def test_ctrl_c_returns_what_there_is():
 @pytest.mark.parametrize(
     ("settings", "field"),
     [
-        ({"fine_tune_lr": 10.0, "nu": 10}, "fine_tune_lr"),
+        ({"fine_tune_lr": 10.0, "nu": 20}, "fine_tune_lr"),
         ({"fine_tune_lr": 1e5, "nu": 0}, "fine_tune_lr"),
         ({"meta_lr": 100.0}, "meta_lr"),
         ({"meta_lr": 3.0}, "meta_lr"),

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from clean_machine import ROOT
-from thorough import EVERY, only_then
+from thorough import EVERY
 
 import gmfl_lite as gl
 
@@ -107,8 +107,9 @@ def test_when_nu_helps(seed):
     assert min(own, key=own.get) == 10, "with its own β, it has the smallest part left"
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", ALL if EVERY else (1, 4))
 def test_sinusoids(seed):
+    """The notebook names seeds 1 and 4, with which something is otherwise: the suite takes both."""
     names = ran("12", seed, until="one_shot = gl.Experiment(")
     error = pd.DataFrame({name: result.table().loc["new"] for name, result in names["curves"].items()}).T
     untrained, fedavg, fedavg_10, one, five = (error.loc[name] for name in error.index)
@@ -122,11 +123,11 @@ def test_sinusoids(seed):
     assert seed > 1 or (one[5] < five[5]) == (seed == 0), "is ahead of ν = 5 after five steps: with seed 1, too?"
 
 
-@only_then
 def test_one_shot():
-    """The notebook has three seeds and gives their means, this has five."""
-    table = ran("12", 0, seeds=len(ALL))["new"]
-    assert set(table["seed"]) == set(ALL)
+    """The notebook has three seeds and gives their means, this has five, in the suite two."""
+    seeds = range(len(ALL) if EVERY else 2)
+    table = ran("12", 0, seeds=len(seeds))["new"]
+    assert set(table["seed"]) == set(seeds)
     percent = 100 * table.pivot_table("accuracy", "method", "fine_tune_steps")
     ahead, fedavg = percent.loc["ν = 3, apart"], percent.loc["FedAvg, τ = 5, apart"]
     assert (percent[0] < 15).all(), "before fine-tuning everybody guesses"

@@ -71,7 +71,7 @@ def test_stop_ends_the_measuring_in_the_middle(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("settings", [{"meta_lr": 100.0}, {"meta_lr": 3.0}, {"meta_lr": 100.0, "nu": 10}])
+@pytest.mark.parametrize("settings", [{"meta_lr": 100.0}, {"meta_lr": 3.0}, {"meta_lr": 100.0, "nu": 20}])
 def test_a_value_told_before_all_is_measured_is_good_too(settings, monkeypatch):
     """There is time for the curvatures of the agents' losses, none for those after ν steps."""
     plain, measured = after_divergence.curvatures, []
