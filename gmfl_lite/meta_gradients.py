@@ -17,8 +17,10 @@ from .objective import (
     NonFiniteLoss,
     Params,
     Product,
+    StepSize,
     checked_batches,
     checked_params,
+    checked_step_size,
     exact_product,
     fine_tune,
     norm,
@@ -79,7 +81,7 @@ def meta_gradient(
     support: Sequence[Any],
     query: Any,
     *,
-    fine_tune_lr: float,
+    fine_tune_lr: StepSize,
     method: str = "exact",
     backprop_steps: int | None = None,
     delta: float | None = None,
@@ -142,7 +144,7 @@ def meta_gradient(
     >>> meta_gradient(half_square, {"w": torch.ones(1)}, [None, None], None, fine_tune_lr=0.5, method="first_order")
     ({'w': tensor([0.2500])}, tensor(0.0312))
     """
-    fine_tune_lr = checks.number("fine_tune_lr", fine_tune_lr, 0)
+    fine_tune_lr = checked_step_size("fine_tune_lr", fine_tune_lr)
     support = checked_batches(support)
     nu = len(support)
     kept = factors_kept(method, backprop_steps, nu)
@@ -201,7 +203,7 @@ def methods_with(formula: str) -> str:
 
 
 def _differentiated(
-    loss_fn: LossFn, params: Params, support: list[Any], query: Any, lr: float,
+    loss_fn: LossFn, params: Params, support: list[Any], query: Any, lr: StepSize,
     *, kept: int, recompute: bool, moving: Moving = None, **_: Any,
 ) -> tuple[Params, torch.Tensor]:  # fmt: skip
     """Return the gradient through the last `kept` steps, from one graph or step by step."""
@@ -212,7 +214,7 @@ def _differentiated(
 
 
 def _hessian_free(
-    loss_fn: LossFn, params: Params, support: list[Any], query: Any, lr: float,
+    loss_fn: LossFn, params: Params, support: list[Any], query: Any, lr: StepSize,
     *, kept: int, delta: float, moving: Moving = None, **_: Any,
 ) -> tuple[Params, torch.Tensor]:  # fmt: skip
     params, support = _beyond_the_dropped(loss_fn, params, support, lr, kept, moving)
@@ -220,7 +222,7 @@ def _hessian_free(
 
 
 def _reptile(
-    loss_fn: LossFn, params: Params, support: list[Any], query: Any, lr: float, **_: Any
+    loss_fn: LossFn, params: Params, support: list[Any], query: Any, lr: StepSize, **_: Any
 ) -> tuple[Params, torch.Tensor]:
     """Return Σ_{j<ν} ∇f(w⁽ʲ⁾), summed on the way: (w − w⁽ᵛ⁾)/α would lose digits where α is small."""
     w, total = params, {name: torch.zeros_like(tensor) for name, tensor in params.items()}
@@ -231,7 +233,7 @@ def _reptile(
 
 
 def _beyond_the_dropped(
-    loss_fn: LossFn, params: Params, support: list[Any], lr: float, kept: int, moving: Moving
+    loss_fn: LossFn, params: Params, support: list[Any], lr: StepSize, kept: int, moving: Moving
 ) -> tuple[Params, list[Any]]:
     """Take the steps whose factors are dropped; return where they lead, and the batches that are left."""
     dropped = len(support) - kept
@@ -239,7 +241,7 @@ def _beyond_the_dropped(
 
 
 def _backwards(
-    loss_fn: LossFn, params: Params, support: list[Any], query: Any, lr: float, product: Product, moving: Moving
+    loss_fn: LossFn, params: Params, support: list[Any], query: Any, lr: StepSize, product: Product, moving: Moving
 ) -> tuple[Params, torch.Tensor]:
     """Return v⁽⁰⁾ of the recursion v⁽ʲ⁾ = v⁽ʲ⁺¹⁾ − α ∇²f(w⁽ʲ⁾) P v⁽ʲ⁺¹⁾, and the meta-loss; P keeps what moves."""
     visited = []

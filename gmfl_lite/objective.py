@@ -18,6 +18,8 @@ from .basics import checks
 
 Params = dict[str, torch.Tensor]
 LossFn = Callable[[Params, Any], torch.Tensor]
+StepSize = float | torch.Tensor
+"""A number, or a tensor [] of the parameters' type."""
 Product = Callable[[Params, Any, Params], Params]
 """A Hessian-vector product: (w, batch, v) -> ∇²f(w) v."""
 
@@ -27,7 +29,7 @@ class NonFiniteLoss(FloatingPointError, ValueError):
 
 
 def fine_tune(
-    loss_fn: LossFn, params: Params, support: Sequence[Any], lr: float, *, moving: Collection[str] | None = None
+    loss_fn: LossFn, params: Params, support: Sequence[Any], lr: StepSize, *, moving: Collection[str] | None = None
 ) -> Params:
     """Take one gradient step per batch: w⁽ʲ⁺¹⁾ = w⁽ʲ⁾ − lr · ∇f(w⁽ʲ⁾), ν = len(support) times.
 
@@ -36,7 +38,7 @@ def fine_tune(
     loss_fn : (params, batch) -> scalar tensor.
     params : dict of tensors, w⁽⁰⁾; never changed. ν = 0 returns it as it is.
     support : the batches, one per step.
-    lr : the step size α.
+    lr : the step size α, a number or a tensor of none: what vmap maps over may differ in it.
     moving : the names of the parameters that move, such as those of a personal head; None is all.
 
     Returns
@@ -49,7 +51,7 @@ def fine_tune(
     >>> fine_tune(half_square, {"w": torch.ones(1)}, [None, None], lr=0.5)
     {'w': tensor([0.2500])}
     """
-    lr = checks.number("lr", lr, 0)
+    lr = checked_step_size("lr", lr)
     checked_params(params, moving)
     for batch in checked_batches(support):
         params = step(params, gradient_of(scalar(loss_fn), params, batch, moving), lr)
@@ -62,7 +64,7 @@ def meta_loss(
     support: Sequence[Any],
     query: Any,
     *,
-    fine_tune_lr: float,
+    fine_tune_lr: StepSize,
     moving: Collection[str] | None = None,
 ) -> torch.Tensor:
     """Return F(w) = f(w⁽ᵛ⁾): the loss on `query` after one fine-tuning step per batch in `support`.
@@ -75,12 +77,15 @@ def meta_loss(
     >>> meta_loss(half_square, {"w": torch.ones(1)}, [None], None, fine_tune_lr=0.5)
     tensor(0.1250)
     """
-    fine_tune_lr = checks.number("fine_tune_lr", fine_tune_lr, 0)
+    fine_tune_lr = checked_step_size("fine_tune_lr", fine_tune_lr)
     return scalar(loss_fn)(fine_tune(loss_fn, params, support, fine_tune_lr, moving=moving), query)
 
 
-def step(params: Params, gradient: Params, lr: float) -> Params:
+def step(params: Params, gradient: Params, lr: StepSize) -> Params:
     """Return params − lr · gradient; what the gradient does not name stays as it is."""
+    if isinstance(lr, torch.Tensor):
+        back = -lr  # once, not for every number
+        return {name: tensor + back * gradient[name] if name in gradient else tensor for name, tensor in params.items()}
     return {
         # One pass over memory. torch.add refuses a finite step size beyond its type.
         name: torch.add(tensor, gradient[name], alpha=-lr if lr <= torch.finfo(tensor.dtype).max else -math.inf)
@@ -126,6 +131,15 @@ def checked_params(params: Params, moving: Collection[str] | None = None) -> Par
     if moving is not None and (isinstance(moving, str) or not moving or not {*moving} <= params.keys()):
         raise checks.refusal("moving", moving, f"names of parameters, of {checks.few(params)}, or None for all")
     return params
+
+
+def checked_step_size(name: str, value: StepSize) -> StepSize:
+    """Return a step size as a number, or the tensor that it is: under vmap there is no value to look at."""
+    if not isinstance(value, torch.Tensor):
+        return checks.number(name, value, 0)
+    if value.ndim or not value.is_floating_point():
+        raise checks.refusal(name, value, "a number or a floating-point tensor of shape []")
+    return value
 
 
 def scalar(loss_fn: LossFn) -> LossFn:

@@ -422,3 +422,24 @@ def test_refusals(changes, message):
     }
     with pytest.raises(ValueError, match=message):
         gl.meta_gradient(**arguments, query=BATCH)
+
+
+def test_step_sizes_may_be_tensors_and_be_differentiated():
+    """½ w² after two steps: w⁽²⁾ = (1 − α)² w, so that F = ½ (1 − α)⁴ w² and dF/dα = −2 (1 − α)³ w²."""
+    half_square = lambda params, batch: 0.5 * (params["w"] ** 2).sum()  # noqa: E731
+    w = {"w": torch.tensor([3.0], dtype=torch.float64)}
+
+    def after_two(alpha):
+        return gl.meta_loss(half_square, w, [None, None], None, fine_tune_lr=alpha)
+
+    alphas = torch.tensor([0.0, 0.25, 0.5], dtype=torch.float64)
+    losses = torch.func.vmap(after_two)(alphas)
+    torch.testing.assert_close(losses, 4.5 * (1 - alphas) ** 4)
+    assert losses.tolist() == pytest.approx([after_two(alpha).item() for alpha in alphas.tolist()])
+    torch.testing.assert_close(torch.func.vmap(torch.func.grad(after_two))(alphas), -18 * (1 - alphas) ** 3)
+
+
+@pytest.mark.parametrize("wrong", [torch.ones(1), torch.tensor(1), torch.ones(2, 3)])
+def test_tensors_that_are_no_step_sizes_are_refused(wrong):
+    with pytest.raises(ValueError, match=r"fine_tune_lr.*must be a number or a floating-point tensor of shape \[\]"):
+        gl.meta_gradient(lambda w, b: w["w"].sum(), {"w": torch.ones(1)}, [None], None, fine_tune_lr=wrong)

@@ -9,7 +9,7 @@ import torch
 
 from ..meta_gradients import meta_gradient
 from ..models import moving
-from ..objective import LossFn, Params, step
+from ..objective import LossFn, Params, StepSize, step
 
 if TYPE_CHECKING:
     from ..experiment import Experiment
@@ -35,13 +35,13 @@ def look_at(stop: threading.Event | None) -> None:
         raise Stopped
 
 
-def descend(w: Params, gradient: Params, start: Params, own: Params, *, meta_lr: float) -> Params:
+def descend(w: Params, gradient: Params, start: Params, own: Params, *, meta_lr: StepSize) -> Params:
     """Return w − β g, the plain local step."""
     return step(w, gradient, meta_lr)
 
 
 def one_step(
-    loss_fn: LossFn, local_step: LocalStep | None, *, meta_lr: float, proximal: float = 0.0, **estimate: Any
+    loss_fn: LossFn, local_step: LocalStep | None, *, meta_lr: StepSize, proximal: StepSize = 0.0, **estimate: Any
 ) -> OneStep:
     """Return a local step of one agent: a meta-gradient, estimated as asked, and what `local_step` does with it.
 
@@ -51,7 +51,7 @@ def one_step(
 
     def one(w: Params, start: Params, own: Params, support: Any, query: Any) -> tuple[Params, torch.Tensor]:
         gradient, loss = meta_gradient(loss_fn, w, support, query, **estimate)
-        if proximal:
+        if isinstance(proximal, torch.Tensor) or proximal:
             gradient = step(gradient, {name: start[name] - w[name] for name in w}, proximal)
         return follow(w, gradient, start, own), loss
 

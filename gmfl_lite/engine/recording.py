@@ -167,20 +167,26 @@ def _multiply_the_smaller(node: Node) -> None:
 
 
 def _fuse_products_with_sums(node: Node) -> None:
-    """W + s A B → baddbmm(W, A, B)."""
+    """W + s A B → baddbmm(W, A, B), with s a number; with s a tensor of shape [], the smaller factor is scaled."""
     if not _is(node, aten.add.Tensor):
         return
     scale = node.kwargs.get("alpha", 1)
     first, second = _args(node)
-    for term, product in ((first, second), (second, first)) if scale == 1 else ((first, second),):
-        if not (isinstance(product, Node) and isinstance(term, Node) and _kind(term) == _kind(product) == _kind(node)):
+    for term, summand in ((first, second), (second, first)) if scale == 1 else ((first, second),):
+        if not (isinstance(summand, Node) and isinstance(term, Node) and _kind(term) == _kind(summand) == _kind(node)):
             continue
+        by, product = _tensor_scale(summand)
         turned = _transposed(product) and _axes(product) == {1, 2} and len(product.users) == 1
         product = _args(product)[0] if turned else product
         if not _is(product, aten.bmm.default) or len(product.users) != 1:
             continue
         with node.graph.inserting_before(node):
             factors = list(_args(product))
+            if by:
+                smaller = min((0, 1), key=lambda place: math.prod(_shape(factors[place])))
+                scaled = node.graph.call_function(aten.mul.Tensor, (factors[smaller], by))
+                scaled.meta = factors[smaller].meta
+                factors[smaller] = scaled
             if turned:  # (A B)ᵀ = Bᵀ Aᵀ
                 factors = [node.graph.call_function(aten.transpose.int, (factor, 1, 2)) for factor in factors[::-1]]
             fused = node.graph.call_function(aten.baddbmm.default, (term, *factors), {"alpha": scale})
@@ -242,6 +248,15 @@ def _scale(node: Node) -> float | None:
     """Return s of a node s A, None of any other."""
     scaling = _is(node, aten.mul.Scalar) or (_is(node, aten.mul.Tensor) and not isinstance(_args(node)[1], Node))
     return _args(node)[1] if scaling and _kind(node) == _kind(_args(node)[0]) else None
+
+
+def _tensor_scale(node: Node) -> tuple[Node | None, Node]:
+    """Return s and A of a node s A that is used once, s a tensor of shape []; None and the node itself of any other."""
+    if _is(node, aten.mul.Tensor) and len(node.users) == 1 and all(isinstance(factor, Node) for factor in _args(node)):
+        by, scaled = sorted(_args(node), key=lambda factor: len(_shape(factor)))
+        if not _shape(by) and _kind(scaled) == _kind(node):
+            return by, scaled
+    return None, node
 
 
 def _transposed(node: Node) -> bool:

@@ -2,6 +2,7 @@
 
 import math
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import chain, islice
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 RECORDED_FROM = 100
 """Local steps of a whole run from which on they are recorded: see gmfl_lite.engine.recording, benchmarks/RESULTS.md."""
 
+STEP_SIZES = ("fine_tune_lr", "meta_lr", "proximal")
+"""Settings of a local step that a recording takes as tensors, and so is valid for any of them."""
+
 MOST_RECORDINGS = 16
 """Each takes seconds and is valid for one number of agents and one width of batches: no more are made."""
 
@@ -38,7 +42,10 @@ class _Way:
     at_once: int
     alone: bool
     recompute: bool
+    step: Callable[..., Any]
+    """(step sizes, w, start, own, support, query) -> w and losses; a size that is not given is the experiment's own."""
     together: OneStep
+    """The same with the experiment's own."""
 
 
 class Vectorized(Engine):
@@ -82,9 +89,13 @@ class Vectorized(Engine):
             # takes longer (benchmarks/RESULTS.md): only where not even one agent fits otherwise.
             recompute = most(3 * kept + 2) < 1
             at_once = max(1, most((1 if recompute else 3) * kept + 2))
-            alone, step = math.ceil(picked / at_once) == picked, one(recompute=recompute)
-            together = partial(_alone, step) if alone else torch.func.vmap(step, in_dims=(0, None, 0, 0, 0))
-            return _Way(at_once, alone, recompute, together)
+            alone = math.ceil(picked / at_once) == picked
+
+            def of_an_agent(sizes: Params, *args: Any) -> Any:
+                return one(recompute=recompute, **sizes)(*args)
+
+            step = partial(_alone, of_an_agent) if alone else torch.func.vmap(of_an_agent, (None, 0, None, 0, 0, 0))
+            return _Way(at_once, alone, recompute, step, partial(step, {}))
 
         groups = federation.alike(federation.groups["trained"], experiment.batch_size, experiment.query)
         by_itself = getattr(loss_fn, "alone", "")
@@ -99,7 +110,7 @@ class Vectorized(Engine):
         repaid_from = RECORDED_FROM * shapes * (2 if by_itself else 1)  # one agent's step alone saves less
         self.records = not widest.recompute and steps >= repaid_from and shapes <= MOST_RECORDINGS
         self.compiled = compiled
-        device = next(iter(params.values())).device
+        device, dtype = (getattr(next(iter(params.values())), name) for name in ("device", "dtype"))
         self.graphs = Graphs(device)
         self.agents_in_words = (
             f"one agent at a time, as {by_itself}" if by_itself
@@ -118,8 +129,9 @@ class Vectorized(Engine):
         estimated_by = METHODS[experiment.gradient].estimate
         plain = local_step is None and estimated_by in BUILT_IN and not _casts(device)
         known = getattr(loss_fn, "known", "") if plain else ""
-        of_step = (known, estimated_by, *estimate.values(), compiled)
-        self.known = of_step if known else ()
+        sizes = {name: estimate.pop(name) for name in STEP_SIZES if known and estimate[name]}
+        self.step_sizes = {name: torch.tensor(size, dtype=dtype, device=device) for name, size in sizes.items()}
+        self.known = (known, estimated_by, *estimate.values(), compiled) if known else ()
         if device.type == "cpu":
             at_once = min(picked, self.agents_at_once)
             self.count_threads(*choose_threads(a_gradient(loss_fn, params, federation.example(self.widest), at_once)))
@@ -153,11 +165,11 @@ class Vectorized(Engine):
         look_up, way = partial(look_at, stop), self.way(shape[1])
         if way.recompute:
             return
-        record = partial(capture, way.together, *example, look_up=look_up, compiled=self.compiled)
+        arguments = self.step_sizes, *example
+        record = partial(capture, way.step, *arguments, look_up=look_up, compiled=self.compiled)
         try:
-            self.recordings[shape] = (
-                recorded_once((*self.known, way.alone, kinds(example)), record) if self.known else record()
-            )
+            recorded = recorded_once((*self.known, way.alone, kinds(arguments)), record) if self.known else record()
+            self.recordings[shape] = partial(recorded, self.step_sizes)
         except Stopped:
             raise
         except Exception as error:  # whatever it is that cannot be recorded may run all the same
@@ -185,7 +197,9 @@ def _shapes(sizes: list[int], picked: int) -> int:
     return sum(most - fewest + 1 for fewest, most in counts)
 
 
-def _alone(one: OneStep, w: Params, start: Params, own: Params, support: Any, query: Any) -> Any:
+def _alone(
+    one: Callable[..., Any], sizes: Params, w: Params, start: Params, own: Params, support: Any, query: Any
+) -> Any:
     """Do what vmap does, for a leading agents axis of length one, where it only costs time."""
     w, own, support, query = tree_map(lambda tensor: tensor[0], (w, own, support, query))
-    return tree_map(lambda tensor: tensor.unsqueeze(0), one(w, start, own, support, query))
+    return tree_map(lambda tensor: tensor.unsqueeze(0), one(sizes, w, start, own, support, query))

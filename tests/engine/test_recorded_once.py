@@ -33,7 +33,7 @@ def run(experiment, **more):
 
 
 OTHERS = [
-    {"fine_tune_lr": 0.06}, {"meta_lr": 0.06}, {"nu": 2}, {"gradient": "first_order"}, {"gradient": "hessian_free"},
+    {"nu": 2}, {"gradient": "first_order"}, {"gradient": "hessian_free"},
     {"proximal": 0.5}, {"batch_size": 6}, {"agents_per_round": 4}, {"precision": "float64"}, {"model": "mlp"},
     {"nu": 2, "gradient": "truncated", "backprop_steps": 1}, {"model": "mlp", "personal": "head"},
     {"model": "mlp", "personal": "body"}, {"dataset": "sinusoids", "model": "mlp", "partition": "iid"},
@@ -54,8 +54,8 @@ def test_each_kind_of_step_has_its_own(recorded, monkeypatch):
 
 @pytest.mark.parametrize(
     "other",
-    [{"seed": 3}, {"dirichlet_alpha": 5.0}, {"rounds": 4}, {"local_steps": 3}, {"server": "adam", "server_lr": 0.1},
-     {"weighting": "samples"}, {"n_agents": 9}],
+    [{"seed": 3}, {"fine_tune_lr": 0.06}, {"meta_lr": 0.06}, {"dirichlet_alpha": 5.0}, {"rounds": 4},
+     {"local_steps": 3}, {"server": "adam", "server_lr": 0.1}, {"weighting": "samples"}, {"n_agents": 9}],
 )  # fmt: skip
 def test_what_no_step_depends_on_shares_it(recorded, other):
     alone = run(BASE.replace(**other))
@@ -177,14 +177,40 @@ def test_another_estimate_under_the_same_name_is_recorded_anew(recorded, monkeyp
     assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
+def test_an_estimate_of_ones_own_is_given_its_step_size_as_a_number(recorded, monkeypatch):
+    """It may branch on it; recordings of it are its run's alone, and need not be valid for other step sizes."""
+    exact, given = METHODS["exact"], []
+
+    def watching(loss_fn, params, support, query, lr, **settings):
+        given.append(lr)
+        return exact.estimate(loss_fn, params, support, query, lr, **settings)
+
+    monkeypatch.setitem(METHODS, "exact", dataclasses.replace(exact, estimate=watching))
+    run(BASE.replace(fine_tune_lr=0.06))
+    assert len(recorded) == 1
+    assert given
+    assert all(type(lr) is float and lr == 0.06 for lr in given)
+
+
 def test_few_are_kept_the_ones_that_were_asked_for_last(recorded):
-    lrs = [0.01 * (1 + k) for k in range(module.MOST_KEPT + 1)]
-    for lr in lrs:
-        run(BASE.replace(meta_lr=lr))
-        run(BASE.replace(meta_lr=lrs[0]))  # is asked for again and again
+    sizes = [2 + k for k in range(module.MOST_KEPT + 1)]
+    for size in sizes:
+        run(BASE.replace(batch_size=size))
+        run(BASE.replace(batch_size=sizes[0]))  # is asked for again and again
     assert len(module._kept) == module.MOST_KEPT
-    assert len(recorded) == len(lrs)
-    run(BASE.replace(meta_lr=lrs[0]))
-    assert len(recorded) == len(lrs)
-    run(BASE.replace(meta_lr=lrs[1]))
-    assert len(recorded) == len(lrs) + 1
+    assert len(recorded) == len(sizes)
+    run(BASE.replace(batch_size=sizes[0]))
+    assert len(recorded) == len(sizes)
+    run(BASE.replace(batch_size=sizes[1]))
+    assert len(recorded) == len(sizes) + 1
+
+
+def test_all_step_sizes_share_one_and_give_what_the_readable_loop_gives(recorded):
+    """Also a pull of its own to the server's w, and all of them other than at the recording."""
+    base = BASE.replace(proximal=0.5, precision="float64", local_steps=2)
+    run(base)
+    other = base.replace(fine_tune_lr=0.2, meta_lr=0.3, proximal=1.5)
+    shared, by_loop = run(other), run(other.replace(execution="loop"))
+    assert len(recorded) == 1
+    for name, tensor in by_loop.items():
+        torch.testing.assert_close(shared[name], tensor, rtol=1e-10, atol=1e-12)

@@ -27,6 +27,7 @@ def draw(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 A, B, W = draw(3, 4, 5), draw(3, 5, 6, seed=1), draw(3, 4, 6, seed=2)
+S = draw(seed=5)
 SMALL = draw(3, 1, 40, seed=3), draw(3, 40, 30, seed=4)
 
 
@@ -37,6 +38,33 @@ SMALL = draw(3, 1, 40, seed=3), draw(3, 40, 30, seed=4)
         pytest.param(lambda w, a, b: a @ b + w, (W, A, B), ["baddbmm"], id="sum, product first"),
         pytest.param(lambda w, a, b: torch.add(w, a @ b, alpha=-0.3), (W, A, B), ["baddbmm"], id="scaled product"),
         pytest.param(lambda w, a, b: torch.add(a @ b, w, alpha=-0.3), (W, A, B), ["bmm", "add"], id="scaled sum"),
+        pytest.param(lambda w, a, b, s: w + s * (a @ b), (W, A, B, S), ["mul", "baddbmm"], id="a step"),
+        pytest.param(lambda w, a, b, s: (a @ b) * s + w, (W, A, B, S), ["mul", "baddbmm"], id="a step, product first"),
+        pytest.param(
+            lambda w, a, b, s: torch.add(w, s * (a @ b), alpha=-0.3),
+            (W, A, B, S),
+            ["mul", "baddbmm"],
+            id="a scaled step",
+        ),
+        pytest.param(
+            lambda w, a, b, s: w.mT + s * (a @ b).mT,
+            (W, A, B, S),
+            ["transpose", "mul", "transpose", "transpose", "baddbmm"],
+            id="a turned step",
+        ),
+        pytest.param(
+            lambda w, a, b, s: ((e := s * (a @ b)) + w, e), (W, A, B, S), ["bmm", "mul", "add"], id="a step given back"
+        ),
+        pytest.param(
+            lambda w, a, b, s: (w + s * (e := a @ b), e),
+            (W, A, B, S),
+            ["bmm", "mul", "add"],
+            id="a step and its product",
+        ),
+        pytest.param(
+            lambda w, a, b, s: w + s * (a @ b), (W, A, B, S[None]), ["bmm", "mul", "add"], id="a step size with an axis"
+        ),
+        pytest.param(lambda w, s, r: w + s * r, (W, S, S.cos()), ["mul", "add"], id="a product of two step sizes"),
         pytest.param(
             lambda w, a, b: w.mT + (a @ b).mT,
             (W, A, B),
