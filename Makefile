@@ -5,7 +5,7 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 # Processes that run the tests; each computes with one thread, and some only wait for others.
 WORKERS ?= 3
 
-.PHONY: lab demo test test-quick oldest thorough classroom gpu notebooks student teacher kit pages docs pictures lint release wheel binder bench evidence
+.PHONY: lab demo test test-quick test-stored thorough oldest classroom gpu notebooks student teacher kit pages docs pictures lint release wheel binder bench evidence
 
 lab: .venv/ready  ## open JupyterLab at the first notebook
 	$(BIN)/jupyter lab notebooks/00-start-here.ipynb
@@ -13,17 +13,20 @@ lab: .venv/ready  ## open JupyterLab at the first notebook
 demo: .venv/ready  ## run the first notebook without a browser and print its final table
 	@$(BIN)/python tools/notebooks.py demo notebooks/00-start-here.ipynb
 
-test: .venv/ready-to-test lint  ## run the whole test suite
-	$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+test: .venv/ready-to-test lint  ## run the test suite, without what takes more than a few seconds each: a quarter of an hour
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow" $(PYTEST_ARGS)
 
-test-quick: .venv/ready-to-test  ## run the core of the suite without what takes long: two minutes
+test-quick: .venv/ready-to-test  ## run the core of that: two minutes
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow" @tests/core.txt $(PYTEST_ARGS)
+
+test-stored: .venv/ready-to-test  ## see that what is stored comes out again: notebooks, evidence, README; a quarter of an hour
+	$(BIN)/python -m pytest -n $(WORKERS) -m slow tests/notebooks/test_notebooks.py tests/test_evidence.py tests/test_readme.py $(PYTEST_ARGS)
+
+thorough: .venv/ready-to-test lint  ## run all tests, also in a browser, with Flower, for five seeds, alone in a folder: an hour and a half
+	$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
 
 oldest: .venv-oldest/ready  ## run the core of the suite on the oldest versions that pyproject.toml admits; Python 3.11
 	.venv-oldest/bin/python -m pytest -n $(WORKERS) -W ignore::DeprecationWarning -W ignore::FutureWarning @tests/core.txt $(PYTEST_ARGS)
-
-thorough: .venv/ready-to-test  ## run what takes minutes: the notebooks with all parameters, for five seeds, and alone in a folder; the suite has some of each
-	THOROUGH=1 $(BIN)/python -m pytest -n $(WORKERS) tests/notebooks tests/test_aggregation.py $(PYTEST_ARGS)
 
 lint: .venv/ready-to-test
 	$(BIN)/ruff check .

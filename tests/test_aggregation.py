@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from scipy import integrate, special, stats
-from thorough import EVERY
 
 import gmfl_lite as gl
 from gmfl_lite import theory
@@ -288,7 +287,7 @@ HETEROGENEOUS = {
 @pytest.mark.parametrize("how", HETEROGENEOUS)
 def test_no_honest_agent_is_left_out_in_200_rounds(how, nu, record_property):
     left_out, highest = [], 0.0
-    for seed in range(3 if EVERY else 1):
+    for seed in range(3):
         experiment = gl.Experiment(
             n_agents=10, n_new_agents=0, agents_per_round=10, rounds=200, nu=nu, seed=seed, device="cpu",
             **HETEROGENEOUS[how],

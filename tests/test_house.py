@@ -17,7 +17,8 @@ import yaml
 ROOT = clean_machine.ROOT
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 HOME = PROJECT["urls"]["Repository"].removeprefix("https://github.com/")
-MAKE_TARGETS = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+MAKE_TARGETS = set(re.findall(r"^(\w+):", MAKEFILE, flags=re.MULTILINE))
 
 
 def test_imports_only_point_down():
@@ -160,7 +161,7 @@ def test_pages_are_published_by_a_job_that_runs_nothing_of_ours():
 
 def test_workflows_cover_the_supported_pythons():
     check = yaml.safe_load((ROOT / ".github" / "workflows" / "check.yml").read_text(encoding="utf-8"))
-    assert check["jobs"].keys() == {"tests", "windows", "oldest", "notebooks", "docs", "binder"}
+    assert check["jobs"].keys() == {"tests", "windows", "oldest", "thorough", "docs", "binder"}
     for job in ("tests", "windows"):
         pythons = check["jobs"][job]["strategy"]["matrix"]["python"]
         assert PROJECT["requires-python"] == f">={pythons[0]}"
@@ -194,7 +195,21 @@ def test_the_core_is_what_there_is_and_runs_without_extras():
 
 
 def test_ci_runs_what_readme_says():
-    assert (ROOT / ".ci" / "run").read_text(encoding="utf-8").rstrip().endswith("\ntime make demo\ntime make test")
+    commands = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert commands.rstrip().endswith("\ntime make demo\ntime make test\ntime make test-stored")
+
+
+def test_what_the_suite_leaves_out_is_run_by_the_workflow():
+    """On Linux all of it, in two parts; on ARM and macOS all but the notebooks."""
+    job = yaml.safe_load((ROOT / ".github" / "workflows" / "check.yml").read_text(encoding="utf-8"))["jobs"]["thorough"]
+    matrix = job["strategy"]["matrix"]
+    assert matrix["part"] == ["--ignore=tests/notebooks"]
+    assert matrix["include"] == [{"os": matrix["os"][0], "part": "tests/notebooks"}]
+    assert [step["run"] for step in job["steps"] if "run" in step] == [
+        'make thorough WORKERS=5 PYTEST_ARGS="${{ matrix.part }}"'
+    ]
+    recipe = MAKEFILE.split("\nthorough:")[1].split("\n")[1]
+    assert recipe == "\t$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)", "with every test"
 
 
 def test_hooks():

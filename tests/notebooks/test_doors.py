@@ -1,7 +1,4 @@
-"""The notebooks open elsewhere: their first cell installs the library where it is not, and they need nothing else.
-
-`make thorough` runs every notebook so; the suite runs those of ALONE.
-"""
+"""The notebooks open elsewhere: their first cell installs the library where it is not, and they need nothing else."""
 
 import json
 import os
@@ -20,7 +17,7 @@ from jupyter_client.provisioning.local_provisioner import LocalPortCache
 from nbclient import NotebookClient
 from packaging.requirements import Requirement
 from test_notebooks import NOTEBOOKS, needs
-from test_parameters import ALONE, PARAMETERS
+from test_parameters import PARAMETERS
 
 import gmfl_lite as gl
 
@@ -111,7 +108,7 @@ def wheel(tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", ALONE, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_alone_in_a_folder_it_runs_from_the_wheel(path, wheel, tmp_path):
     """Without the repository, and without what other notebooks need."""
     parameters = PARAMETERS[path.stem][0]

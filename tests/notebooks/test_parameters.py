@@ -1,13 +1,11 @@
 """The notebooks run to their end under papermill with other parameters than their own.
 
 With their own they run in test_notebooks.py, where every output is compared. Apart from that file, so that two
-processes can share the notebooks. The suite takes the first parameters of each, `make thorough` all of them; with their
-first parameters, those of ALONE run in test_doors.py, in a folder of their own.
+processes can share the notebooks. With their first parameters they run in test_doors.py, in a folder of their own.
 """
 
 import pytest
 from test_notebooks import NOTEBOOKS, needs, tools
-from thorough import EVERY
 
 PARAMETERS = {
     "00-start-here": [
@@ -70,9 +68,6 @@ PARAMETERS = {
     ],
 }
 
-ALONE = NOTEBOOKS if EVERY else [NOTEBOOKS[number] for number in (0, 7, 9)]
-"""The first, the panel, and the one that reads tables: these run from the wheel, alone in a folder."""
-
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
@@ -80,8 +75,7 @@ ALONE = NOTEBOOKS if EVERY else [NOTEBOOKS[number] for number in (0, 7, 9)]
     [
         pytest.param(path, parameters, id=f"{path.stem}-{number}")
         for path in NOTEBOOKS
-        for number, parameters in enumerate(PARAMETERS[path.stem], start=1)
-        if (number == 1 and path not in ALONE) or (number > 1 and EVERY)
+        for number, parameters in enumerate(PARAMETERS[path.stem][1:], start=2)
     ],
 )
 def test_it_runs_without_an_error(path, parameters, tmp_path, forked_kernels):

@@ -1,7 +1,4 @@
-"""What the notebooks say about methods holds for seeds 0 to 4: their own code, run with each of them.
-
-The suite takes one of the five, `make thorough` all.
-"""
+"""What the notebooks say about methods holds for seeds 0 to 4: their own code, run with each of them."""
 
 from itertools import takewhile
 
@@ -11,13 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from clean_machine import ROOT
-from thorough import EVERY
 
 import gmfl_lite as gl
 
-ALL = range(5)
-SEEDS = ALL if EVERY else (4,)
-"""The last is the one that is least like the others."""
+SEEDS = range(5)
 OMITTED = ("%pip", "gl.explain.", "gl.exercises.", "landscapes(", "distances", "def seconds_a_round")
 """Cells that install, show, ask or take the time; no statement below rests on one."""
 
@@ -107,9 +101,8 @@ def test_when_nu_helps(seed):
     assert min(own, key=own.get) == 10, "with its own β, it has the smallest part left"
 
 
-@pytest.mark.parametrize("seed", ALL if EVERY else (1, 4))
+@pytest.mark.parametrize("seed", SEEDS)
 def test_sinusoids(seed):
-    """The notebook names seeds 1 and 4, with which something is otherwise: the suite takes both."""
     names = ran("12", seed, until="one_shot = gl.Experiment(")
     error = pd.DataFrame({name: result.table().loc["new"] for name, result in names["curves"].items()}).T
     untrained, fedavg, fedavg_10, one, five = (error.loc[name] for name in error.index)
@@ -124,10 +117,9 @@ def test_sinusoids(seed):
 
 
 def test_one_shot():
-    """The notebook has three seeds and gives their means, this has five, in the suite two."""
-    seeds = range(len(ALL) if EVERY else 2)
-    table = ran("12", 0, seeds=len(seeds))["new"]
-    assert set(table["seed"]) == set(seeds)
+    """The notebook has three seeds and gives their means, this has five."""
+    table = ran("12", 0, seeds=len(SEEDS))["new"]
+    assert set(table["seed"]) == set(SEEDS)
     percent = 100 * table.pivot_table("accuracy", "method", "fine_tune_steps")
     ahead, fedavg = percent.loc["ν = 3, apart"], percent.loc["FedAvg, τ = 5, apart"]
     assert (percent[0] < 15).all(), "before fine-tuning everybody guesses"
