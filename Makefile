@@ -20,7 +20,7 @@ test-quick: .venv/ready-to-test  ## run the core of that: two minutes
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow" @tests/core.txt $(PYTEST_ARGS)
 
 test-stored: .venv/ready-to-test  ## see that what is stored comes out again: notebooks, evidence, README; a quarter of an hour
-	$(BIN)/python -m pytest -n $(WORKERS) -m slow tests/notebooks/test_notebooks.py tests/test_evidence.py tests/test_readme.py $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) -m slow tests/notebooks/test_notebooks.py tests/test_evidence.py tests/test_few_shots_study.py tests/test_readme.py $(PYTEST_ARGS)
 
 thorough: .venv/ready-to-test lint  ## run all tests, also in a browser, with Flower, for five seeds, alone in a folder: an hour and a half
 	$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
@@ -74,7 +74,7 @@ bench: .venv/ready-to-bench  ## measure, and write benchmarks/RESULTS.md; on a q
 	$(BIN)/python benchmarks/meta_gradient.py
 	$(BIN)/python benchmarks/methods.py
 	$(BIN)/python benchmarks/own_models.py
-	$(BIN)/python benchmarks/import_time.py
+	$(BIN)/python benchmarks/waiting.py
 	$(BIN)/python benchmarks/neighbours.py
 
 classroom: .venv/ready  ## measure a class of 1, 4 and 8 students on this machine, for docs/server.md; half an hour, nobody else on it

@@ -68,14 +68,19 @@ def _serve(pipe: Connection, name: str, arguments: dict) -> None:
         pipe.send(taken)
 
 
+def processor() -> str:
+    """Return the processor's name."""
+    if Path("/proc/cpuinfo").exists():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":")[1].strip()
+    return platform.processor() or platform.machine()
+
+
 def machine() -> str:
     """Say what was measured on: the processor, its cores, and the versions of what was raced."""
     import torch
 
-    model = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), model)
     versions = {"torch": torch.__version__}
     for name in ("torchopt", "higher", "jax", "fedlab"):
         try:
@@ -84,7 +89,7 @@ def machine() -> str:
             continue
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     listed = ", ".join(f"{name} {version}" for name, version in versions.items())
-    return f"Measured on: {model}, {cores} cores, {torch.get_num_threads()} threads, no GPU; {listed}."
+    return f"Measured on: {processor()}, {cores} cores, {torch.get_num_threads()} threads, no GPU; {listed}."
 
 
 def write_section(name: str, body: str, page: Path | None = None) -> None:

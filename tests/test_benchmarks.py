@@ -1,5 +1,6 @@
 """The benchmarks run, and what RESULTS.md says of memory holds."""
 
+import csv
 import importlib
 import re
 import subprocess
@@ -65,15 +66,54 @@ def test_scripts_are_found_and_none_needs_the_one_that_needs_it(benchmarks):
     TopologicalSorter(graph).prepare()  # CycleError where there is a circle
 
 
-def test_the_time_of_an_import_is_written_down(benchmarks, monkeypatch, tmp_path):
-    module, harness = benchmarks("import_time"), benchmarks("harness")
-    results = tmp_path / "RESULTS.md"
+def test_what_people_wait_for_is_written_down_and_compared_with_the_last_time(benchmarks, monkeypatch, tmp_path):
+    """Made-up seconds: of a slow day, on which all takes twice as long, of a slower version, of another processor."""
+    module, harness = benchmarks("waiting"), benchmarks("harness")
+    results, history = tmp_path / "RESULTS.md", tmp_path / "history.csv"
     results.write_text(harness.RESULTS.read_text(encoding="utf-8"), encoding="utf-8")
+    history.write_text(module.HISTORY.read_text(encoding="utf-8").partition("\n")[0] + "\n", encoding="utf-8")
     monkeypatch.setattr(harness, "RESULTS", results)
-    monkeypatch.setattr(module, "seconds", lambda repeats: {"torch": 2.0, "gmfl_lite": 2.25})
-    monkeypatch.setattr("sys.argv", ["import_time.py"])
-    module.main()
-    assert "| median | 2.00 | 2.25 | 0.25 |\n<!-- end -->" in results.read_text(encoding="utf-8")
+    monkeypatch.setattr(module, "HISTORY", history)
+    monkeypatch.setattr(module, "revision", lambda: "1234567")
+    monkeypatch.setattr("sys.argv", ["waiting.py"])
+    took = {program: 2.0 + number for number, program in enumerate(module.WAITS.values())}
+
+    def lines(day=1.0, slower=1.0, processor="a kind"):
+        def seconds(program):
+            return day * (1.5 if program == module.YARDSTICK else slower * took[program])
+
+        monkeypatch.setattr(module, "seconds", seconds)
+        monkeypatch.setattr(module, "processor", lambda: processor)
+        module.main()
+        section = results.read_text(encoding="utf-8").split("<!-- waiting -->")[1].split("<!-- end -->")[0]
+        return section.split("| --- |\n")[1].splitlines()
+
+    first = lines()
+    assert first[:3] == [
+        "| import torch | 2.0 |  | 1.33 |  |",
+        "| import gmfl_lite | 3.0 | at most 1 more than import torch, met | 2.00 |  |",
+        "| the first point of the default run, import included | 4.0 | at most 3, **not met** | 2.67 |  |",
+    ]
+    assert lines(day=2.0)[0] == "| import torch | 4.0 |  | 1.33 | 1.00 than 1234567 |"
+    assert lines(slower=1.2)[0] == "| import torch | 2.4 |  | 1.60 | 1.20 **slower** than 1234567 |"
+    assert lines(processor="another")[0] == first[0]
+    with history.open(encoding="utf-8", newline="") as file:
+        kept = list(csv.DictReader(file))
+    assert [row["what"] for row in kept] == [*module.WAITS] * 4
+    assert {row["version"] for row in kept} == {gl.__version__}
+    assert [float(row["seconds"]) for row in kept[:2]] == [2.0, 3.0]
+
+
+@pytest.mark.slow
+def test_what_people_wait_for_runs(benchmarks):
+    """All but the notebook and the default run, which take a minute, with few rounds, as written otherwise."""
+    module = benchmarks("waiting")
+    for what, program in module.WAITS.items():
+        if "notebook" not in what:
+            short = program.replace("rounds=30", "rounds=2").replace("gl.Experiment()", "gl.Experiment(rounds=2)")
+            assert 0 < module.seconds(short) < 300, what
+    with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+        module.seconds("1 / 0")
 
 
 def test_runs_beside_others_are_written_down_with_what_was_aimed_at(benchmarks, monkeypatch, tmp_path):
@@ -103,6 +143,7 @@ def test_runs_beside_others_are_written_down_with_what_was_aimed_at(benchmarks, 
     assert all(process.poll() is not None for process in running)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="what processes share is counted on Linux alone")
 def test_a_class_at_once_takes_the_memory_of_all_and_the_seconds_of_the_slowest(benchmarks, monkeypatch, tmp_path):
     """Real kernels that hold 200 MB each for two seconds: one, then three, and the same with all cores."""
