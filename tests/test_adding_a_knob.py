@@ -70,6 +70,7 @@ def control(explorer, description):
     return found
 
 
+@pytest.mark.slow
 def test_a_knob_for_a_setting_of_the_library(panel):
     add_knob(Knob("test_fraction", (0.25, 0.5), group="Who holds what"))
     add_knob(Knob("n_agents", (6, 12), group="Size"))
@@ -86,6 +87,7 @@ def test_a_knob_for_a_setting_of_the_library(panel):
     assert "-p n_agents 12" in explorer.state.papermill()
 
 
+@pytest.mark.slow
 def test_a_knob_for_a_setting_of_a_subclass_and_a_preset(panel):
     add_knob(Knob("warmth", (0, 1, 2), of=Mine))
     add_knob(Knob("layers", (1, 2), start=2, group="Training", of=Mine))

@@ -102,6 +102,7 @@ def test_how_to(name, tmp_path, monkeypatch, digits):
             del SERVER_STEPS[added]
 
 
+@pytest.mark.slow
 def test_recipes_for_ones_own_data_run(tmp_path, monkeypatch, digits):
     """Every block of Python on the page, in order, beside such files as it speaks of."""
     text = (clean_machine.ROOT / "docs" / "own-data.md").read_text(encoding="utf-8")

@@ -61,6 +61,7 @@ def test_killed_in_the_middle_it_goes_on_and_gives_the_committed_tables(tmp_path
         assert made == committed
 
 
+@pytest.mark.slow
 def test_no_federation_that_is_scored_is_tuned_on(evidence, monkeypatch, tmp_path):
     """Watched from outside: which federations a study asks for before it has chosen, and which after."""
     asked = []

@@ -165,6 +165,7 @@ def test_no_training_is_none_whatever_the_server(study):
         assert first.drop(columns="round").to_numpy().tolist() == last.drop(columns="round").to_numpy().tolist()
 
 
+@pytest.mark.slow
 def test_stopped_and_continued_the_tables_are_the_same(quick, tmp_path, monkeypatch):
     regime = quick.Regime(rounds=2)
     cells = [quick.Cell(regime, name) for name in ("FedAvg, τ = 5, own server step", "ν = 1", "local training alone")]

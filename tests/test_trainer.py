@@ -255,7 +255,7 @@ def test_every_round_picks_anew_and_every_method_picks_the_same(federation, monk
     assert len({tuple(sorted(agents)) for agents in seen[0]}) > 3
 
 
-@pytest.mark.parametrize("model", ["softmax", "mlp", "cnn"])
+@pytest.mark.parametrize("model", ["softmax", "mlp", pytest.param("cnn", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("gradient", ["exact", "first_order", "hessian_free"])
 @pytest.mark.parametrize(
     ("how", "weighting"),

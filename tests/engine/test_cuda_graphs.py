@@ -57,7 +57,7 @@ def agree(graphed, plain):
         *({"gradient": g, "nu": n} for g in ("exact", "first_order", "hessian_free") for n in (0, 1, 4)),
         {"gradient": "truncated", "backprop_steps": 1},
         {"gradient": "reptile"},
-        {"model": "cnn", "nu": 1, "rounds": 3},
+        pytest.param({"model": "cnn", "nu": 1, "rounds": 3}, marks=pytest.mark.slow),
         {"model": "softmax", "batch_size": None},
         {"query": "disjoint", "batch_size": None},
         {"query": "disjoint"},

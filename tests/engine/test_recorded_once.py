@@ -40,6 +40,7 @@ OTHERS = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_each_kind_of_step_has_its_own(recorded, monkeypatch):
     """What comes after others is what comes first, to the bit, whatever the others have left."""
     monkeypatch.setattr(module, "MOST_KEPT", 100)

@@ -211,6 +211,7 @@ def test_an_exception_in_the_worker_is_shown(panel, monkeypatch):
     assert "KeyError" not in words(explorer)
 
 
+@pytest.mark.slow
 def test_an_interpreter_that_ends_while_a_run_is_at_work_ends_well():
     program = "import gmfl_lite as gl, time; e = gl.Explorer(gl.Experiment(rounds=1000)); e.set(nu=5); time.sleep(2.5)"
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=300)
@@ -276,6 +277,7 @@ def test_results_are_kept_up_to_a_number(panel, monkeypatch):
     assert result_of(0) is fedavg
 
 
+@pytest.mark.slow
 def test_timing_through_the_panel(panel, record_property):
     """A first point takes less than a second of this process's own work."""
     explorer = panel(gl.Experiment())

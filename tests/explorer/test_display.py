@@ -71,6 +71,7 @@ def test_the_steps_shown_are_a_matter_of_looking(panel):
     assert f"After 10 fine-tuning steps new agents reach {100 * result.table().loc['new', 10]:.0f} %" in words(explorer)
 
 
+@pytest.mark.slow
 def test_worst_and_best_agents_and_what_was_sent_are_lines_to_switch_on(panel):
     explorer = panel()
     explorer.set(nu=1)
@@ -172,6 +173,7 @@ def test_nothing_old_is_shown_under_a_what_if_that_fails(panel, impossible):
     assert explorer.wait(60).experiment.nu == 5
 
 
+@pytest.mark.slow
 def test_who_holds_what_names_its_run_where_there_are_several(panel):
     explorer = panel()
     explorer.set(nu=1)
@@ -186,6 +188,7 @@ def test_who_holds_what_names_its_run_where_there_are_several(panel):
     assert "Below, who holds what with partition = iid, seed = 9: 16" in alt(explorer)
 
 
+@pytest.mark.slow
 def test_who_holds_what_is_said_to_those_who_cannot_see_it(panel):
     explorer = panel()
     for knobs, low, high in (
@@ -222,6 +225,7 @@ def test_an_exception_in_the_drawing_is_shown_and_does_not_repeat(panel, monkeyp
     assert calls == [1]
 
 
+@pytest.mark.slow
 def test_the_panel_is_painted_from_the_state_and_the_state_stays_as_it_is(panel):
     explorer = panel()
     explorer.set(nu=1)

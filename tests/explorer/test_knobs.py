@@ -44,6 +44,7 @@ def test_what_cannot_be_set_sets_nothing(panel, wrong):
     assert not threads()
 
 
+@pytest.mark.slow
 def test_knobs_start_where_they_change_something(panel):
     explorer = panel()
     explorer.set(gradient="truncated")
@@ -99,6 +100,7 @@ def test_reset_puts_every_knob_back(panel, callback):
     assert explorer.wait(60).experiment == QUICK.replace(eval_every=1)
 
 
+@pytest.mark.slow
 def test_all_shots_can_be_chosen_and_swept_beside_some(panel, callback):
     explorer = panel()
     assert control(explorer, "shots").value == "all"
@@ -136,6 +138,7 @@ def test_numbers_to_predict_have_no_accuracy_to_draw():
     assert "sinusoids" not in KNOBS["dataset"].values
 
 
+@pytest.mark.slow
 def test_a_method_gives_way_to_another_and_to_reset(panel, callback):
     explorer = panel(QUICK.replace(model="mlp"))
     for name, personal in (("ANIL", "head"), ("FedAvg", "all"), ("ANIL", "head"), ("Reset", "all")):

@@ -46,6 +46,7 @@ def test_it_is_shown_where_ipywidgets_is_colabs(panel, monkeypatch):
     assert view["model_id"] == explorer.panel.model_id
 
 
+@pytest.mark.slow
 def test_two_panels_do_not_disturb_each_other(panel):
     one, other = panel(), panel(QUICK.replace(seed=7))
     one.set(nu=1)

@@ -2,6 +2,7 @@
 
 import re
 
+import pytest
 from matplotlib.colors import to_hex
 from panel_helpers import LONG, QUICK, control, move, painted, press, table, under_way, until
 
@@ -67,6 +68,7 @@ def test_fedavg_says_whose_data_it_had_where_data_differ(panel):
     assert "dirichlet_alpha=100" in explorer.state.python()
 
 
+@pytest.mark.slow
 def test_a_pin_grows_until_its_run_ends(panel):
     explorer = panel(LONG.replace(rounds=200))
     press(explorer, "Run")

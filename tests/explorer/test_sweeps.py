@@ -9,6 +9,7 @@ from gmfl_lite.explorer.knobs import KNOBS
 from gmfl_lite.explorer.what_if import WhatIf
 
 
+@pytest.mark.slow
 def test_sweep_draws_its_family(panel, callback):
     explorer = panel()
     one = control(explorer, "nu")

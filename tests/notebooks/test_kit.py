@@ -139,6 +139,7 @@ def test_the_answers_are_all_there():
         assert all(kit.markdown2html(answer)[3:20] in page for _, answer in rows) or number == "08"
 
 
+@pytest.mark.slow
 def test_what_nbgrader_grades_is_not_named_like_the_students_edition(tmp_path, monkeypatch):
     """Both are handed out, and of the latter no exercise would count."""
     monkeypatch.setattr(kit, "as_pdf", lambda *_: True)

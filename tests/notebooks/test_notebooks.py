@@ -326,6 +326,7 @@ def test_memory_is_measured_at_its_peak(tmp_path):
     assert 0 < measured.seconds < 60
 
 
+@pytest.mark.slow
 def test_what_other_processes_compute_is_measured(tmp_path):
     """Half of six seconds of work, for two cores, of a child that has ended, and of one that lives."""
     work = "import time\nwhile time.process_time() < 6: pass\nprint(flush=True)\n"
@@ -347,6 +348,7 @@ def test_misspelled_parameters_are_refused(tmp_path):
         tools.execute(NOTEBOOKS[0], tmp_path / "x.ipynb", {"round": 3})
 
 
+@pytest.mark.slow
 def test_nbval_sees_a_changed_number(tmp_path):
     """The comparison can fail: change one number in a committed table and it does."""
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("6 * 7", execution_count=1)])

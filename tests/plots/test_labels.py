@@ -205,6 +205,7 @@ def test_classes_of_any_kind_are_drawn_by_name(classes, names, digits):
     assert titles(images) == [f"“{name}”" for name in names]
 
 
+@pytest.mark.slow
 def test_many_classes_fit_in_a_picture(digits):
     data = gl.Dataset("many", torch.zeros(6000, 2), torch.arange(6000) % 3000, range(3000))
     agents = gl.Federation.from_partition(data, [np.arange(3000), np.arange(3000, 6000)])
