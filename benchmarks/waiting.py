@@ -32,6 +32,18 @@ print(time.perf_counter() - start)
 """Some work that no version of ours changes: machines are as busy and as warm as they are."""
 
 IMPORT = "import time; start = time.perf_counter(); import {}; print(time.perf_counter() - start)"
+PANEL = """
+import time
+import gmfl_lite as gl
+panel = gl.Explorer(gl.Experiment(rounds=30))
+panel.start()
+panel.wait()
+start = time.perf_counter()
+panel.set({})
+panel.wait()
+print(time.perf_counter() - start)
+panel.close()
+"""
 WAITS = {
     "import torch": IMPORT.format("torch"),
     "import gmfl_lite": IMPORT.format("gmfl_lite"),
@@ -60,30 +72,8 @@ start = time.perf_counter()
 NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": "notebooks"}}).execute()
 print(time.perf_counter() - start)
 """,
-    "a knob of the panel moved, until both curves are whole": """
-import time
-import gmfl_lite as gl
-panel = gl.Explorer(gl.Experiment(rounds=30))
-panel.start()
-panel.wait()
-start = time.perf_counter()
-panel.set(dirichlet_alpha=1.0)
-panel.wait()
-print(time.perf_counter() - start)
-panel.close()
-""",
-    "another step size in the panel": """
-import time
-import gmfl_lite as gl
-panel = gl.Explorer(gl.Experiment(rounds=30))
-panel.start()
-panel.wait()
-start = time.perf_counter()
-panel.set(fine_tune_lr=1.0)
-panel.wait()
-print(time.perf_counter() - start)
-panel.close()
-""",
+    "a knob of the panel moved, until both curves are whole": PANEL.format("dirichlet_alpha=1.0"),
+    "another step size in the panel": PANEL.format("fine_tune_lr=1.0"),
     "a search of both step sizes, three seeds, 30 rounds": """
 import time
 import gmfl_lite as gl

@@ -38,7 +38,7 @@ def fine_tune(
     loss_fn : (params, batch) -> scalar tensor.
     params : dict of tensors, w⁽⁰⁾; never changed. ν = 0 returns it as it is.
     support : the batches, one per step.
-    lr : the step size α, a number or a tensor of none: what vmap maps over may differ in it.
+    lr : the step size α, a number, or a tensor [] that may be mapped over or differentiated.
     moving : the names of the parameters that move, such as those of a personal head; None is all.
 
     Returns
