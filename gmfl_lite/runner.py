@@ -21,7 +21,7 @@ from .evaluation import AGENT_COLUMNS, evaluate, measured, summarise, those_of
 from .experiment import Experiment, as_run, build_federation
 from .federation import Federation
 from .models import as_functions, build_model, kind_of, loss_of
-from .modules import Objective, PerSample, try_out
+from .modules import Function, Objective, PerSample, try_out
 from .objective import LossFn, Params
 from .result import HISTORY_COLUMNS, Checkpoint, Result, frame, load, store
 from .theory.after_divergence import what_to_lower
@@ -77,6 +77,64 @@ def run(
     ('completed', 30)
     """
     _check_arguments(experiment, federation, model, start, on_round, stop, checkpoint)
+    ready = prepare(experiment, federation, model, loss, metric, start, engine)
+    experiment, federation, objective, w = ready.experiment, ready.federation, ready.objective, ready.params
+    computes, columns = ready.engine, ready.columns
+    fingerprint = "" if checkpoint is None else _fingerprint(federation, objective)
+    found = _resume(checkpoint, experiment, fingerprint, w, computes)
+    result, limit = (ready.begun, None) if found is None else (found.result, found.limit)
+    training = Training(experiment, federation, objective, w, computes, columns, limit, stop, progress)
+    history = list(result.history.itertuples(index=False, name=None))  # a new row costs the same however many there are
+    growing = GrowingFile(checkpoint if computes.writes else None, "history", columns, history)
+    hidden, not_kept = progress_hidden(progress), ""
+    with growing, tqdm(total=experiment.rounds, initial=result.round, unit="round", disable=hidden) as bar:
+        try:
+            for later in made_with(computes.threads, training.results(result)):
+                result, rows = later, later.history
+                if len(rows):  # asking an empty table for its rows takes as long as a small local step
+                    history.extend(rows.itertuples(index=False, name=None))
+                bar.update(result.round - bar.n)
+                if checkpoint is not None and (len(rows) or result.status != "stopped"):
+                    try:
+                        store(result, growing, fingerprint, computes.recipe, computes.state(), training.limit)
+                    except OSError as error:  # what is computed counts for more than where it is kept
+                        not_kept = not_kept or str(error)
+                if len(rows):
+                    bar.set_postfix_str(_postfix(rows))
+                    if on_round is not None:
+                        on_round(result.round, rows)
+        except (Stopped, KeyboardInterrupt):
+            pass
+    if not_kept:
+        advice = "the result is whole: result.save(…) keeps it elsewhere"
+        warnings.warn(f"checkpoint {checkpoint} could not be written ({not_kept}); {advice}", stacklevel=2)
+    params = {name: tensor.cpu() for name, tensor in result.params.items()}
+    return dataclasses.replace(result, params=params, history=frame(history, columns), objective=objective)
+
+
+@dataclass(eq=False)
+class Ready:
+    """What a run begins with: its settings as it will report them, agents, f_i, w, what computes, and no rounds."""
+
+    experiment: Experiment
+    federation: Federation
+    objective: Objective
+    params: Params
+    engine: Engine
+    columns: dict[str, str]
+    begun: Result
+
+
+def prepare(
+    experiment: Experiment,
+    federation: Federation | None = None,
+    model: nn.Module | None = None,
+    loss: str | PerSample | None = None,
+    metric: PerSample | None = None,
+    start: Result | None = None,
+    engine: Callable[[Experiment, Federation, LossFn, Params], Engine] = build_engine,
+) -> Ready:
+    """Build what `run` needs; arguments and errors as there."""
     federation = build_federation(experiment) if federation is None else federation.in_precision(experiment.precision)
     federation.check_query(experiment.query)
     own = model is not None or loss is not None or metric is not None
@@ -106,41 +164,7 @@ def run(
     else:
         rows = start.history.reindex(columns=list(columns))
         begun = dataclasses.replace(start, experiment=experiment, status="stopped", params=w, history=rows)
-    # Of what else makes a run, apart from the experiment.
-    fingerprint = (
-        ""
-        if checkpoint is None
-        else identity([federation.tensors(), federation.names, predict.frozen(), objective.names])
-    )
-    found = _resume(checkpoint, experiment, fingerprint, w, computes)
-    result, limit = (begun, None) if found is None else (found.result, found.limit)
-    training = _Training(experiment, federation, objective, w, computes, columns, limit, stop, progress)
-    history = list(result.history.itertuples(index=False, name=None))  # a new row costs the same however many there are
-    growing = GrowingFile(checkpoint if computes.writes else None, "history", columns, history)
-    hidden, not_kept = progress_hidden(progress), ""
-    with growing, tqdm(total=experiment.rounds, initial=result.round, unit="round", disable=hidden) as bar:
-        try:
-            for later in made_with(computes.threads, training.results(result)):
-                result, rows = later, later.history
-                if len(rows):  # asking an empty table for its rows takes as long as a small local step
-                    history.extend(rows.itertuples(index=False, name=None))
-                bar.update(result.round - bar.n)
-                if checkpoint is not None and (len(rows) or result.status != "stopped"):
-                    try:
-                        store(result, growing, fingerprint, computes.recipe, computes.state(), training.limit)
-                    except OSError as error:  # what is computed counts for more than where it is kept
-                        not_kept = not_kept or str(error)
-                if len(rows):
-                    bar.set_postfix_str(_postfix(rows))
-                    if on_round is not None:
-                        on_round(result.round, rows)
-        except (Stopped, KeyboardInterrupt):
-            pass
-    if not_kept:
-        advice = "the result is whole: result.save(…) keeps it elsewhere"
-        warnings.warn(f"checkpoint {checkpoint} could not be written ({not_kept}); {advice}", stacklevel=2)
-    params = {name: tensor.cpu() for name, tensor in result.params.items()}
-    return dataclasses.replace(result, params=params, history=frame(history, columns), objective=objective)
+    return Ready(experiment, federation, objective, w, computes, columns, begun)
 
 
 def _check_arguments(
@@ -171,6 +195,12 @@ def _check_arguments(
         raise checks.refusal("checkpoint", str(checkpoint), "a path in a folder that exists")
 
 
+def _fingerprint(federation: Federation, objective: Objective) -> str:
+    """Return what tells what else makes a run, apart from its experiment, from others."""
+    assert isinstance(objective.predict, Function)
+    return identity([federation.tensors(), federation.names, objective.predict.frozen(), objective.names])
+
+
 def _resume(
     path: str | Path | None, experiment: Experiment, fingerprint: str, like: Params, engine: Engine
 ) -> Checkpoint | None:
@@ -198,7 +228,7 @@ def _resume(
 
 
 @dataclass(eq=False)
-class _Training:
+class Training:
     """What stays the same while a run goes on; `limit` is the loss beyond which it has diverged, measured at first."""
 
     experiment: Experiment

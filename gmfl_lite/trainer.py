@@ -29,7 +29,7 @@ from .engine import (
 )
 from .federation import Batch, Federation
 from .objective import LossFn, Params
-from .server import check_round, loss_limit, pick_agents
+from .server import loss_limit, pick_agents
 
 if TYPE_CHECKING:
     from .experiment import Experiment
@@ -148,7 +148,7 @@ def train(
             params = engine.server_step(params, engine.combine(gathered))
             everyone = engine.gather(in_order(losses))
             if not everyone.is_meta:  # there are no values to look at on that device
-                check_round(everyone.mean().item(), params, limit)
+                engine.check(everyone, params, limit)
         yield round + 1, params, everyone
 
 

@@ -109,6 +109,12 @@ def one_giant() -> gl.Federation:
 
 
 @pytest.fixture
+def one_by_one(monkeypatch):
+    """Let every point of a sweep reach gl.run, alike or not."""
+    monkeypatch.setattr(sys.modules["gmfl_lite.sweep.grid"], "AT_ONCE", 1)
+
+
+@pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 

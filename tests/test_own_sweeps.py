@@ -58,7 +58,7 @@ def serial(federation):
 
 
 @pytest.fixture
-def ran(monkeypatch):
+def ran(monkeypatch, one_by_one):
     """All experiments that reach gl.run."""
     run, asked = grid.run, []
     monkeypatch.setattr(grid, "run", lambda experiment, **how: asked.append(experiment) or run(experiment, **how))

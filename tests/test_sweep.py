@@ -78,6 +78,7 @@ def test_a_finished_point_is_not_computed_again(serial, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_by_one")
 @pytest.mark.parametrize("precision", ["float32", "float64"])
 def test_what_differs_in_how_it_is_scored_alone_is_not_trained_again(tmp_path, monkeypatch, precision):
     """Of ν = 0 that is α, too; wherever a point comes from, its numbers are those of a run, to the bit."""

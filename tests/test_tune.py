@@ -28,7 +28,7 @@ def tuned():
 
 
 @pytest.fixture
-def ran(monkeypatch):
+def ran(monkeypatch, one_by_one):
     """All experiments that reach gl.run."""
     module, asked = sys.modules["gmfl_lite.sweep.grid"], []
     run = module.run
@@ -96,6 +96,7 @@ def test_at_least_as_good_as_a_grid_of_as_many_trials(method):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_by_one")
 def test_the_same_on_any_executor(tuned, processes):
     submitted = []
 
@@ -112,6 +113,7 @@ def test_the_same_on_any_executor(tuned, processes):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_by_one")
 def test_killed_in_the_middle_it_goes_on_and_computes_nothing_again(tuned, tmp_path, monkeypatch):
     module, finished = sys.modules["gmfl_lite.sweep.grid"], []
     run = module.run

@@ -7,7 +7,7 @@ from .cuda_graphs import Graphs
 from .local_step import LocalStep, Stopped, estimate_settings, look_at, one_step, take_steps
 from .loop import AgentError, Loop, naming
 from .protected import Protected, clip_and_add_noise, protected
-from .threads_and_memory import computing_with, made_with, modestly, prepare_process
+from .threads_and_memory import computing_with, made_with, modestly, prepare_process, usable_cores
 from .trial import try_gradients
 from .vectorized import Vectorized
 from .watching import Watch
@@ -42,4 +42,5 @@ __all__ = [
     "protected",
     "take_steps",
     "try_gradients",
+    "usable_cores",
 ]

@@ -109,6 +109,10 @@ class Engine(ABC):
         after, self.memory = self._step(w, average, self.memory)
         return after
 
+    def check(self, losses: torch.Tensor, w: Params, limit: float) -> None:
+        """Raise Diverged if a round has: its meta-losses [agents, τ], the server's next w, the largest sound loss."""
+        server.check_round(losses.mean().item(), w, limit)
+
     def state(self) -> Memory:
         """Return all that a run needs to continue, apart from w and the number of rounds: a dict of tensors."""
         parts = {"own": self.own, "memory": self.memory, "threads": {"": torch.tensor(self.threads)}}
@@ -184,6 +188,9 @@ class Around(Engine):
 
     def server_step(self, w: Params, average: Params) -> Params:
         return self.inner.server_step(w, average)
+
+    def check(self, losses: torch.Tensor, w: Params, limit: float) -> None:
+        self.inner.check(losses, w, limit)
 
     def state(self) -> Memory:
         return self.inner.state()

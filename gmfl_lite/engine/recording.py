@@ -63,7 +63,8 @@ def capture(
         look_up()
     try:
         with torch.no_grad(), _use_lazy_graph_module(True):
-            recorded = make_fx(watched, tracing_mode="fake", _allow_non_fake_inputs=True)(*leaves)
+            different = [leaf.detach() for leaf in leaves]  # one tensor in two places would become one argument
+            recorded = make_fx(watched, tracing_mode="fake", _allow_non_fake_inputs=True)(*different)
     finally:
         _recording.release()
     for constant in recorded.graph.find_nodes(op="get_attr"):
@@ -167,7 +168,7 @@ def _multiply_the_smaller(node: Node) -> None:
 
 
 def _fuse_products_with_sums(node: Node) -> None:
-    """W + s A B → baddbmm(W, A, B), with s a number; with s a tensor of shape [], the smaller factor is scaled."""
+    """W + s A B → baddbmm(W, A, B), with s a number; by a tensor [] or [agents, 1, 1] the smaller factor is scaled."""
     if not _is(node, aten.add.Tensor):
         return
     scale = node.kwargs.get("alpha", 1)
@@ -251,10 +252,11 @@ def _scale(node: Node) -> float | None:
 
 
 def _tensor_scale(node: Node) -> tuple[Node | None, Node]:
-    """Return s and A of a node s A that is used once, s a tensor of shape []; None and the node itself of any other."""
+    """Return s and A of a node s A used once, s a tensor [] or [agents, 1, …]; None and the node of any other."""
     if _is(node, aten.mul.Tensor) and len(node.users) == 1 and all(isinstance(factor, Node) for factor in _args(node)):
-        by, scaled = sorted(_args(node), key=lambda factor: len(_shape(factor)))
-        if not _shape(by) and _kind(scaled) == _kind(node):
+        by, scaled = sorted(_args(node), key=lambda factor: math.prod(_shape(factor)))
+        of_agents = len(_shape(by)) == len(_shape(node)) and math.prod(_shape(by)) == _shape(by)[0]
+        if (not _shape(by) or of_agents) and _kind(scaled) == _kind(node):
             return by, scaled
     return None, node
 

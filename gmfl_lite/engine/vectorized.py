@@ -9,6 +9,7 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.func import vmap
 from torch.utils._pytree import tree_map
 
 from ..federation import Federation
@@ -18,7 +19,7 @@ from ..server import Step
 from .agents_axis import a_gradient, agents_at_once
 from .base import Engine
 from .cuda_graphs import Graphs
-from .local_step import LocalStep, OneStep, Stopped, estimate_settings, look_at, one_step, take_steps
+from .local_step import LocalStep, Stopped, estimate_settings, look_at, one_step, take_steps
 from .recording import capture, kinds, recorded_once
 from .threads_and_memory import choose_threads, prepare_process
 
@@ -44,8 +45,6 @@ class _Way:
     recompute: bool
     step: Callable[..., Any]
     """(step sizes, w, start, own, support, query) -> w and losses; a size that is not given is the experiment's own."""
-    together: OneStep
-    """The same with the experiment's own."""
 
 
 class Vectorized(Engine):
@@ -62,6 +61,8 @@ class Vectorized(Engine):
     """
 
     execution = "vectorized"
+    shared: int | None = None
+    """The axis along which agents have their own start and step sizes; None where they share them."""
 
     def __init__(
         self,
@@ -94,8 +95,8 @@ class Vectorized(Engine):
             def of_an_agent(sizes: Params, *args: Any) -> Any:
                 return one(recompute=recompute, **sizes)(*args)
 
-            step = partial(_alone, of_an_agent) if alone else torch.func.vmap(of_an_agent, (None, 0, None, 0, 0, 0))
-            return _Way(at_once, alone, recompute, step, partial(step, {}))
+            axes = self.shared, 0, self.shared, 0, 0, 0
+            return _Way(at_once, alone, recompute, partial(_alone, of_an_agent) if alone else vmap(of_an_agent, axes))
 
         groups = federation.alike(federation.groups["trained"], experiment.batch_size, experiment.query)
         by_itself = getattr(loss_fn, "alone", "")
@@ -125,7 +126,7 @@ class Vectorized(Engine):
         self.recording_in_words = f"{'' if self.records else 'not '}recorded, as {steps} local steps{many} {repaid}"
         if self.graphs.in_words and not compiled:  # they save all that a recording would, and are made at once
             self.records, self.recording_in_words = False, ""
-        self.recordings: dict[tuple[int, int], OneStep] = {}
+        self.recordings: dict[tuple[int, int], Callable[..., Any]] = {}
         estimated_by = METHODS[experiment.gradient].estimate
         plain = local_step is None and estimated_by in BUILT_IN and not _casts(device)
         known = getattr(loss_fn, "known", "") if plain else ""
@@ -149,27 +150,41 @@ class Vectorized(Engine):
         own: Params | None = None,
     ) -> tuple[Params, torch.Tensor]:
         """Return what Engine.update does; `own` [agents, …] is what `local_step` gets for each of the agents."""
-        own = own or {}
         # Contiguous, as the parameters will be from the second step on: a recording is made for that layout.
         w = {name: tensor.expand(len(agents), *tensor.shape).contiguous() for name, tensor in params.items()}
+        return self._steps(self.step_sizes, w, params, own or {}, batches, len(agents), stop)
+
+    def _steps(
+        self,
+        sizes: Params,
+        w: Params,
+        start: Params,
+        own: Params,
+        batches: Any,
+        agents: int,
+        stop: threading.Event | None,
+    ) -> tuple[Params, torch.Tensor]:
+        """Take the local steps of a number of agents, w [agents, …], recorded where that repays itself."""
         to_come = iter(batches)
         first = list(islice(to_come, 1))  # an example of them all
         width = first[0][1][0].shape[1] if first else self.widest
-        shape = len(agents), width
+        shape = agents, width
         if self.records and first and shape not in self.recordings and len(self.recordings) < MOST_RECORDINGS:
-            self._record(shape, stop, w, params, own, *first[0])
-        together = partial(self.graphs.call, "local step", self.recordings.get(shape, self.way(width).together))
-        return take_steps(together, w, params, own, chain(first, to_come), stop)
+            self._record(shape, stop, sizes, w, start, own, *first[0])
+        if shape in self.recordings:
+            one = partial(self.recordings[shape], sizes)
+        else:  # in a CUDA graph a number is faster than a tensor []
+            one = partial(self.way(width).step, {} if self.graphs.in_words else sizes)
+        return take_steps(partial(self.graphs.call, "local step", one), w, start, own, chain(first, to_come), stop)
 
     def _record(self, shape: tuple[int, int], stop: threading.Event | None, *example: Any) -> None:
         look_up, way = partial(look_at, stop), self.way(shape[1])
         if way.recompute:
             return
-        arguments = self.step_sizes, *example
-        record = partial(capture, way.step, *arguments, look_up=look_up, compiled=self.compiled)
+        record = partial(capture, way.step, *example, look_up=look_up, compiled=self.compiled)
+        key = *self.known, way.alone, kinds(example)
         try:
-            recorded = recorded_once((*self.known, way.alone, kinds(arguments)), record) if self.known else record()
-            self.recordings[shape] = partial(recorded, self.step_sizes)
+            self.recordings[shape] = recorded_once(key, record) if self.known else record()
         except Stopped:
             raise
         except Exception as error:  # whatever it is that cannot be recorded may run all the same

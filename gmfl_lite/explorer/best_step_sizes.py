@@ -54,7 +54,7 @@ class BestStepSizes:
 
         Raises
         ------
-        StoppedSearching : `stop` was set; the run at work is ended first.
+        StoppedSearching : `stop` was set; the runs at work are ended first.
         """
         method = _method(what_if)
         if (method, steps) not in self._found:
@@ -89,7 +89,7 @@ def _method(what_if: WhatIf) -> WhatIf:
 
 
 class _Here(Executor):
-    """Run each job at once, in the calling thread, unless that is to stop."""
+    """Run each job, some runs, at once, in the calling thread, unless that is to stop."""
 
     def __init__(self, stop: threading.Event, tell: Callable[[str, float], None], most: int) -> None:
         self._stop, self._tell, self._most = stop, tell, most
@@ -105,5 +105,5 @@ class _Here(Executor):
         self._tell(f"run {self._done + 1} of at most {self._most}{left}", self._done / self._most)
         future: Future[Any] = Future()
         future.set_result(fn(*args, **kwargs))
-        self._done += 1
+        self._done += len(args[0])
         return future

@@ -2,7 +2,7 @@
 
 import itertools
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future
 from pathlib import Path
 from queue import SimpleQueue
@@ -15,14 +15,15 @@ from tqdm.auto import tqdm
 from ..basics import checks
 from ..basics.progress import progress_hidden
 from ..basics.setting_records import settings
-from ..engine import prepare_process
+from ..engine import prepare_process, usable_cores
 from ..experiment import Experiment, ExperimentError
 from ..federation import Federation
 from ..modules import PerSample
-from ..result import HISTORY_COLUMNS
+from ..result import HISTORY_COLUMNS, Result
 from ..runner import run
 from .given import Given
-from .kept import entry, folder_of, kept, of_other_versions, trained_alike
+from .kept import entry, folder_of, kept, may_be_there, of_other_versions, trained_alike
+from .together import AT_ONCE, alike, run_together
 
 
 def sweep(
@@ -40,6 +41,8 @@ def sweep(
     history: bool = False,
 ) -> pd.DataFrame:
     """Run every point of a grid of experiments and gather the last evaluations in one table.
+
+    Points that differ in step sizes alone are computed as one, up to eight at a time, where their steps are small.
 
     Parameters
     ----------
@@ -126,22 +129,49 @@ Point = tuple[type[Experiment], Mapping[str, Any]]
 """The kind of experiment and its settings, which may contradict each other: not yet an Experiment."""
 
 
-def run_point(point: Point, given: Given = Given(), cache: Path | None = None, history: bool = False) -> pd.DataFrame:  # noqa: B008
-    """Run one point, or read it from the cache, and return its rows; what goes wrong becomes a row, too."""
+def run_points(points: Sequence[Point], given: Given, cache: Path | None, history: bool) -> list[pd.DataFrame]:
+    """Do what `run_point` does for points that are `alike`: those that are not in the cache are computed as one."""
+    results: dict[int, Result | None] = {}
+    if len(points) > 1:
+        try:
+            experiments = {number: kind.from_dict(values) for number, (kind, values) in enumerate(points)}
+            paths = {} if cache is None else {n: cache / entry(each, given) for n, each in experiments.items()}
+            new = {n: each for n, each in experiments.items() if n not in paths or not may_be_there(paths[n])}
+            if len(new) > 1:
+                results = dict(zip(new, run_together(list(new.values()), given), strict=True))
+        except Exception:  # whatever is wrong, each of them says so
+            results = {}
+    return [run_point(point, given, cache, history, results.get(number)) for number, point in enumerate(points)]
+
+
+def run_point(
+    point: Point,
+    given: Given = Given(),  # noqa: B008
+    cache: Path | None = None,
+    history: bool = False,
+    result: Result | None = None,
+) -> pd.DataFrame:
+    """Run one point, or read it from the cache, and return its rows; what goes wrong becomes a row, too.
+
+    result : the point's, if it has been computed.
+    """
     try:
         kind, values = point
         experiment = kind.from_dict(values)
         path, not_kept = None if cache is None else cache / entry(experiment, given), ""
-        result = kept(path, given.as_run(experiment))
+        computed = result is not None
+        if not computed:
+            result = kept(path, given.as_run(experiment))
         if result is None and path is not None and not history and not given.arguments:
             result = trained_alike(path, experiment)
         if result is None:
             result = run(experiment, progress=False, **given.arguments)
             if result.status == "stopped":  # by Ctrl-C, which is meant for the whole sweep
                 raise KeyboardInterrupt
+            computed = True
+        if computed and path is not None:
             try:
-                if path is not None:
-                    result.save(path)
+                result.save(path)
             except (OSError, ValueError) as error:
                 not_kept = str(error)
     except Exception as error:  # a failing point must not end the others
@@ -166,32 +196,50 @@ def _answers(
 ) -> Iterator[tuple[int, pd.DataFrame]]:
     """Yield every point's number and rows, as they come."""
     if executor is None:
-        for number, point in enumerate(points):
-            yield number, run_point(point, *how)
+        for numbers in _jobs(points, AT_ONCE):
+            yield from zip(numbers, run_points([points[number] for number in numbers], *how), strict=True)
         return
     prepare_process()  # before workers are forked from this process
-    waiting: dict[Future[pd.DataFrame], int] = {}
-    done: SimpleQueue[Future[pd.DataFrame]] = SimpleQueue()  # as_completed waits forever for what `shutdown` cancels
+    waiting: dict[Future[list[pd.DataFrame]], list[int]] = {}
+    done: SimpleQueue[Future[list[pd.DataFrame]]] = SimpleQueue()  # as_completed waits for what `shutdown` cancels
     try:
-        for number, point in enumerate(points):
+        for numbers in _jobs(points, min(AT_ONCE, max(1, len(points) // usable_cores()))):
             try:
-                waiting[future := executor.submit(run_point, point, *how)] = number
+                waiting[future := executor.submit(run_points, [points[number] for number in numbers], *how)] = numbers
             except BrokenExecutor as error:  # a worker died while the rest was being handed out
-                yield number, _failed(error)
+                yield from ((number, _failed(error)) for number in numbers)
             except RuntimeError:  # it has been shut down
-                yield number, _stopped()
+                yield from ((number, _stopped()) for number in numbers)
             else:
                 future.add_done_callback(done.put)
         for _ in range(len(waiting)):
             future = done.get()
-            if future.cancelled():
-                yield waiting[future], _stopped()
-                continue
-            failure = future.exception()
-            yield waiting[future], future.result() if failure is None else _failed(failure)
+            failure = None if future.cancelled() else future.exception()
+            for place, number in enumerate(waiting[future]):
+                if future.cancelled():
+                    yield number, _stopped()
+                else:
+                    yield number, future.result()[place] if failure is None else _failed(failure)
     finally:  # after Ctrl-C, do not begin what nobody waits for
         for future in waiting:
             future.cancel()
+
+
+def _jobs(points: Sequence[Point], most: int) -> list[list[int]]:
+    """Return the numbers of the points that are one job: alike, and at most so many."""
+    jobs: list[list[int]] = []
+    filling: dict[Hashable, list[int]] = {}
+    for number, (kind, values) in enumerate(points):
+        try:
+            what = alike(kind.from_dict(values))
+        except (TypeError, ValueError):  # settings that contradict each other
+            what = None
+        job = filling.get(what, [])
+        if what is None or not 0 < len(job) < most:
+            jobs.append(job := [])
+            filling[what] = job
+        job.append(number)
+    return jobs
 
 
 def _points(

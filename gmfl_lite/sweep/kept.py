@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache as kept_in_memory
 from pathlib import Path
@@ -108,6 +109,16 @@ def _read(path: Path, experiment: Experiment) -> Result | None:
         return None
 
 
+def may_be_there(path: Path) -> bool:
+    """Say whether there is a file of a point, or of one that may be trained alike."""
+    return any(True for _ in _trained_alike(path))
+
+
+def _trained_alike(path: Path) -> Iterator[Path]:
+    """Yield the files of points that training knows no difference between."""
+    return path.parent.glob(f"{path.name[: -_HALF - len(path.suffix)]}*{path.suffix}")
+
+
 def kept(path: Path | None, experiment: Experiment) -> Result | None:
     """Return the result of this very point, if it is there."""
     result = None if path is None else _read(path, experiment)
@@ -128,8 +139,7 @@ def trained_alike(path: Path, experiment: Experiment) -> Result | None:
             return False
         return found.experiment.replace(**scoring) == experiment
 
-    others = path.parent.glob(f"{path.name[: -_HALF - len(path.suffix)]}*{path.suffix}")
-    trained = next(filter(fits, (_read(other, experiment) for other in others)), None)
+    trained = next(filter(fits, (_read(other, experiment) for other in _trained_alike(path))), None)
     if trained is None:
         return None
     trained, federation = replace(trained, experiment=experiment), build_federation(experiment)

@@ -199,6 +199,7 @@ def test_data_that_are_not_here(experiment, command, monkeypatch):
     assert command("run", experiment()) == (1, "Error: fashion-mnist is not here: put it there\n")
 
 
+@pytest.mark.usefixtures("one_by_one")
 def test_ctrl_c_keeps_the_points_that_are_done(experiment, command, monkeypatch):
     grid = sys.modules["gmfl_lite.sweep.grid"]
     run, done = grid.run, []

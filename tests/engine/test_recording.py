@@ -28,6 +28,7 @@ def draw(*shape: int, seed: int = 0) -> torch.Tensor:
 
 A, B, W = draw(3, 4, 5), draw(3, 5, 6, seed=1), draw(3, 4, 6, seed=2)
 S = draw(seed=5)
+EACH = draw(3, 1, 1, seed=6)
 SMALL = draw(3, 1, 40, seed=3), draw(3, 40, 30, seed=4)
 
 
@@ -63,6 +64,21 @@ SMALL = draw(3, 1, 40, seed=3), draw(3, 40, 30, seed=4)
         ),
         pytest.param(
             lambda w, a, b, s: w + s * (a @ b), (W, A, B, S[None]), ["bmm", "mul", "add"], id="a step size with an axis"
+        ),
+        pytest.param(
+            lambda w, a, b, s: w + s * (a @ b), (W, A, B, EACH), ["mul", "baddbmm"], id="a step size for each agent"
+        ),
+        pytest.param(
+            lambda w, a, b, s: w.mT + s * (a @ b).mT,
+            (W, A, B, EACH),
+            ["transpose", "mul", "transpose", "transpose", "baddbmm"],
+            id="a turned step size for each agent",
+        ),
+        pytest.param(
+            lambda w, a, b, s: w + s * (a @ b),
+            (W, A, B, EACH.mT[:1].expand(1, 4, 1)),
+            ["bmm", "mul", "add"],
+            id="a step size for each row",
         ),
         pytest.param(lambda w, s, r: w + s * r, (W, S, S.cos()), ["mul", "add"], id="a product of two step sizes"),
         pytest.param(
@@ -130,6 +146,11 @@ def test_tidying_changes_operations_and_not_values(function, arguments, expected
     if expected is not None:
         names = [name.split(".")[1] for name in operations(recording)]
         assert [name for name in names if name not in ("reshape", "expand")] == expected
+
+
+def test_one_tensor_in_two_places_is_two_arguments():
+    recording = capture(lambda a, b: a + 2 * b, A, A)
+    torch.testing.assert_close(recording(A, -A), -A, rtol=0, atol=0)
 
 
 def test_an_argument_that_is_changed_is_changed_by_the_recording_too():

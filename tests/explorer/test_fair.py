@@ -1,6 +1,8 @@
 """Each method at its best step sizes: what it costs is said before, what is found is what `gl.tune` finds."""
 
 import re
+import sys
+import threading
 
 import pytest
 from panel_helpers import QUICK, alt, move, painted, press, same, threads, until, words
@@ -54,6 +56,7 @@ def number_of_run(explorer) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_by_one")
 def test_stopped_it_keeps_what_was_tried_and_the_picture(panel, monkeypatch):
     monkeypatch.setattr(best_step_sizes, "TRIALS", 50)
     explorer = panel(BASE)
@@ -77,6 +80,15 @@ def test_stopped_it_keeps_what_was_tried_and_the_picture(panel, monkeypatch):
     assert min(numbers) >= 8, "the first seven are kept"
     move(explorer, "nu", 1)
     assert explorer.wait(60).experiment.nu == 1
+
+
+def test_runs_are_counted_though_several_are_one_job(monkeypatch):
+    monkeypatch.setattr(sys.modules["gmfl_lite.sweep.grid"], "usable_cores", lambda: 1)
+    told = []
+    sizes = best_step_sizes.BestStepSizes()
+    sizes.of(WhatIf(BASE, 0), 3, threading.Event(), lambda *words: told.append(words))
+    assert [re.sub(", at most .* left", "", words) for words, _ in told] == ["run 1 of at most 6", "run 6 of at most 6"]
+    assert [part for _, part in told] == [0, 5 / 6]
 
 
 def test_knobs_that_contradict_each_other_are_said_instead(panel):
