@@ -100,6 +100,10 @@ def test_what_diverges_is_run_alone_and_takes_nobody_along(tmp_path):
     assert run_together(points(sizes=[{"meta_lr": 1e30}, {"meta_lr": 1e31}]), Given()) == [None, None]
     before = points(sizes=[{"fine_tune_lr": 1e300}, {"fine_tune_lr": 0.1}])  # when it is scored before training
     assert [each is None for each in run_together(before, Given())] == [True, False]
+    base = BASE.replace(**METHODS[-1]).replace(meta_lr=1e-4, eval_steps=(0, 300))
+    scored = points(base, [{"fine_tune_lr": 0.03}, {"fine_tune_lr": 0.02}])  # after 300 steps, though training goes on
+    assert [gl.run(point, progress=False).status for point in scored] == ["diverged", "completed"]
+    assert [each is None for each in run_together(scored, Given())] == [True, False]
 
 
 @pytest.fixture
@@ -125,9 +129,9 @@ OTHERS = {
     "scored otherwise": {"eval_steps": (0, 1)},
 }
 ALONE = {
-    "a loop": {"execution": "loop"},
-    "a median": {"aggregation": "median"},
-    "one agent in a round": {"agents_per_round": 1},
+    "a loop": ({"execution": "loop"}, []),
+    "a median": ({"aggregation": "median"}, []),
+    "one agent in a round": ({"agents_per_round": 1}, [[]]),  # which is seen when it is tried
 }
 
 
@@ -135,12 +139,13 @@ ALONE = {
 def test_what_differs_in_more_is_not_computed_as_one(what, jobs):
     base = BASE.replace(proximal=0.1, rounds=2)
     if what in OTHERS:
-        several = [base, base.replace(meta_lr=0.2, **OTHERS[what])]
+        several, tried = [base, base.replace(meta_lr=0.2, **OTHERS[what])], []
     else:
-        several = [base.replace(meta_lr=lr, **ALONE[what]) for lr in (0.1, 0.2)]
+        settings, tried = ALONE[what]
+        several = [base.replace(meta_lr=lr, **settings) for lr in (0.1, 0.2)]
     table = gl.sweep(several, progress=False)
     assert table["status"].unique().tolist() == ["completed"]
-    assert jobs["alone"] == several
+    assert (jobs["alone"], jobs["as one"]) == (several, tried)
 
 
 def test_with_nu_0_alpha_is_about_scoring_so_that_one_point_is_trained(jobs, tmp_path):
