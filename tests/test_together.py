@@ -21,7 +21,9 @@ BASE = gl.Experiment(
     model="softmax", n_agents=8, n_new_agents=2, agents_per_round=3, rounds=4, local_steps=2, eval_every=2,
     eval_steps=(0, 2), nu=1, device="cpu",
 )  # fmt: skip
-SIZES = [{"fine_tune_lr": 0.1, "meta_lr": 0.05}, {"fine_tune_lr": 0.4, "meta_lr": 0.05}, {"meta_lr": 0.3}]
+SIZES = [
+    {"fine_tune_lr": 0.1, "meta_lr": 0.05}, {"fine_tune_lr": 0.4, "meta_lr": 0.05}, {"meta_lr": 0.3}, {"meta_lr": 0.1},
+]  # fmt: skip
 
 
 def points(base=BASE, sizes=SIZES):
@@ -97,11 +99,12 @@ def test_what_diverges_is_run_alone_and_takes_nobody_along(tmp_path):
         assert rows["message"].unique().tolist() == [alone.message]
         same = rows[list(alone.history)].reset_index(drop=True)
         pd.testing.assert_frame_equal(same, alone.history, check_exact=True)
-    assert run_together(points(sizes=[{"meta_lr": 1e30}, {"meta_lr": 1e31}]), Given()) == [None, None]
+    for wild in ([1e30, 1e31], [1e30, 1e31, 0.05, 1e32]):  # where few would be left, nobody waits for the others
+        assert run_together(points(sizes=[{"meta_lr": lr} for lr in wild]), Given()) == [None] * len(wild)
     before = points(sizes=[{"fine_tune_lr": 1e300}, {"fine_tune_lr": 0.1}])  # when it is scored before training
     assert [each is None for each in run_together(before, Given())] == [True, False]
-    base = BASE.replace(**METHODS[-1]).replace(meta_lr=1e-4, eval_steps=(0, 300))
-    scored = points(base, [{"fine_tune_lr": 0.03}, {"fine_tune_lr": 0.02}])  # after 300 steps, though training goes on
+    base = BASE.replace(**METHODS[-1]).replace(meta_lr=1e-4, rounds=1, eval_every=1, eval_steps=(0, 300))
+    scored = points(base, [{"fine_tune_lr": 0.05}, {"fine_tune_lr": 0.02}])  # after 300 steps, though training goes on
     assert [gl.run(point, progress=False).status for point in scored] == ["diverged", "completed"]
     assert [each is None for each in run_together(scored, Given())] == [True, False]
 
@@ -157,10 +160,10 @@ def test_with_nu_0_alpha_is_about_scoring_so_that_one_point_is_trained(jobs, tmp
 
 def test_so_large_a_step_gains_nothing_as_one(jobs, monkeypatch):
     largest = 64 * 10
-    monkeypatch.setattr(together, "LARGEST", 3 * BASE.agents_per_round * largest)
+    monkeypatch.setattr(together, "LARGEST", 4 * BASE.agents_per_round * largest)
     gl.sweep(points(), progress=False)
-    assert (len(jobs["as one"][0]), jobs["alone"]) == (3, [])
-    monkeypatch.setattr(together, "LARGEST", 3 * BASE.agents_per_round * largest - 1)
+    assert (len(jobs["as one"][0]), jobs["alone"]) == (4, [])
+    monkeypatch.setattr(together, "LARGEST", 4 * BASE.agents_per_round * largest - 1)
     gl.sweep(points(), progress=False)
     assert (jobs["as one"][1], jobs["alone"]) == ([], points())
 
@@ -196,6 +199,15 @@ def test_what_cannot_be_run_says_so_of_each_point():
     assert "meta_lr" in table["message"].iloc[2]
 
 
+def test_two_four_or_eight_go_together_so_that_few_steps_are_recorded(monkeypatch):
+    made, several = [], points(sizes=[{"meta_lr": lr} for lr in np.linspace(0.05, 0.3, 7).tolist()])
+    trained = together._trained
+    monkeypatch.setattr(together, "_trained", lambda some, *rest: made.append(len(some)) or trained(some, *rest))
+    found = run_together(several, Given())
+    assert (made, found[6]) == ([4, 2], None)
+    assert [each.experiment for each in found[:6]] == several[:6]
+
+
 def test_ctrl_c_ends_all_points_of_a_job(monkeypatch, tmp_path):
     def pressed(*_, **__):
         raise KeyboardInterrupt
@@ -218,5 +230,5 @@ def test_an_own_loss_is_run_point_by_point(jobs):
 
 def test_the_engine_says_that_it_is_several_points():
     found = run_together(points(), Given())[0]
-    assert found.engine.startswith("vectorized: all picked agents of 3 points at once; ")
+    assert found.engine.startswith("vectorized: all picked agents of 4 points at once; ")
     assert dataclasses.replace(found).objective is not None
