@@ -83,7 +83,7 @@ def run(
     fingerprint = "" if checkpoint is None else _fingerprint(federation, objective)
     found = _resume(checkpoint, experiment, fingerprint, w, computes)
     result, limit = (ready.begun, None) if found is None else (found.result, found.limit)
-    training = Training(experiment, federation, objective, w, computes, columns, limit, stop, progress)
+    training = ready.training(limit, stop, progress)
     history = list(result.history.itertuples(index=False, name=None))  # a new row costs the same however many there are
     growing = GrowingFile(checkpoint if computes.writes else None, "history", columns, history)
     hidden, not_kept = progress_hidden(progress), ""
@@ -123,6 +123,11 @@ class Ready:
     engine: Engine
     columns: dict[str, str]
     begun: Result
+
+    def training(self, limit: float | None, stop: threading.Event | None = None, progress: bool = False) -> "_Training":
+        """Return what takes the rounds; `limit` is measured where it is None."""
+        what = self.experiment, self.federation, self.objective, self.params, self.engine, self.columns
+        return _Training(*what, limit, stop, progress)
 
 
 def prepare(
@@ -228,7 +233,7 @@ def _resume(
 
 
 @dataclass(eq=False)
-class Training:
+class _Training:
     """What stays the same while a run goes on; `limit` is the loss beyond which it has diverged, measured at first."""
 
     experiment: Experiment

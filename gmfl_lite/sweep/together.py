@@ -21,7 +21,7 @@ from ..experiment import Experiment
 from ..meta_gradients import BUILT_IN, METHODS
 from ..objective import Params
 from ..result import Result
-from ..runner import Ready, Training, prepare
+from ..runner import Ready, prepare
 from ..server import Diverged, Memory, server_step
 from ..trainer import limit_of, train
 from .given import Given
@@ -79,12 +79,7 @@ def run_together(points: Sequence[Experiment], given: Given) -> list[Result | No
 def _trained(points: Sequence[Experiment], ready: Ready, engine: "_Together") -> list[Result | None]:
     common, data = ready.experiment, (ready.federation, ready.objective)
     limit = limit_of(common, *data, ready.params)
-
-    def alone_of(point: Experiment) -> Training:
-        experiment, columns = common.replace(**_sizes(point)), ready.columns
-        return Training(experiment, *data, ready.params, engine, columns, limit, stop=None, progress=False)
-
-    alone = list(map(alone_of, points))
+    alone = [replace(ready, experiment=common.replace(**_sizes(point))).training(limit) for point in points]
     results = [replace(ready.begun, experiment=each.experiment, objective=ready.objective) for each in alone]
     histories: list[list[pd.DataFrame]] = [[] for _ in points]
 
