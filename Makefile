@@ -75,6 +75,7 @@ bench: .venv/ready-to-bench  ## measure, and write benchmarks/RESULTS.md; on a q
 	$(BIN)/python benchmarks/methods.py
 	$(BIN)/python benchmarks/own_models.py
 	$(BIN)/python benchmarks/waiting.py
+	$(BIN)/python benchmarks/points.py
 	$(BIN)/python benchmarks/neighbours.py
 
 classroom: .venv/ready  ## measure a class of 1, 4 and 8 students on this machine, for docs/server.md; half an hour, nobody else on it
