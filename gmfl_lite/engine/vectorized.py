@@ -171,10 +171,11 @@ class Vectorized(Engine):
         shape = agents, width
         if self.records and first and shape not in self.recordings and len(self.recordings) < MOST_RECORDINGS:
             self._record(shape, stop, sizes, w, start, own, *first[0])
+        way = self.way(width)
         if shape in self.recordings:
             one = partial(self.recordings[shape], sizes)
-        else:  # in a CUDA graph a number is faster than a tensor []
-            one = partial(self.way(width).step, {} if self.graphs.in_words else sizes)
+        else:  # in a CUDA graph a number is faster than a tensor [], and of large models it saves memory
+            one = partial(way.step, {} if self.graphs.in_words or way.recompute else sizes)
         return take_steps(partial(self.graphs.call, "local step", one), w, start, own, chain(first, to_come), stop)
 
     def _record(self, shape: tuple[int, int], stop: threading.Event | None, *example: Any) -> None:

@@ -111,7 +111,7 @@ def _read(path: Path, experiment: Experiment) -> Result | None:
 
 def may_be_there(path: Path) -> bool:
     """Say whether there is a file of a point, or of one that may be trained alike."""
-    return any(True for _ in _trained_alike(path))
+    return path.exists() or any(True for _ in _trained_alike(path))
 
 
 def _trained_alike(path: Path) -> Iterator[Path]:

@@ -125,7 +125,8 @@ class _Together(Vectorized):
             name: like.new_tensor([getattr(point, name) for point in points]) for name in self.step_sizes
         }
         lanes, largest = len(points) * experiment.agents_per_round, max(tensor.numel() for tensor in params.values())
-        possible = bool(self.step_sizes) and not self.way(self.widest).alone and like.device.type == "cpu"
+        way = self.way(self.widest)
+        possible = bool(self.step_sizes) and not (way.alone or way.recompute) and like.device.type == "cpu"
         self.fits = possible and lanes <= self.agents_at_once and lanes * largest <= LARGEST
         self.agents_in_words = f"all picked agents of {len(points)} points at once"
 
