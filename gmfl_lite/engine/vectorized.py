@@ -174,8 +174,8 @@ class Vectorized(Engine):
         way = self.way(width)
         if shape in self.recordings:
             one = partial(self.recordings[shape], sizes)
-        else:  # in a CUDA graph a number is faster than a tensor [], and of large models it saves memory
-            one = partial(way.step, {} if self.graphs.in_words or way.recompute else sizes)
+        else:  # where memory is short, a step size as a number saves a copy of the parameters
+            one = partial(way.step, {} if way.recompute else sizes)
         return take_steps(partial(self.graphs.call, "local step", one), w, start, own, chain(first, to_come), stop)
 
     def _record(self, shape: tuple[int, int], stop: threading.Event | None, *example: Any) -> None:
