@@ -1,12 +1,16 @@
 """Loss, accuracy and metric against the number of fine-tuning steps, for every agent, trained-on or new."""
 
 import threading
-from collections.abc import Collection, Sequence
-from functools import cache, partial
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property, partial
 
 import numpy as np
 import pandas as pd
 import torch
+from torch.func import vmap
+from torch.utils._pytree import tree_map
 from tqdm.auto import tqdm
 
 from .basics import randomness
@@ -15,7 +19,7 @@ from .engine import Graphs, agents_at_once, in_order, look_at, map_agents, namin
 from .federation import Batch, Federation
 from .models import Predict, loss_of, moving
 from .modules import Objective
-from .objective import Params, fine_tune
+from .objective import Params, StepSize, fine_tune
 
 AGENT_COLUMNS = {
     "agent": "int64", "name": "str", "group": "str", "samples": "int64", "fine_tune_steps": "int64",
@@ -51,7 +55,7 @@ def adaptation_curve(
     data: tuple[Batch, Batch],
     *,
     steps: Sequence[int],
-    lr: float,
+    lr: StepSize,
     accurate: bool = True,
     moving: Collection[str] | None = None,
     stop: threading.Event | None = None,
@@ -61,7 +65,7 @@ def adaptation_curve(
     objective, params : f_i, and w.
     data : the agent's training set and the samples it is scored on.
     steps : increasing numbers of fine-tuning steps, S of them.
-    lr : α, the step size of a fine-tuning step.
+    lr : α, the step size of a fine-tuning step, a number or a tensor [].
     accurate : whether there is an accuracy.
     moving : the names of the parameters that move; None is all.
     stop : looked at before every step.
@@ -122,44 +126,147 @@ def evaluate(
     FloatingPointError : some agent's loss is not finite, so that its accuracy would mean nothing.
     Stopped : `stop` was set.
     """
+    start = Start(federation, params, fine_tune_lr, most, seed)
+    (found,) = evaluate_all(
+        [start], predict, steps=steps, execution=execution, personal=personal, stop=stop, graphs=graphs,
+        progress=progress,
+    )  # fmt: skip
+    if isinstance(found, FloatingPointError):
+        raise found
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """Where the agents of a federation begin to fine-tune, with what step size, and who is scored: see `evaluate`."""
+
+    federation: Federation
+    params: Params
+    fine_tune_lr: float
+    most: int | None = None
+    seed: int = 0
+
+    @cached_property
+    def groups(self) -> dict[str, torch.Tensor]:
+        """The agents that are scored."""
+        groups = self.federation.groups.items()
+        return {group: some_of(group, members, self.most, self.seed) for group, members in groups}
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """Some agents of one start, who have about as many samples: their places in a group, and what they hold."""
+
+    start: Start
+    group: str
+    places: torch.Tensor
+    agents: torch.Tensor
+    data: tuple[Batch, Batch]
+
+    @property
+    def params(self) -> Params:
+        """Every agent's w [agents, …]."""
+        return {name: tensor.expand(len(self.agents), *tensor.shape) for name, tensor in self.start.params.items()}
+
+    @property
+    def lr(self) -> torch.Tensor:
+        """Every agent's step size [agents]."""
+        return next(iter(self.start.params.values())).new_tensor([self.start.fine_tune_lr] * len(self.agents))
+
+
+def evaluate_all(
+    starts: Sequence[Start],
+    predict: Predict | Objective,
+    *,
+    steps: Sequence[int],
+    execution: str,
+    personal: str = "all",
+    stop: threading.Event | None = None,
+    graphs: Graphs | None = None,
+    progress: bool = False,
+) -> list[pd.DataFrame | FloatingPointError]:
+    """Return what `evaluate` returns, or raises, for each of several starts of one model: the same bits, at once.
+
+    Agents who hold as many samples are computed together, whatever start and federation they are of.
+    """
     objective = predict if isinstance(predict, Objective) else loss_of(predict)
-    part, columns = moving(params, personal), measured(federation, objective, params)
+    first = starts[0]
+    part, columns = moving(first.params, personal), measured(first.federation, objective, first.params)
     accurate = "accuracy" in columns
-    curve = partial(
-        adaptation_curve, objective, steps=steps, lr=fine_tune_lr, accurate=accurate, moving=part, stop=stop
-    )
-    fit, frames = partial(agents_at_once, objective, params, copies=4), []
-    at_once = cache(lambda width: max(1, fit(federation.example(width))) if execution == "vectorized" else 1)
-    chosen = {group: some_of(group, members, most, seed) for group, members in federation.groups.items()}
-    agents, hidden = sum(map(len, chosen.values())), progress_hidden(progress)
+    fit = partial(agents_at_once, objective, first.params, copies=4)
+    at_once = cache(lambda width: max(1, fit(first.federation.example(width))) if execution == "vectorized" else 1)
+
+    def curve(params: Params, data: tuple[Batch, Batch], lr: StepSize) -> dict[str, torch.Tensor]:
+        return adaptation_curve(objective, params, data, steps=steps, lr=lr, accurate=accurate, moving=part, stop=stop)
+
+    scores: dict[tuple[Start, str], list[tuple[torch.Tensor, dict[str, torch.Tensor]]]] = defaultdict(list)
+    agents, hidden = sum(len(some) for each in starts for some in each.groups.values()), progress_hidden(progress)
     with tqdm(total=agents, unit="agent", leave=False, delay=PATIENCE, disable=hidden) as bar:
+        for several in _joined(starts, at_once):
+            sizes = [len(each.agents) for each in several]
+            with naming(torch.cat([each.agents for each in several])):
+                found = _curves(curve, several, at_once(several[0].data[0][0].shape[1]) == 1, graphs)
+            pieces = zip(*(tensor.cpu().split(sizes) for tensor in found.values()), strict=True)
+            for each, piece in zip(several, pieces, strict=True):
+                scores[each.start, each.group].append((each.places, dict(zip(found, piece, strict=True))))
+            bar.update(sum(sizes))
+    return [_table(each, {group: in_order(scores[each, group]) for group in each.groups}, steps, columns) for each in starts]
 
-        def scored(members: torch.Tensor) -> dict[str, torch.Tensor]:
-            scores = []
-            for some in parts(federation.scored_alike(members), at_once):
-                agents = members[some]
+
+def _joined(starts: Sequence[Start], at_once: Callable[[int], int]) -> Iterator[list[_Part]]:
+    """Yield the parts that are computed together: equally wide, and not more agents than that."""
+    waiting: dict[tuple[int, ...], list[_Part]] = defaultdict(list)
+    for start in starts:
+        federation = start.federation
+        for group, members in start.groups.items():
+            alike = federation.scored_alike(members)
+            for places in parts(alike, at_once):
+                agents = members[places]
+                together = sum(len(each.agents) for several in waiting.values() for each in several) + len(agents)
+                if together > min(at_once(width) for width, _ in alike):
+                    yield from waiting.values()
+                    waiting.clear()
                 data = federation.fine_tune_sets(agents), federation.test_sets(agents)
-                with naming(agents):
-                    scores.append((some, map_agents(curve, params, data, execution=execution, graphs=graphs)))
-                bar.update(len(some))
-            return {name: tensor.cpu() for name, tensor in in_order(scores).items()}
+                waiting[tuple(batch[0].shape[1] for batch in data)].append(_Part(start, group, places, agents, data))
+    yield from waiting.values()
 
-        for group, members in chosen.items():
-            values = scored(members)
-            finite = values["loss"].isfinite().all(0)
-            if not finite.all():
-                first = steps[int(finite.int().argmin())]
-                raise FloatingPointError(f"the loss of {group} agents is not finite after {first} fine-tuning steps")
-            numbers = members.numpy(force=True).repeat(len(steps))
-            columns_of = {
-                "agent": numbers,
-                "name": [federation.name_of(agent) for agent in numbers] if "name" in columns else "",
-                "group": group,
-                "samples": federation.sizes[numbers],
-                "fine_tune_steps": np.tile(steps, len(members)),
-                **{name: tensor.flatten().numpy() for name, tensor in values.items()},
-            }
-            frames.append(pd.DataFrame(columns_of))
+
+def _curves(
+    curve: Callable[..., dict[str, torch.Tensor]], several: Sequence[_Part], alone: bool, graphs: Graphs | None
+) -> dict[str, torch.Tensor]:
+    """Return the scores of several parts' agents [agents, S], one part after the other."""
+    if alone:
+        (one,) = several
+        of_an_agent = partial(curve, lr=one.start.fine_tune_lr)
+        return map_agents(of_an_agent, one.start.params, one.data, execution="loop")
+    # Each agent with a w of its own from the beginning: then nothing depends on who else begins there.
+    each = [(part.params, part.data, part.lr) for part in several]
+    together = tree_map(lambda *tensors: torch.cat(tensors), *each)
+    vectorized = vmap(curve)
+    return vectorized(*together) if graphs is None else graphs.call("agents", vectorized, *together)
+
+
+def _table(
+    start: Start, scores: dict[str, dict[str, torch.Tensor]], steps: Sequence[int], columns: Collection[str]
+) -> pd.DataFrame | FloatingPointError:
+    """Return a row per agent and number of steps."""
+    federation, frames = start.federation, []
+    for group, members in start.groups.items():
+        values = scores[group]
+        finite = values["loss"].isfinite().all(0)
+        if not finite.all():
+            first = steps[int(finite.int().argmin())]
+            return FloatingPointError(f"the loss of {group} agents is not finite after {first} fine-tuning steps")
+        numbers = members.numpy(force=True).repeat(len(steps))
+        columns_of = {
+            "agent": numbers,
+            "name": [federation.name_of(agent) for agent in numbers] if "name" in columns else "",
+            "group": group,
+            "samples": federation.sizes[numbers],
+            "fine_tune_steps": np.tile(steps, len(members)),
+            **{name: tensor.flatten().numpy() for name, tensor in values.items()},
+        }
+        frames.append(pd.DataFrame(columns_of))
     kinds = those_of(AGENT_COLUMNS, columns)
     return pd.concat(frames, ignore_index=True)[list(kinds)].astype(kinds)
 

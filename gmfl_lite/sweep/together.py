@@ -1,33 +1,36 @@
-"""Points of a sweep that differ in step sizes alone, computed as one.
+"""Points of a sweep that take the same steps, each with a w of its own, computed as one.
 
-They have the agents, the picks and the batches of every round in common; each has a w and step sizes of its own. Side
-by side, the local steps of them all are one batched computation, as those of a round's agents are: what a small step
-spends between its products, and on drawing and scoring, is spent once.
+They may differ in step sizes, and in their agents: the seed, and what agents hold. Side by side, the local steps of them
+all are one batched computation, as those of a round's agents are, and so is their scoring: what a small step spends
+between its products is spent once.
 """
 
-import math
-from collections.abc import Hashable, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
 import torch
 from torch.utils._pytree import tree_map
 
-from ..aggregation import AGGREGATIONS
-from ..engine import Vectorized, computing_with
+from ..aggregation import AGGREGATIONS, Gathered
+from ..basics.setting_records import settings_that_change
+from ..engine import Vectorized, computing_with, parts
+from ..evaluation import Start, evaluate_all
 from ..experiment import Experiment
 from ..meta_gradients import BUILT_IN, METHODS
 from ..objective import Params
 from ..result import Result
 from ..runner import Ready, prepare
-from ..server import Diverged, Memory, server_step
-from ..trainer import limit_of, train
+from ..server import Memory, server_step
+from ..trainer import batches_of, limit_of, picked_in
 from .given import Given
 
-AT_ONCE = 8
+AT_ONCE = 24
 """Points that are computed as one at most: more gain little, and all of them are lost where a sweep is stopped."""
+
+NUMBERS = (24, 16, 12, 8, 6, 4, 3, 2)
+"""How many go together: few different ones, for each of which a step is recorded."""
 
 LARGEST = 2**20
 """Numbers of the largest tensor of all points' agents together up to which they are computed as one.
@@ -37,8 +40,14 @@ Beyond, products take the time, and caches hold less of them: see benchmarks/RES
 
 
 def _sizes(point: Experiment) -> dict[str, float]:
-    """Return the settings that alike points may differ in."""
+    """Return the settings of a step that alike points may differ in."""
     return {name: getattr(point, name) for name in ("fine_tune_lr", "meta_lr", "proximal", "server_lr")}
+
+
+def _agents(point: Experiment) -> dict[str, Any]:
+    """Return the settings that alike points may differ in and that make up their agents, and what these draw."""
+    names = settings_that_change("holdings", "agents", "draws", of=type(point))
+    return {name: getattr(point, name) for name in names if name != "dataset"}
 
 
 def alike(experiment: Experiment) -> Hashable:
@@ -47,7 +56,7 @@ def alike(experiment: Experiment) -> Hashable:
     if not built_in or experiment.execution == "loop":
         return None
     sizes = _sizes(experiment)
-    others = {name: value for name, value in experiment.to_dict().items() if name not in sizes}
+    others = {name: value for name, value in experiment.to_dict().items() if name not in sizes | _agents(experiment)}
     # Of ν = 0, α is about scoring alone: one point is trained, and the others take its w from a cache.
     scoring = experiment.fine_tune_lr if experiment.nu == 0 else None
     return type(experiment), repr(others), scoring, *(bool(size) for size in sizes.values())
@@ -56,112 +65,31 @@ def alike(experiment: Experiment) -> Hashable:
 def run_together(points: Sequence[Experiment], given: Given) -> list[Result | None]:
     """Return what `run` would of points that are `alike`; None where a point has to be run alone.
 
-    Those that diverge are, the others with them if these are fewer, and all where a step is so large that it takes no
-    longer alone. Two, four or eight go together, for which there are few recordings of a step.
+    Those that diverge are, and all where a step is so large that it takes no longer alone. Points whose agents bring
+    batches of different widths are not computed as one.
     """
-    alone: list[Result | None] = [None] * len(points)
-    if len(points) < 2:
-        return alone
-    if (first := 1 << (len(points).bit_length() - 1)) < len(points):
-        return run_together(points[:first], given) + run_together(points[first:], given)
-    ready = prepare(points[0], engine=partial(_Together, points), **given.arguments)
-    engine = ready.engine
-    assert isinstance(engine, _Together)
-    if not engine.fits:
-        return alone
-    try:
-        with computing_with(engine.threads):
-            return _trained(points, ready, engine)
-    except FloatingPointError:  # most of them
-        return alone
+    found: list[Result | None] = [None] * len(points)
+    ready: dict[Hashable, Ready] = {}
+    joined: dict[Hashable, list[int]] = {}
+    for number, point in enumerate(points):
+        agents = repr(_agents(point))
+        if agents not in ready:
+            ready[agents] = prepare(point, engine=_Together, **given.arguments)
+        engine = ready[agents].engine
+        assert isinstance(engine, _Together)
+        joined.setdefault(engine.steps or agents, []).append(number)
+    for numbers in joined.values():
+        runs = [_Run(points[number], ready[repr(_agents(points[number]))]) for number in numbers]
+        for number, result in zip(numbers, _computed(runs), strict=True):
+            found[number] = result
+    return found
 
 
-def _trained(points: Sequence[Experiment], ready: Ready, engine: "_Together") -> list[Result | None]:
-    common, data = ready.experiment, (ready.federation, ready.objective)
-    limit = limit_of(common, *data, ready.params)
-    alone = [replace(ready, experiment=common.replace(**_sizes(point))).training(limit) for point in points]
-    results = [replace(ready.begun, experiment=each.experiment, objective=ready.objective) for each in alone]
-    histories: list[list[pd.DataFrame]] = [[] for _ in points]
+@dataclass(eq=False)
+class _Run:
+    """A point, what it begins with, and how far it is."""
 
-    def look(round: int, w: Params) -> None:
-        for place in set(range(len(points))) - engine.diverged:
-            params = {name: tensor[place].clone() for name, tensor in w.items()}
-            try:
-                results[place] = alone[place].so_far(results[place], round, params)
-            except FloatingPointError:
-                engine.diverged.add(place)
-            else:
-                histories[place].append(results[place].history)
-
-    start = {name: tensor.expand(len(points), *tensor.shape).contiguous() for name, tensor in ready.params.items()}
-    look(0, start)
-    for round, w, _ in train(common, *data, start, engine=engine, limit=limit):
-        if round % common.eval_every == 0 or round == common.rounds:
-            look(round, w)
-    return [
-        None if place in engine.diverged else replace(result, history=pd.concat(histories[place], ignore_index=True))
-        for place, result in enumerate(results)
-    ]
-
-
-class _Together(Vectorized):
-    """Picked agents, each of them once for every point: tensors [agents, points, …], w [points, …].
-
-    Attributes
-    ----------
-    fits : whether they can be computed as one, and gain by it.
-    diverged : the points that are known to have diverged; what is computed of them means nothing.
-    """
-
-    shared = 0
-
-    def __init__(self, points: Sequence[Experiment], *of_a_run: Any) -> None:
-        super().__init__(*of_a_run)
-        experiment, _, _, params = of_a_run
-        self.points, self.diverged = points, set[int]()
-        self.memories: list[Memory] = [{} for _ in points]
-        like = next(iter(params.values()))
-        self.step_sizes = {
-            name: like.new_tensor([getattr(point, name) for point in points]) for name in self.step_sizes
-        }
-        lanes, largest = len(points) * experiment.agents_per_round, max(tensor.numel() for tensor in params.values())
-        way = self.way(self.widest)
-        possible = bool(self.step_sizes) and not (way.alone or way.recompute) and like.device.type == "cpu"
-        self.fits = possible and lanes <= self.agents_at_once and lanes * largest <= LARGEST
-        self.agents_in_words = f"all picked agents of {len(points)} points at once"
-
-    @property
-    def recipe(self) -> str:
-        return ""  # what it computes is what the points say
-
-    def at_once(self, width: int) -> int:
-        return super().at_once(width) // len(self.points)
-
-    def update(
-        self, params: Params, batches: Any, agents: torch.Tensor, stop: Any, own: Params | None = None
-    ) -> tuple[Params, torch.Tensor]:
-        """Return every agent's w of every point [agents, points, …], and the meta-losses [agents, points, τ]."""
-        shape = len(agents), len(self.points)
-        w = tree_map(lambda tensor: tensor.repeat(len(agents), *[1] * (tensor.ndim - 1)), params)
-        sizes = tree_map(lambda tensor: tensor.repeat(len(agents)), self.step_sizes)
-        repeated = (tree_map(lambda tensor: tensor.repeat_interleave(shape[1], 0), pair) for pair in batches)
-        taken = self._steps(sizes, w, w, own or {}, repeated, math.prod(shape), stop)
-        return tree_map(lambda tensor: tensor.unflatten(0, shape), taken)
-
-    def server_step(self, w: Params, average: Params) -> Params:
-        after = []
-        for place, point in enumerate(self.points):
-            one, theirs = ({name: tensor[place] for name, tensor in each.items()} for each in (w, average))
-            kept, server, lr = self.memories[place], point.server, point.server_lr
-            stepped, self.memories[place] = server_step(one, theirs, kept, server=server, server_lr=lr)
-            after.append(stepped)
-        return {name: torch.stack([one[name] for one in after]) for name in w}
-
-    def check(self, losses: torch.Tensor, w: Params, limit: float) -> None:
-        """Note which points have diverged; raise Diverged if most have."""
-        sound = losses.mean((0, 2)) <= limit
-        for tensor in w.values():
-            sound &= tensor.isfinite().flatten(1).all(1)
-        self.diverged.update((~sound).nonzero().flatten().tolist())
-        if 2 * len(self.diverged) > len(self.points):
-            raise Diverged("most points have diverged")
+    point: Experiment
+    ready: Ready
+    limit: float = field(init=False)
+    ...

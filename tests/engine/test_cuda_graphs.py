@@ -70,7 +70,7 @@ def agree(graphed, plain):
 )
 def test_a_run_in_graphs_is_the_run(fake, changes):
     agree(*both(gl.Experiment(**{**SETTINGS, **changes}), fake))
-    assert fake.captured >= 3, "a local step, and the scores of both groups"
+    assert fake.captured >= 2, "a local step, and the scores"
     assert fake.replayed > 2 * fake.captured
 
 
