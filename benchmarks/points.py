@@ -1,4 +1,4 @@
-"""Points of a sweep that differ in step sizes alone: one after the other, and as one.
+"""Points of a sweep that differ in step sizes or seeds: one after the other, and as one.
 
 python benchmarks/points.py [--quick]     prints the table and writes it to benchmarks/RESULTS.md
 """
@@ -14,11 +14,13 @@ from harness import table, write_section
 import gmfl_lite as gl
 from gmfl_lite.sweep import together
 
+POINTS = 8
 GRID = {"fine_tune_lr": [0.02, 0.05, 0.1, 0.2], "meta_lr": [0.02, 0.05]}
 SHORT = gl.Experiment(rounds=60, eval_every=60, device="cpu")
 SWEEPS = {
     "softmax, ν = 0": (SHORT.replace(model="softmax", nu=0), {"meta_lr": [0.01 * k for k in range(1, 9)]}),
     "softmax, ν = 1": (SHORT.replace(model="softmax", nu=1), GRID),
+    "softmax, ν = 1, eight seeds": (SHORT.replace(model="softmax", nu=1), {"seed": range(POINTS)}),
     "softmax, ν = 3": (SHORT.replace(model="softmax"), GRID),
     "few shots, ν = 3": (SHORT.replace(partition="iid", shots=1, batch_size=None, agents_per_round=5), GRID),
     "MLP, ν = 1": (SHORT.replace(nu=1), GRID),
@@ -46,9 +48,9 @@ def main() -> None:
     rows = []
     for sweep, (base, _) in list(SWEEPS.items())[: 1 if quick else None]:
         for _ in range(2):  # the first time records the steps
-            alone, as_one = seconds(sweep, 1), seconds(sweep, together.AT_ONCE)
+            alone, as_one = seconds(sweep, 1), seconds(sweep, POINTS)
         model = gl.build_model(base.model, gl.build_federation(base))
-        numbers = together.AT_ONCE * base.agents_per_round * max(each.numel() for each in model.parameters())
+        numbers = POINTS * base.agents_per_round * max(each.numel() for each in model.parameters())
         done = "as one" if numbers <= together.LARGEST else "one by one"
         rows.append([sweep, f"{numbers / 2**20:.2f}", f"{alone:.2f}", f"{as_one:.2f}", f"{as_one / alone:.2f}", done])
     header = ["60 rounds", "largest tensor, 2^20 numbers", "seconds a point, alone", "as one of eight", "ratio", "done"]

@@ -2,20 +2,17 @@
 
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cache, cached_property, partial
+from collections.abc import Collection, Sequence
+from functools import cache, partial
 
 import numpy as np
 import pandas as pd
 import torch
-from torch.func import vmap
-from torch.utils._pytree import tree_map
 from tqdm.auto import tqdm
 
 from .basics import randomness
 from .basics.progress import progress_hidden
-from .engine import Graphs, agents_at_once, in_order, look_at, map_agents, naming, parts
+from .engine import Graphs, Start, agents_at_once, in_order, joined, look_at, naming, side_by_side
 from .federation import Batch, Federation
 from .models import Predict, loss_of, moving
 from .modules import Objective
@@ -126,7 +123,7 @@ def evaluate(
     FloatingPointError : some agent's loss is not finite, so that its accuracy would mean nothing.
     Stopped : `stop` was set.
     """
-    start = Start(federation, params, fine_tune_lr, most, seed)
+    start = start_of(federation, params, fine_tune_lr, most, seed)
     (found,) = evaluate_all(
         [start], predict, steps=steps, execution=execution, personal=personal, stop=stop, graphs=graphs,
         progress=progress,
@@ -136,42 +133,12 @@ def evaluate(
     return found
 
 
-@dataclass(frozen=True, eq=False)
-class Start:
-    """Where the agents of a federation begin to fine-tune, with what step size, and who is scored: see `evaluate`."""
-
-    federation: Federation
-    params: Params
-    fine_tune_lr: float
-    most: int | None = None
-    seed: int = 0
-
-    @cached_property
-    def groups(self) -> dict[str, torch.Tensor]:
-        """The agents that are scored."""
-        groups = self.federation.groups.items()
-        return {group: some_of(group, members, self.most, self.seed) for group, members in groups}
-
-
-@dataclass(frozen=True, eq=False)
-class _Part:
-    """Some agents of one start, who have about as many samples: their places in a group, and what they hold."""
-
-    start: Start
-    group: str
-    places: torch.Tensor
-    agents: torch.Tensor
-    data: tuple[Batch, Batch]
-
-    @property
-    def params(self) -> Params:
-        """Every agent's w [agents, …]."""
-        return {name: tensor.expand(len(self.agents), *tensor.shape) for name, tensor in self.start.params.items()}
-
-    @property
-    def lr(self) -> torch.Tensor:
-        """Every agent's step size [agents]."""
-        return next(iter(self.start.params.values())).new_tensor([self.start.fine_tune_lr] * len(self.agents))
+def start_of(
+    federation: Federation, params: Params, fine_tune_lr: float, most: int | None = None, seed: int = 0
+) -> Start:
+    """Return where those who are scored begin: see `evaluate`."""
+    groups = {group: some_of(group, members, most, seed) for group, members in federation.groups.items()}
+    return Start(federation, params, fine_tune_lr, groups)
 
 
 def evaluate_all(
@@ -200,50 +167,19 @@ def evaluate_all(
         return adaptation_curve(objective, params, data, steps=steps, lr=lr, accurate=accurate, moving=part, stop=stop)
 
     scores: dict[tuple[Start, str], list[tuple[torch.Tensor, dict[str, torch.Tensor]]]] = defaultdict(list)
-    agents, hidden = sum(len(some) for each in starts for some in each.groups.values()), progress_hidden(progress)
+    agents, hidden = sum(map(len, starts)), progress_hidden(progress)
     with tqdm(total=agents, unit="agent", leave=False, delay=PATIENCE, disable=hidden) as bar:
-        for several in _joined(starts, at_once):
+        for several in joined(starts, at_once):
             sizes = [len(each.agents) for each in several]
             with naming(torch.cat([each.agents for each in several])):
-                found = _curves(curve, several, at_once(several[0].data[0][0].shape[1]) == 1, graphs)
+                found = side_by_side(curve, several, at_once(several[0].data[0][0].shape[1]) == 1, graphs)
             pieces = zip(*(tensor.cpu().split(sizes) for tensor in found.values()), strict=True)
             for each, piece in zip(several, pieces, strict=True):
                 scores[each.start, each.group].append((each.places, dict(zip(found, piece, strict=True))))
             bar.update(sum(sizes))
-    return [_table(each, {group: in_order(scores[each, group]) for group in each.groups}, steps, columns) for each in starts]
-
-
-def _joined(starts: Sequence[Start], at_once: Callable[[int], int]) -> Iterator[list[_Part]]:
-    """Yield the parts that are computed together: equally wide, and not more agents than that."""
-    waiting: dict[tuple[int, ...], list[_Part]] = defaultdict(list)
-    for start in starts:
-        federation = start.federation
-        for group, members in start.groups.items():
-            alike = federation.scored_alike(members)
-            for places in parts(alike, at_once):
-                agents = members[places]
-                together = sum(len(each.agents) for several in waiting.values() for each in several) + len(agents)
-                if together > min(at_once(width) for width, _ in alike):
-                    yield from waiting.values()
-                    waiting.clear()
-                data = federation.fine_tune_sets(agents), federation.test_sets(agents)
-                waiting[tuple(batch[0].shape[1] for batch in data)].append(_Part(start, group, places, agents, data))
-    yield from waiting.values()
-
-
-def _curves(
-    curve: Callable[..., dict[str, torch.Tensor]], several: Sequence[_Part], alone: bool, graphs: Graphs | None
-) -> dict[str, torch.Tensor]:
-    """Return the scores of several parts' agents [agents, S], one part after the other."""
-    if alone:
-        (one,) = several
-        of_an_agent = partial(curve, lr=one.start.fine_tune_lr)
-        return map_agents(of_an_agent, one.start.params, one.data, execution="loop")
-    # Each agent with a w of its own from the beginning: then nothing depends on who else begins there.
-    each = [(part.params, part.data, part.lr) for part in several]
-    together = tree_map(lambda *tensors: torch.cat(tensors), *each)
-    vectorized = vmap(curve)
-    return vectorized(*together) if graphs is None else graphs.call("agents", vectorized, *together)
+    return [
+        _table(each, {group: in_order(scores[each, group]) for group in each.groups}, steps, columns) for each in starts
+    ]
 
 
 def _table(

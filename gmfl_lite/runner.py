@@ -276,33 +276,36 @@ class _Training:
             message = f"diverged {when}: {error}; {self.advice(result.params)}"
             yield dataclasses.replace(result, status="diverged", message=message, history=_NO_ROWS)
 
-    def so_far(self, result: Result, round: int, params: Params) -> Result:
-        """Return the result after another round, evaluated if that is due."""
+    def so_far(self, result: Result, round: int, params: Params, agents: pd.DataFrame | None = None) -> Result:
+        """Return the result after another round, evaluated if that is due; `agents`: their scores, if there are any."""
         experiment = self.experiment
         done = f"stopped after {round} of {experiment.rounds} rounds"
         how = str(self.engine)
         later = dataclasses.replace(result, round=round, params=params, message=done, engine=how, history=_NO_ROWS)
         if round % experiment.eval_every and round < experiment.rounds:
             return later
-        agents = evaluate(
-            self.federation,
-            self.objective,
-            params,
-            steps=experiment.eval_steps,
-            fine_tune_lr=experiment.fine_tune_lr,
-            execution=self.engine.execution,
-            personal=experiment.personal,
-            most=experiment.eval_agents,
-            seed=experiment.seed,
-            stop=self.stop,
-            graphs=self.engine.graphs,
-            progress=self.progress,
-        )
+        agents = self.scores(params) if agents is None else agents
         rows = frame(summarise(agents).assign(round=round), self.columns)
         later = dataclasses.replace(later, agents=agents, history=rows)
         if round < experiment.rounds:
             return later
         return dataclasses.replace(later, status="completed", message=f"all {round} rounds")
+
+    def scores(self, params: Params) -> pd.DataFrame:
+        return evaluate(
+            self.federation,
+            self.objective,
+            params,
+            steps=self.experiment.eval_steps,
+            fine_tune_lr=self.experiment.fine_tune_lr,
+            execution=self.engine.execution,
+            personal=self.experiment.personal,
+            most=self.experiment.eval_agents,
+            seed=self.experiment.seed,
+            stop=self.stop,
+            graphs=self.engine.graphs,
+            progress=self.progress,
+        )
 
     def advice(self, params: Params) -> str:
         return what_to_lower(self.experiment, self.federation, self.objective, self.start, params, self.stop)

@@ -29,8 +29,8 @@ def people(first=0.0, names="ABCDEF"):
     return gl.Federation.from_agents(agents, n_new_agents=2)
 
 
-def line(weight=0.0):
-    model = nn.utils.skip_init(nn.Linear, 3, 2)
+def line(weight=0.0, inputs=3, outputs=2):
+    model = nn.utils.skip_init(nn.Linear, inputs, outputs)
     nn.init.constant_(model.weight, weight), nn.init.zeros_(model.bias)
     return model
 
@@ -131,6 +131,26 @@ def test_what_is_the_same_is_read(serial, tmp_path, ran):
         table = gl.sweep(GRID, BASE, **other(), cache=tmp_path, progress=False)  # made anew, of equal values
         pd.testing.assert_frame_equal(table, serial, check_exact=True)
     assert len(ran) == 4
+
+
+@pytest.mark.parametrize("what", ["both", "agents", "module", "loss"])
+def test_with_nu_0_another_alpha_is_scored_from_the_w_that_is_there(what, federation, tmp_path, ran):
+    """A file does not have a loss of one's own: then it is trained again."""
+    own = {"federation": federation, "model": line(0.1)}
+    kept = {
+        "both": own,
+        "agents": {"federation": federation},
+        "module": {"model": nn.Sequential(nn.Flatten(), line(0.1, 64, 10))},
+    }
+    given = kept.get(what, {**own, "loss": margin})
+    points = [
+        BASE.replace(nu=0, n_agents=4, precision="float64", fine_tune_lr=a, seed=s) for a in (0.1, 1.0) for s in (0, 1)
+    ]
+    expected = gl.sweep(points, **given, progress=False)
+    ran.clear()
+    table = gl.sweep(points, **given, cache=tmp_path, progress=False)
+    pd.testing.assert_frame_equal(table, expected, check_exact=True)
+    assert ran == (points if what == "loss" else points[:2])
 
 
 def test_settings_of_what_is_handed_over_do_not_vary(federation):

@@ -147,6 +147,7 @@ def test_other_code_of_the_library_computes_anew(planted, tmp_path):
     assert after != before
 
 
+@pytest.mark.usefixtures("one_by_one")
 def test_ctrl_c_ends_the_sweep_and_keeps_what_is_finished(serial, tmp_path, monkeypatch):
     run, ran = module.run, []
 
@@ -186,6 +187,7 @@ class OneByOne(ThreadPoolExecutor):
         return future
 
 
+@pytest.mark.usefixtures("one_by_one")
 @pytest.mark.parametrize("after", [1, 3])
 def test_an_executor_that_is_shut_down_ends_the_sweep_with_what_there_is(serial, after):
     """Of futures that `shutdown` cancels, as_completed never hears."""

@@ -1,4 +1,4 @@
-"""Points of a sweep that differ in step sizes alone are computed as one, and end where each alone does."""
+"""Points of a sweep that differ in step sizes or agents are computed as one, and end where each alone does."""
 
 import dataclasses
 import sys
@@ -22,8 +22,14 @@ BASE = gl.Experiment(
     eval_steps=(0, 2), nu=1, device="cpu",
 )  # fmt: skip
 SIZES = [
-    {"fine_tune_lr": 0.1, "meta_lr": 0.05}, {"fine_tune_lr": 0.4, "meta_lr": 0.05}, {"meta_lr": 0.3}, {"meta_lr": 0.1},
+    {"fine_tune_lr": 0.1, "meta_lr": 0.05}, {"fine_tune_lr": 0.4, "meta_lr": 0.2}, {"meta_lr": 0.3}, {"meta_lr": 0.1},
 ]  # fmt: skip
+AGENTS = [
+    {"seed": 1},
+    {"seed": 2, "n_agents": 5, "n_new_agents": 0},
+    {"seed": 1, "permuted_classes": 4},
+    {"test_fraction": 0.5},
+]
 
 
 def points(base=BASE, sizes=SIZES):
@@ -34,7 +40,7 @@ METHODS = [
     {"nu": 0},
     {"nu": 3, "proximal": 0.2, "weighting": "samples"},
     {"nu": 2, "gradient": "first_order", "server": "adam", "server_lr": 0.02},
-    {"nu": 2, "gradient": "truncated", "backprop_steps": 1, "batch_size": None},
+    {"nu": 2, "gradient": "truncated", "backprop_steps": 1, "batch_size": None, "partition": "iid", "shots": 3},
     {"nu": 2, "gradient": "hessian_free", "model": "mlp", "precision": "float64"},
     {"gradient": "reptile", "nu": 2, "server": "momentum", "server_lr": 0.3},
     {"nu": 1, "model": "mlp", "personal": "head"},
@@ -50,7 +56,9 @@ def test_each_point_is_the_run_of_it_alone(method, recorded, monkeypatch):
     scale = 0.01 if "dataset" in method else 1  # a squared error is steeper
     varied = ("fine_tune_lr", "meta_lr") if method["nu"] else ("meta_lr",)
     sizes = [{name: lr * scale for name, lr in each.items() if name in varied} for each in SIZES]
-    several = points(BASE.replace(fine_tune_lr=0.05 * scale, **method), sizes)
+    base = BASE.replace(fine_tune_lr=0.05 * scale, **method)
+    others = [base.replace(**sizes[-1], **each) for each in AGENTS if "dataset" not in method]
+    several = [*points(base, sizes), *others]
     assert len({alike(point) for point in several}) == 1
     for point, found in zip(several, run_together(several, Given()), strict=True):
         alone = gl.run(point, progress=False)
@@ -125,7 +133,7 @@ def jobs(monkeypatch):
 
 
 OTHERS = {
-    "another seed": {"seed": 1},
+    "another dataset": {"dataset": "sinusoids", "partition": "iid"},
     "another ν": {"nu": 2},
     "no proximal term": {"proximal": 0.0},
     "other rounds": {"rounds": 5},
@@ -151,30 +159,35 @@ def test_what_differs_in_more_is_not_computed_as_one(what, jobs):
     assert (jobs["alone"], jobs["as one"]) == (several, tried)
 
 
-def test_with_nu_0_alpha_is_about_scoring_so_that_one_point_is_trained(jobs, tmp_path):
+def test_with_nu_0_alpha_is_about_scoring_so_that_one_point_is_trained(jobs, monkeypatch):
+    trained, begin = [], together._Together.begin
+    monkeypatch.setattr(
+        together._Together, "begin", lambda self, lanes: trained.append(len(lanes)) or begin(self, lanes)
+    )
     several = [BASE.replace(nu=0, fine_tune_lr=a, meta_lr=b, eval_every=4) for a in (0.1, 0.2) for b in (0.1, 0.2)]
-    table = gl.sweep(several, cache=tmp_path, progress=False)
-    assert (jobs["as one"], jobs["alone"]) == ([several[:2]], [])
-    pd.testing.assert_frame_equal(table, gl.sweep(several, progress=False), check_exact=True)
+    gl.sweep(several, progress=False)
+    gl.sweep(several[::2], progress=False)
+    assert (jobs["as one"], jobs["alone"], trained) == ([several, several[::2]], [], [2, 1])
+    for found, point in zip(run_together(several, Given()), several, strict=True):
+        assert_same(found, gl.run(point, progress=False))
 
 
 def test_so_large_a_step_gains_nothing_as_one(jobs, monkeypatch):
-    largest = 64 * 10
-    monkeypatch.setattr(together, "LARGEST", 4 * BASE.agents_per_round * largest)
-    gl.sweep(points(), progress=False)
-    assert (len(jobs["as one"][0]), jobs["alone"]) == (4, [])
-    monkeypatch.setattr(together, "LARGEST", 4 * BASE.agents_per_round * largest - 1)
-    gl.sweep(points(), progress=False)
-    assert (jobs["as one"][1], jobs["alone"]) == ([], points())
+    largest = BASE.agents_per_round * 64 * 10
+    for fit, as_one in ((4, 4), (3, 3), (1, 0)):
+        monkeypatch.setattr(together, "LARGEST", (fit + 1) * largest - 1)
+        gl.sweep(points(), progress=False)
+        assert (jobs["as one"].pop(), jobs["alone"]) == (points()[:as_one], points()[as_one:])
+        jobs["alone"].clear()
 
 
 def test_a_grid_in_whatever_order_is_a_few_jobs(jobs, tmp_path):
-    """Each of two seeds has ten points: eight as one, and two."""
-    values = {"meta_lr": np.linspace(0.05, 0.3, 10).tolist(), "seed": [0, 1]}
+    """Of 30 points 24 are one job, and the others another."""
+    values = {"meta_lr": np.linspace(0.05, 0.3, 15).tolist(), "seed": [0, 1]}
     seen = []
     table = gl.sweep(values, BASE, cache=tmp_path, on_point=lambda number, _: seen.append(number), progress=False)
-    assert sorted(map(len, jobs["as one"])) == [2, 2, 8, 8]
-    assert (sorted(seen), jobs["alone"]) == (list(range(20)), [])
+    assert sorted(map(len, jobs["as one"])) == [6, 24]
+    assert (sorted(seen), jobs["alone"]) == (list(range(30)), [])
     assert table["meta_lr"].tolist() == np.repeat(values["meta_lr"], 2 * 2 * 2).tolist()
     with ThreadPoolExecutor(2) as executor:
         again = gl.sweep(values, BASE, executor=executor, progress=False)
@@ -183,12 +196,25 @@ def test_a_grid_in_whatever_order_is_a_few_jobs(jobs, tmp_path):
     pd.testing.assert_frame_equal(gl.sweep(values, BASE, cache=tmp_path, progress=False), table, check_exact=True)
     assert (jobs["as one"], jobs["alone"]) == ([], [])
     files = sorted(tmp_path.iterdir())
-    assert len(files) == 20
+    assert len(files) == 30
     files[0].write_bytes(b"spoiled")
     for path in files[1:4]:
         path.unlink()
     pd.testing.assert_frame_equal(gl.sweep(values, BASE, cache=tmp_path, progress=False), table, check_exact=True)
     assert len(jobs["alone"]) + sum(map(len, jobs["as one"])) == 4
+
+
+def test_agents_with_batches_of_other_widths_go_by_themselves(monkeypatch):
+    """Of one width, or of one federation: a wider batch would add up its samples in another order."""
+    made, begin = [], together._Together.begin
+    monkeypatch.setattr(together._Together, "begin", lambda self, lanes: made.append(len(lanes)) or begin(self, lanes))
+    base = BASE.replace(partition="iid", shots=2, batch_size=None)
+    few = [point.replace(seed=seed) for seed in (0, 1) for point in points(base)[:2]]
+    spread = [point.replace(size_spread=2.0, shots=None) for point in few]
+    several = [*few, *(point.replace(shots=1) for point in few[:2]), *spread]
+    for point, found in zip(several, run_together(several, Given()), strict=True):
+        assert_same(found, gl.run(point, progress=False))
+    assert made == [4, 2, 2, 2]
 
 
 def test_what_cannot_be_run_says_so_of_each_point():
@@ -199,13 +225,14 @@ def test_what_cannot_be_run_says_so_of_each_point():
     assert "meta_lr" in table["message"].iloc[2]
 
 
-def test_two_four_or_eight_go_together_so_that_few_steps_are_recorded(monkeypatch):
-    made, several = [], points(sizes=[{"meta_lr": lr} for lr in np.linspace(0.05, 0.3, 7).tolist()])
+def test_few_different_numbers_go_together_so_that_few_steps_are_recorded(monkeypatch):
+    made, several = [], points(sizes=[{"meta_lr": lr} for lr in np.linspace(0.05, 0.3, 11).tolist()])
     trained = together._trained
-    monkeypatch.setattr(together, "_trained", lambda some, *rest: made.append(len(some)) or trained(some, *rest))
+    monkeypatch.setattr(together, "_trained", lambda some: made.append(len(some)) or trained(some))
     found = run_together(several, Given())
-    assert (made, found[6]) == ([4, 2], None)
-    assert [each.experiment for each in found[:6]] == several[:6]
+    assert (made, [each is None for each in found]) == ([8, 3], [False] * 11)
+    assert [each.experiment for each in found] == several
+    assert run_together(several[:7], Given())[6] is None
 
 
 def test_ctrl_c_ends_all_points_of_a_job(monkeypatch, tmp_path):

@@ -42,7 +42,8 @@ def sweep(
 ) -> pd.DataFrame:
     """Run every point of a grid of experiments and gather the last evaluations in one table.
 
-    Points that differ in step sizes alone are computed as one, up to eight at a time, where their steps are small.
+    Points that differ in step sizes, the seed or what agents hold are computed as one, up to 24 at a time, where their
+    steps are small.
 
     Parameters
     ----------
@@ -162,8 +163,8 @@ def run_point(
         computed = result is not None
         if not computed:
             result = kept(path, given.as_run(experiment))
-        if result is None and path is not None and not history and not given.arguments:
-            result = trained_alike(path, experiment)
+        if result is None and path is not None and not history:
+            result = trained_alike(path, experiment, given)
         if result is None:
             result = run(experiment, progress=False, **given.arguments)
             if result.status == "stopped":  # by Ctrl-C, which is meant for the whole sweep

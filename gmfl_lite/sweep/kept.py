@@ -18,7 +18,7 @@ from ..engine import computing_with
 from ..evaluation import evaluate, summarise
 from ..experiment import Experiment, build_federation
 from ..meta_gradients import BUILT_IN, METHODS
-from ..models import build_model
+from ..models import as_functions, build_model
 from ..result import Result, load_result
 from .given import Given, library
 
@@ -125,27 +125,31 @@ def kept(path: Path | None, experiment: Experiment) -> Result | None:
     return result if result is not None and result.experiment == experiment else None
 
 
-def trained_alike(path: Path, experiment: Experiment) -> Result | None:
+def trained_alike(path: Path, experiment: Experiment, given: Given) -> Result | None:
     """Return what a run would, from the w of one in the cache that differs in how it is scored alone.
 
     None where there is none, or where a run would do more than score its beginning and its end with one thread.
     """
     if experiment.eval_agents is not None or experiment.eval_every < experiment.rounds:
         return None
-    scoring = _scoring(experiment)
+    if given.loss is not None or given.metric is not None:  # which a result from a file does not have
+        return None
+    scoring, ours = _scoring(experiment), given.as_run(experiment)
 
     def fits(found: Result | None) -> bool:
         if found is None or found.status != "completed" or " 1 thread," not in found.engine:
             return False
-        return found.experiment.replace(**scoring) == experiment
+        return found.experiment.replace(**scoring) == ours
 
     trained = next(filter(fits, (_read(other, experiment) for other in _trained_alike(path))), None)
     if trained is None:
         return None
-    trained, federation = replace(trained, experiment=experiment), build_federation(experiment)
-    objective, w = trained.functions(federation)
-    model = build_model(experiment.model, federation, seed=experiment.seed)
-    begun = {name: parameter.detach().to(federation.dtype) for name, parameter in model.named_parameters()}
+    federation = build_federation(experiment) if given.federation is None else given.federation
+    federation = federation.in_precision(experiment.precision)
+    model = build_model(experiment.model, federation, seed=experiment.seed) if given.model is None else given.model
+    trained = replace(trained, experiment=ours)
+    objective, w = trained.functions(federation, model)
+    begun = as_functions(model, federation.x.device, federation.dtype)[1]
     try:
         with computing_with(1):
             for params in (begun, w):  # a run that cannot score its beginning says so, and ends
