@@ -3,6 +3,7 @@
 Everything is reachable from here, as `gl.theory.<name>`; each docstring states the formula and its lemma or theorem.
 """
 
+from .alignment import alignment
 from .bounds import (
     ConvergenceBound,
     Prescription,
@@ -41,6 +42,7 @@ __all__ = [
     "Prescription",
     "Quadratics",
     "advice",
+    "alignment",
     "beside_bound",
     "convergence_bound",
     "covariance_bound",
