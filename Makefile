@@ -86,7 +86,10 @@ gpu: .venv/ready  ## compare a GPU with the CPU, time it, and write the page ben
 
 evidence: .venv/ready  ## make the tables of studies/; some hours, and it continues where it was stopped
 	$(BIN)/python studies/evidence.py
-	$(BIN)/python studies/few_shots.py
+	$(BIN)/python studies/few_shots.py map
+	$(BIN)/python studies/few_shots.py few-shots
+	$(BIN)/python studies/confirm.py
+	$(BIN)/python studies/why.py
 
 .venv/ready: pyproject.toml
 	@echo 'setting up .venv: once, for some minutes, most of them for PyTorch ...'

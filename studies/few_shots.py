@@ -1,27 +1,30 @@
-"""Does looking ahead pay where agents hold few samples? Every method at its own step sizes, on fresh federations.
+"""Does looking ahead pay? Every method at its own step sizes, on fresh federations, in many regimes.
 
-python studies/few_shots.py [--only WORDS] [--jobs 2] [--dask ADDRESS] [--cache FOLDER] [--out FOLDER]
-python studies/few_shots.py --show
+python studies/few_shots.py few-shots|map [--only WORDS] [--jobs 2] [--dask ADDRESS] [--cache FOLDER] [--out FOLDER]
 
-The first writes the tables that studies/README.md describes to studies/few-shots, after every method that is done. What
-they have from the same rules stays, and a finished run is kept in the cache: stopped at any moment, the same command
-continues from there and ends with the same tables. `--only` makes the cells whose description holds these words. The
-second prints what the page shows of them.
+It writes the tables that studies/README.md describes, and a page that shows them, to studies/few-shots, or studies/map,
+after every method that is done. What they have from the same rules stays, and a finished run is kept in the cache:
+stopped at any moment, the same command continues from there and ends with the same tables. `--only` makes the cells
+whose description holds these words.
 """
 
 import argparse
 import hashlib
+import itertools
 import json
 import multiprocessing
 import os
 from collections.abc import Iterable
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import scipy.stats
+import torch
+from torch import nn
 from tqdm.auto import tqdm
 
 import gmfl_lite as gl
@@ -39,6 +42,8 @@ SCORED_SEEDS = tuple(range(3000, 3010))
 the same digits."""
 STARTS = ((0.5, 0.25), (2.0, 0.02), (0.5, 2.0))
 """fine_tune_lr and meta_lr where searches begin: in the middle, little training, large local steps."""
+STARTS_OF_SMALL = ((0.5, 0.25), (2.0, 1 / 64))
+"""The same for the small model: powers of two apart, so that searches meet, and read what others have tried."""
 WITHOUT_TRAINING = {1: 2.8, 5: 1.7, 10: 0.7, 100: 0.1}
 """Deployed steps -> about the best fine_tune_lr without any training: there all searches begin once more, with so small
 steps that training moves w by less than one, so that no method ends below none at all."""
@@ -59,34 +64,83 @@ METHODS = {
 }
 """Name -> settings; the server is the regime's. The last is scored after many steps, without others."""
 ALONE, MANY = "local training alone", 100
-A_FEW = (
-    *(name for name in METHODS if name.startswith("FedAvg") and "own" not in name),
-    "ν = 1",
-    "ν = 3",
-    "no training",
-)
-"""Those that have been tried in every regime of PLAN."""
+
+
+def _seven_by_seven(root: Path, split: str, download: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return 8,000 images of Fashion-MNIST, 200 for each agent, every pixel the mean of 4×4."""
+    data = gl.load_dataset("fashion-mnist", split=split)
+    rows = torch.from_numpy(np.random.default_rng(0).permutation(len(data))[:8000])
+    return nn.functional.avg_pool2d(data.x[rows], 4), data.y[rows]
+
+
+def _of_unequal_contrast(seed: int, agent: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return an agent's own 59 digits under names of its own, their contrast 0.15 to 1 times the images'."""
+    digits, each = gl.load_dataset("digits"), 59
+    order = np.random.default_rng([seed, 0]).permutation(len(digits))
+    rows = torch.from_numpy(order[agent * each : (agent + 1) * each])
+    own = np.random.default_rng([seed, 1, agent])
+    names, contrast = torch.from_numpy(own.permutation(10)), np.exp(own.uniform(np.log(0.15), 0))
+    return digits.x[rows] * float(contrast), names[digits.y[rows]]
+
+
+def _digits(root: Path, split: str, download: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    digits = gl.load_dataset("digits", split=split)
+    return digits.x, digits.y
+
+
+_TEN = tuple("0123456789")
+for _source in (
+    gl.data.DatasetSource(name="fashion-mnist-7x7", classes=_TEN, read=_seven_by_seven, small=False),
+    gl.data.DatasetSource(
+        name="digits-of-unequal-contrast", classes=_TEN, read=_digits, small=False, of_agent=_of_unequal_contrast
+    ),
+):
+    if _source.name not in gl.data.DATASETS:  # a process that was started imports this once more
+        gl.data.add_dataset(_source)
+
+AGENTS = {
+    "Fashion-MNIST": {"dataset": "fashion-mnist-7x7", "permuted_classes": 10, "n_new_agents": 20},
+    "digits": {"dataset": "digits", "permuted_classes": 10},
+    "unequal contrast": {"dataset": "digits-of-unequal-contrast"},
+    "two digits each": {"dataset": "digits", "partition": "shards", "classes_per_agent": 2},
+}
+"""How agents differ; but for the last, every agent has its own ten names."""
 
 
 @dataclass(frozen=True)
 class Regime:
-    """The circumstances in which methods are compared: digits, of which every agent has its own ten names.
+    """The circumstances in which methods are compared.
 
-    shots : samples of each class that agents hold to train on; None is all, about 45 in all.
+    shots : samples of each class that agents hold to train on; None is all.
     rounds, server : as in Experiment.
+    agents : of AGENTS.
+    small : whether the model is a hidden layer of 32 units, trained in batches of ten, and half of the samples are
+        scored; else an MLP of 80 and 60 units, trained on all samples at once, of which a quarter is scored.
     """
 
     shots: int | None = 1
     rounds: int = 300
     server: str = "average"
+    agents: str = "digits"
+    small: bool = False
 
     @property
     def experiment(self) -> gl.Experiment:
+        how = {"batch_size": 10, "test_fraction": 0.5} if self.small else {"batch_size": None}
         return gl.Experiment(
-            dataset="digits", partition="iid", permuted_classes=10, n_agents=20, n_new_agents=10, agents_per_round=5,
-            model="mlp", batch_size=None, local_steps=1, shots=self.shots, rounds=self.rounds, server=self.server,
-            device="cpu", precision="float64", execution="vectorized",
-        )  # fmt: skip
+            partition="iid", n_agents=20, n_new_agents=10, agents_per_round=5, model="mlp", local_steps=1,
+            shots=self.shots, rounds=self.rounds, server=self.server, device="cpu", precision="float64",
+            execution="vectorized", **how,
+        ).replace(**AGENTS[self.agents])  # fmt: skip
+
+    def module(self, seed: int = 0) -> nn.Module | None:
+        """Return the initial model where it is not the experiment's own; searches begin with that of seed 0."""
+        if not self.small:
+            return None
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            inputs = 49 if self.agents == "Fashion-MNIST" else 64
+            return nn.Sequential(nn.Flatten(), nn.Linear(inputs, 32), nn.ELU(), nn.Linear(32, 10)).double()
 
 
 @dataclass(frozen=True)
@@ -108,8 +162,11 @@ class Cell:
         run = run.replace(server=self.regime.server)
         least = 0.6 / (run.local_steps * run.rounds)
         adams = (0.01, 0.001, 0.03, 0.003 / run.rounds)
+        starts = (*STARTS, (WITHOUT_TRAINING[deployed], least))
+        if self.regime.small:
+            starts, adams = STARTS_OF_SMALL, (1 / 64, 1 / 512)
         found = []
-        for (fine_tune_lr, meta_lr), adam in zip((*STARTS, (WITHOUT_TRAINING[deployed], least)), adams, strict=True):
+        for (fine_tune_lr, meta_lr), adam in zip(starts, adams, strict=True):
             averages = self.regime.server == "average"
             meta_lr = meta_lr if "meta_lr" in self.tuned else 1.0  # Adam decides how far w moves
             found.append(run.replace(fine_tune_lr=fine_tune_lr, meta_lr=meta_lr, server_lr=1.0 if averages else adam))
@@ -139,37 +196,69 @@ class Cell:
         """What tells results of these rules from those of others; the library's version is not among them."""
         starts = [start.to_dict() for steps in self.deployed for start in self.starts(steps)]
         rules = [starts, self.tuned, self.deployed, VALIDATION_SEEDS, SCORED_SEEDS, TRIALS, RESTARTS]
+        if (module := self.regime.module()) is not None:
+            rules.append(repr(module))
         return hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()[:12]
 
     @property
     def names(self) -> dict[str, object]:
         """The columns that tell a cell from the others."""
-        return asdict(self.regime) | {"shots": str(self.regime.shots or "all"), "method": self.method}
+        regime = self.regime
+        where = {"agents": regime.agents, "shots": str(regime.shots or "all"), "rounds": regime.rounds}
+        return {**where, "server": regime.server, "method": self.method}
 
     def named(self, frame: pd.DataFrame) -> pd.DataFrame:
         return frame.assign(**self.names)[[*self.names, *frame]]
 
 
-PLAN = {
-    Regime(): (*A_FEW, "FedProx, τ = 5"),
-    Regime(rounds=30): tuple(METHODS),
-    Regime(shots=None, rounds=30): A_FEW,
+A_FEW = (*(f"FedAvg, τ = {tau}" for tau in (1, 2, 5, 10, 20)), "ν = 1", "ν = 3", "no training")
+"""Those that have been tried in every regime of the larger model."""
+OF_SMALL = (*(f"FedAvg, τ = {tau}" for tau in (1, 5, 10)), "FedProx, τ = 5", "Reptile", "ν = 1", "ν = 3", "no training")
+"""Those that have been tried in every regime of the small model where the server averages."""
+WITH_ADAM = ("FedAvg, τ = 5", "ν = 1", "ν = 3", "no training")
+MAP = {
+    "Fashion-MNIST": ((1, 5, None), (30, 300)),
+    "digits": ((1, None), (30, 300)),
+    "unequal contrast": ((1, None), (30,)),
+    "two digits each": ((None,), (30,)),
 }
-"""Which methods are tried in which regimes; those of METHODS that are not here have not been tried there yet."""
-COMPARISONS = 24
-"""How many leads may be looked at, which together hold with 95 %: those of PLAN, and of one regime more."""
+"""Whose agents the small model is tried on, with how many shots and rounds."""
+PLANS = {
+    "few-shots": {
+        Regime(): (*A_FEW, "FedProx, τ = 5"),
+        Regime(rounds=30): tuple(METHODS),
+        Regime(shots=None, rounds=30): A_FEW,
+    },
+    "map": {
+        **{
+            Regime(shots, rounds, agents=agents, small=True): OF_SMALL
+            for agents, (all_shots, all_rounds) in MAP.items()
+            for shots in all_shots
+            for rounds in all_rounds
+        },
+        **{Regime(shots, server="adam", agents="Fashion-MNIST", small=True): WITH_ADAM for shots in (1, None)},
+    },
+}
+"""Which methods are tried in which regimes of a study; those of METHODS that are not here have not been tried there."""
 
 
-def plan() -> list[Cell]:
-    """Return what the committed tables hold."""
-    return [Cell(regime, method) for regime, methods in PLAN.items() for method in methods]
+def plan(name: str) -> list[Cell]:
+    """Return what a study's committed tables hold."""
+    return [Cell(regime, method) for regime, methods in PLANS[name].items() for method in methods]
+
+
+def comparisons(name: str) -> int:
+    """Return how many leads of a study may be looked at, which together hold with 95 %: those of one regime more."""
+    return 2 * len(DEPLOYED) * (len(PLANS[name]) + 1)
 
 
 def study(cell: Cell, cache: Path | None) -> dict[str, pd.DataFrame]:
     """Tune a method for each number of deployed steps and score it: what was tried, found and scored."""
-    tried, found, scored = [], [], []
+    tried, found, tuned = [], [], {}
     for steps in cell.deployed:
-        searches = [search(cell, start, steps, cache) for start in cell.starts(steps)]
+        # The small model's searches for more steps begin where the last one ended: few step sizes are new.
+        starts = list(tuned.values())[-1:] if cell.regime.small else []
+        searches = [search(cell, start, steps, cache) for start in starts or cell.starts(steps)]
         best = max(searches, key=_validated)  # the first of equals
         tried.append(pd.concat(one.table.assign(deployed=steps, start=number) for number, one in enumerate(searches)))
         row = {"deployed": steps, "trials": len(tried[-1]), "at_edge": best.at_edge}
@@ -177,8 +266,8 @@ def study(cell: Cell, cache: Path | None) -> dict[str, pd.DataFrame]:
         accuracy, less = _validated(best)
         row |= {"validation_accuracy": accuracy, "validation_loss": -less, "gradients": cell.gradients, "key": cell.key}
         found.append(row)
-        scored.append(score(best.best.replace(eval_steps=(steps,)), cache))
-    results = {"tuning": pd.concat(tried), "cells": pd.DataFrame(found), "results": pd.concat(scored)}
+        tuned[steps] = best.best
+    results = {"tuning": pd.concat(tried), "cells": pd.DataFrame(found), "results": score(tuned, cache, cell.regime)}
     return {name: cell.named(frame) for name, frame in results.items()}
 
 
@@ -187,7 +276,7 @@ def search(cell: Cell, start: gl.Experiment, steps: int, cache: Path | None) -> 
     trials, most = TRIALS
     while True:
         how = {"settings": cell.tuned, "steps": steps, "validation_seeds": VALIDATION_SEEDS, "trials": trials}
-        tuned = gl.tune(start, **how, cache=cache, progress=False)
+        tuned = gl.tune(start, **how, model=cell.regime.module(), cache=cache, progress=False)
         if not tuned.at_edge or len(tuned.table) < trials or trials >= most:
             return tuned
         trials *= 2
@@ -199,27 +288,39 @@ def _validated(tuned: gl.Tuned) -> tuple[float, float]:
     return best["accuracy"], -best["loss"]
 
 
-def score(best: gl.Experiment, cache: Path | None) -> pd.DataFrame:
-    """Run tuned step sizes on SCORED_SEEDS and return the last evaluations.
+def score(tuned: dict[int, gl.Experiment], cache: Path | None, regime: Regime) -> pd.DataFrame:
+    """Run what was tuned for each number of deployed steps on SCORED_SEEDS and return the last evaluations.
 
-    A run that diverges, which training itself shows, begins again with smaller steps.
+    The small model begins with weights of each seed's own. A run that diverges, which training itself shows, begins
+    again with smaller steps.
     """
-    if set(SCORED_SEEDS) & {best.seed, *VALIDATION_SEEDS}:
+    if set(SCORED_SEEDS) & {*VALIDATION_SEEDS, *(best.seed for best in tuned.values())}:
         raise ValueError(f"SCORED_SEEDS = {SCORED_SEEDS} must be others than those of the searches")
-    frames = []
-    for seed in SCORED_SEEDS:
+    found: dict[tuple[int, int], pd.DataFrame] = {}
+    for seeds in [SCORED_SEEDS] if regime.module() is None else [[seed] for seed in SCORED_SEEDS]:
         for restarts in range(RESTARTS + 1):
-            smaller = 2 ** (-restarts / 2)
-            server_lr = best.server_lr if best.server == "average" else best.server_lr * smaller
-            run = best.replace(seed=seed, meta_lr=best.meta_lr * smaller, server_lr=server_lr)
-            rows = gl.sweep([run], cache=cache, progress=False)
-            if rows["status"].iloc[0] != "diverged":
-                break
-        if rows["status"].iloc[0] != "completed":
-            raise RuntimeError(f"{run}: {rows['status'].iloc[0]}: {rows['message'].iloc[0]}")
-        frames.append(rows.assign(seed=seed, restarts=restarts))
+            smaller, runs = 2 ** (-restarts / 2), {}
+            for seed, steps in [each for each in itertools.product(seeds, tuned) if each not in found]:
+                best = tuned[steps]
+                server_lr = best.server_lr if best.server == "average" else best.server_lr * smaller
+                sizes = {"meta_lr": best.meta_lr * smaller, "server_lr": server_lr}
+                runs[seed, steps] = best.replace(seed=seed, eval_steps=tuple(tuned), **sizes)
+            for each, rows in zip(runs, _ended(list(runs.values()), regime.module(seeds[0]), cache), strict=True):
+                if rows["status"].iloc[0] == "completed":
+                    found[each] = rows.assign(seed=each[0], restarts=restarts)
+                elif rows["status"].iloc[0] != "diverged" or restarts == RESTARTS:
+                    raise RuntimeError(f"{runs[each]}: {rows['status'].iloc[0]}: {rows['message'].iloc[0]}")
+    at_its_steps = [found[seed, steps].query(f"fine_tune_steps == {steps}") for steps in tuned for seed in SCORED_SEEDS]
     columns = ["fine_tune_steps", "seed", "restarts", "group", "loss", "accuracy", "worst_decile_accuracy"]
-    return pd.concat(frames, ignore_index=True)[columns].rename(columns={"fine_tune_steps": "deployed"})
+    return pd.concat(at_its_steps, ignore_index=True)[columns].rename(columns={"fine_tune_steps": "deployed"})
+
+
+def _ended(runs: list[gl.Experiment], module: nn.Module | None, cache: Path | None) -> list[pd.DataFrame]:
+    """Return each run's rows."""
+    rows: dict[int, pd.DataFrame] = {}
+    if runs:
+        gl.sweep(runs, model=module, cache=cache, on_point=rows.__setitem__, progress=False)
+    return [rows[number] for number in range(len(runs))]
 
 
 class Tables:
@@ -231,8 +332,8 @@ class Tables:
 
     NAMES = ("tuning", "results", "cells")
 
-    def __init__(self, folder: Path, cells: Iterable[Cell]) -> None:
-        self.folder, self.cells = folder, list(cells)
+    def __init__(self, folder: Path, cells: Iterable[Cell], looks: int) -> None:
+        self.folder, self.cells, self.looks = folder, list(cells), looks
         self.done: dict[Cell, dict[str, pd.DataFrame]] = {}
         folder.mkdir(parents=True, exist_ok=True)
         if not all((folder / f"{name}.csv").exists() for name in self.NAMES):
@@ -257,7 +358,8 @@ class Tables:
         for name in self.NAMES:
             self._write(name, self.whole(name))
         kept = self.read()  # rounded as they are, so that leads follow from what anybody has
-        self._write("leads", leads(kept["cells"], kept["results"]))
+        self._write("leads", leads(kept["cells"], kept["results"], self.looks))
+        (self.folder / "README.md").write_text(self.page, encoding="utf-8")
 
     def read(self) -> dict[str, pd.DataFrame]:
         kinds = {"key": str, "shots": str}
@@ -267,6 +369,22 @@ class Tables:
         half = self.folder / f"{name}.csv.part"
         table.to_csv(half, index=False, float_format="%.4g")
         half.replace(self.folder / f"{name}.csv")
+
+    @property
+    def page(self) -> str:
+        """What the tables say, as Markdown."""
+        kept = self.read()
+        found = leads(kept["cells"], kept["results"], self.looks).round(1)
+        return "\n\n".join(
+            (
+                f"# Tables of {self.folder.name}",
+                "[What they are](../README.md). Accuracy of new agents in percent, with a 95 % bootstrap interval for "
+                "each method alone:",
+                _markdown(accuracies(kept["results"]).reset_index()),
+                "Who leads, in points; an interval that leaves out zero is a lead:",
+                _markdown(found) + "\n",
+            )
+        )
 
     def whole(self, name: str) -> pd.DataFrame:
         """Return a table with all that is done, in the order of the plan."""
@@ -293,7 +411,7 @@ def make(tables: Tables, executor: Executor, cache: Path, only: str = "") -> Non
         raise BaseExceptionGroup("cells that failed", problems)
 
 
-REGIME = ["shots", "rounds", "server"]
+REGIME = ["agents", "shots", "rounds", "server"]
 
 
 def accuracies(results: pd.DataFrame) -> pd.DataFrame:
@@ -303,7 +421,7 @@ def accuracies(results: pd.DataFrame) -> pd.DataFrame:
     return said.unstack(sort=False).fillna("").rename(columns=lambda steps: f"{steps} steps" if steps > 1 else "1 step")
 
 
-def leads(cells: pd.DataFrame, results: pd.DataFrame) -> pd.DataFrame:
+def leads(cells: pd.DataFrame, results: pd.DataFrame, looks: int) -> pd.DataFrame:
     """Compare what looks ahead with all that does not, and looking further than one step with ν = 1, in points.
 
     To lead, a family's best on VALIDATION_SEEDS must lead every method of the other family on SCORED_SEEDS, not only
@@ -311,7 +429,7 @@ def leads(cells: pd.DataFrame, results: pd.DataFrame) -> pd.DataFrame:
 
     Columns: `lead` of the one over the other, in points, the smallest over the other family; `low` to `high`, an
     interval for the difference of the two families' best. Both ends are Student's, for the mean of differences of new
-    agents' accuracies, federation by federation, and so wide that all COMPARISONS hold together with 95 %.
+    agents' accuracies, federation by federation, and so wide that as many as `looks` hold together with 95 %.
     """
     new = results[results["group"] == "new"]
     scores = 100 * new.set_index([*REGIME, "deployed", "method", "seed"])["accuracy"].sort_index()
@@ -319,11 +437,12 @@ def leads(cells: pd.DataFrame, results: pd.DataFrame) -> pd.DataFrame:
     ahead, of_one = there["method"].str.startswith("ν = "), there["method"].str.startswith("ν = 1")
     for against, families in {"no looking ahead": (ahead, ~ahead), "ν = 1": (ahead & ~of_one, of_one)}.items():
         for where in there[[*REGIME, "deployed"]].drop_duplicates().itertuples(index=False):
-            possible = (there["shots"] == where.shots) & (there["deployed"] == where.deployed)
+            same = ("agents", "shots", "deployed")
+            possible = (there[[*same]] == [getattr(where, name) for name in same]).all(axis=1)
             possible &= (there["rounds"] <= where.rounds) & there["server"].isin([where.server, "average"])
             one, other = (_best_last(there[possible & family], where.rounds, scores) for family in families)
             if one and other:
-                (low, lead, over), (least, behind, under) = _over(one, other), _over(other, one)
+                (low, lead, over), (least, behind, under) = _over(one, other, looks), _over(other, one, looks)
                 row = [under, list(other)[-1], -behind] if least > 0 else [list(one)[-1], over, lead]
                 rows.append([*where, against, *row, low, -least])
     return pd.DataFrame(rows, columns=[*REGIME, "deployed", "against", "one", "other", "lead", "low", "high"])
@@ -334,26 +453,19 @@ def _best_last(cells: pd.DataFrame, rounds: int, scores: pd.Series) -> dict[str,
     found = {}
     for row in cells.sort_values(["validation_accuracy", "validation_loss"], ascending=[True, False]).itertuples():
         fewer = f", {row.rounds} rounds" if row.rounds < rounds else ""
-        found[row.method + fewer] = scores.loc[row.shots, row.rounds, row.server, row.deployed, row.method]
+        found[row.method + fewer] = scores.loc[row.agents, row.shots, row.rounds, row.server, row.deployed, row.method]
     return found
 
 
-def _over(one: dict[str, pd.Series], other: dict[str, pd.Series]) -> tuple[float, float, str]:
+def _over(one: dict[str, pd.Series], other: dict[str, pd.Series], looks: int) -> tuple[float, float, str]:
     """Return by how much the last of one leads all others, at least and in the mean, and the one it leads least."""
     best, ends = list(one.values())[-1], []
     for name, scores in other.items():
         differences = best - scores
-        half = differences.sem() * scipy.stats.t.ppf(1 - 0.025 / COMPARISONS, len(differences) - 1)
+        half = differences.sem() * scipy.stats.t.ppf(1 - 0.025 / looks, len(differences) - 1)
         ends.append((differences.mean(), name, differences.mean() - half))
     mean, name, _ = min(ends)
     return min(low for _, _, low in ends), mean, name
-
-
-def shown(tables: Tables) -> str:
-    """Return what the page shows, as Markdown."""
-    kept = tables.read()
-    parts = accuracies(kept["results"]).reset_index(), leads(kept["cells"], kept["results"]).round(1)
-    return "\n\n".join(_markdown(part) for part in parts)
 
 
 def _markdown(frame: pd.DataFrame) -> str:
@@ -363,29 +475,25 @@ def _markdown(frame: pd.DataFrame) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("study", choices=PLANS, help="few-shots: an MLP on digits; map: a small model in many regimes")
     parser.add_argument("--only", default="", help="the cells whose description holds these words")
-    parser.add_argument("--show", action="store_true", help="print what the page shows")
     parser.add_argument("--jobs", type=int, default=usable_cores(), help="processes at once")
     parser.add_argument("--dask", help="address of a Dask scheduler, whose workers compute instead")
-    parser.add_argument("--cache", type=Path, default=ROOT / "artefacts" / "few-shots", help="finished runs")
-    parser.add_argument("--out", type=Path, default=ROOT / "studies" / "few-shots", help="folder of the tables")
+    parser.add_argument("--cache", type=Path, help="finished runs; artefacts/STUDY")
+    parser.add_argument("--out", type=Path, help="folder of the tables; studies/STUDY")
     asked = parser.parse_args()
-    tables = Tables(asked.out, plan())
-    if asked.show:
-        if len(tables.missing) == len(tables.cells):
-            parser.error(f"{asked.out} holds no tables by these rules yet: without --show, they are made")
-        print(shown(tables))
-        return
-    asked.cache.mkdir(parents=True, exist_ok=True)
+    cache, out = asked.cache or ROOT / "artefacts" / asked.study, asked.out or ROOT / "studies" / asked.study
+    tables = Tables(out, plan(asked.study), comparisons(asked.study))
+    cache.mkdir(parents=True, exist_ok=True)
     if asked.dask:
         from distributed import Client
 
         with Client(asked.dask) as client:
-            make(tables, client.get_executor(), asked.cache, asked.only)
+            make(tables, client.get_executor(), cache, asked.only)
         return
     os.environ["GMFL_LITE_THREADS"] = "1"
     with ProcessPoolExecutor(asked.jobs, mp_context=multiprocessing.get_context("spawn")) as executor:
-        make(tables, executor, asked.cache, asked.only)
+        make(tables, executor, cache, asked.only)
 
 
 if __name__ == "__main__":

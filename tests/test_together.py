@@ -107,8 +107,12 @@ def test_what_diverges_is_run_alone_and_takes_nobody_along(tmp_path):
         assert rows["message"].unique().tolist() == [alone.message]
         same = rows[list(alone.history)].reset_index(drop=True)
         pd.testing.assert_frame_equal(same, alone.history, check_exact=True)
-    for wild in ([1e30, 1e31], [1e30, 1e31, 0.05, 1e32]):  # where few would be left, nobody waits for the others
+    for wild in ([1e30, 1e31], [1e30, 1e31, 0.05, 1e32]):  # one that is left begins again, alone
         assert run_together(points(sizes=[{"meta_lr": lr} for lr in wild]), Given()) == [None] * len(wild)
+    most = points(sizes=[{"meta_lr": lr} for lr in (1e30, 0.05, 1e31, 1e32, 0.3)])
+    again = run_together(most, Given())
+    assert [each is None for each in again] == [True, False, True, True, False]
+    assert_same(again[1], gl.run(most[1], progress=False))
     before = points(sizes=[{"fine_tune_lr": 1e300}, {"fine_tune_lr": 0.1}])  # when it is scored before training
     assert [each is None for each in run_together(before, Given())] == [True, False]
     base = BASE.replace(**METHODS[-1]).replace(meta_lr=1e-4, rounds=1, eval_every=1, eval_steps=(0, 300))

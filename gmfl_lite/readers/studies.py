@@ -14,8 +14,8 @@ def read_study(name: str = "evidence") -> dict[str, pd.DataFrame]:
 
     Parameters
     ----------
-    name : "few-shots", "evidence", or "evidence-quick" for what `studies/evidence.py --quick` makes; what the columns
-        are is in studies/README.md.
+    name : "few-shots", "map", "evidence", or "evidence-quick" for what `studies/evidence.py --quick` makes; what the
+        columns are is in studies/README.md.
 
     Raises
     ------

@@ -36,7 +36,7 @@ AT_ONCE = 24
 NUMBERS = (24, 16, 12, 8, 6, 4, 3, 2, 1)
 """How many go together: few different numbers, as a step is recorded for each."""
 
-LARGEST = 2**20
+LARGEST = 2**19
 """Numbers of the largest tensor of all points' agents together up to which they are computed as one.
 
 Beyond, products take the time, and caches hold less of them: see benchmarks/RESULTS.md.

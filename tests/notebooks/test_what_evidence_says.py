@@ -19,7 +19,7 @@ FEDAVGS = [f"FedAvg, τ = {tau}" for tau in (1, 2, 5, 10, 20)]
 
 @cache
 def few() -> dict[str, pd.DataFrame]:
-    tables = read_study("few-shots")
+    tables = {name: table for name, table in read_study("few-shots").items() if "shots" in table}
     return {name: table.assign(shots=table["shots"].astype(str)) for name, table in tables.items()}
 
 
