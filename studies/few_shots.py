@@ -17,6 +17,7 @@ import os
 from collections.abc import Iterable
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import cache as kept_in_memory
 from functools import partial
 from pathlib import Path
 
@@ -73,9 +74,14 @@ def _seven_by_seven(root: Path, split: str, download: bool) -> tuple[torch.Tenso
     return nn.functional.avg_pool2d(data.x[rows], 4), data.y[rows]
 
 
+@kept_in_memory
+def _all_digits() -> gl.Dataset:
+    return gl.load_dataset("digits")
+
+
 def _of_unequal_contrast(seed: int, agent: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return an agent's own 59 digits under names of its own, their contrast 0.15 to 1 times the images'."""
-    digits, each = gl.load_dataset("digits"), 59
+    digits, each = _all_digits(), 59
     order = np.random.default_rng([seed, 0]).permutation(len(digits))
     rows = torch.from_numpy(order[agent * each : (agent + 1) * each])
     own = np.random.default_rng([seed, 1, agent])
@@ -84,8 +90,7 @@ def _of_unequal_contrast(seed: int, agent: int) -> tuple[torch.Tensor, torch.Ten
 
 
 def _digits(root: Path, split: str, download: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    digits = gl.load_dataset("digits", split=split)
-    return digits.x, digits.y
+    return _all_digits().x, _all_digits().y
 
 
 _TEN = tuple("0123456789")
@@ -215,14 +220,12 @@ A_FEW = (*(f"FedAvg, τ = {tau}" for tau in (1, 2, 5, 10, 20)), "ν = 1", "ν = 
 """Those that have been tried in every regime of the larger model."""
 OF_SMALL = (*(f"FedAvg, τ = {tau}" for tau in (1, 5, 10)), "FedProx, τ = 5", "Reptile", "ν = 1", "ν = 3", "no training")
 """Those that have been tried in every regime of the small model where the server averages."""
-WITH_ADAM = ("FedAvg, τ = 5", "ν = 1", "ν = 3", "no training")
 MAP = {
-    "Fashion-MNIST": ((1, 5, None), (30, 300)),
-    "digits": ((1, None), (30, 300)),
-    "unequal contrast": ((1, None), (30,)),
-    "two digits each": ((None,), (30,)),
+    "digits": ((1, 30), (1, 300), (None, 30)),
+    "Fashion-MNIST": ((1, 30), (1, 300), (5, 30), (5, 300), (None, 30), (None, 300)),
+    "two digits each": ((None, 30),),
 }
-"""Whose agents the small model is tried on, with how many shots and rounds."""
+"""Whose agents the small model has been tried on, with how many shots and rounds; those of unequal contrast wait."""
 PLANS = {
     "few-shots": {
         Regime(): (*A_FEW, "FedProx, τ = 5"),
@@ -230,13 +233,9 @@ PLANS = {
         Regime(shots=None, rounds=30): A_FEW,
     },
     "map": {
-        **{
-            Regime(shots, rounds, agents=agents, small=True): OF_SMALL
-            for agents, (all_shots, all_rounds) in MAP.items()
-            for shots in all_shots
-            for rounds in all_rounds
-        },
-        **{Regime(shots, server="adam", agents="Fashion-MNIST", small=True): WITH_ADAM for shots in (1, None)},
+        Regime(shots, rounds, agents=agents, small=True): OF_SMALL
+        for agents, several in MAP.items()
+        for shots, rounds in several
     },
 }
 """Which methods are tried in which regimes of a study; those of METHODS that are not here have not been tried there."""
