@@ -109,10 +109,11 @@ def test_what_diverges_is_run_alone_and_takes_nobody_along(tmp_path):
         pd.testing.assert_frame_equal(same, alone.history, check_exact=True)
     for wild in ([1e30, 1e31], [1e30, 1e31, 0.05, 1e32]):  # one that is left begins again, alone
         assert run_together(points(sizes=[{"meta_lr": lr} for lr in wild]), Given()) == [None] * len(wild)
-    most = points(sizes=[{"meta_lr": lr} for lr in (1e30, 0.05, 1e31, 1e32, 0.3)])
+    most = points(sizes=[{"meta_lr": lr} for lr in (1e30, 0.05, 1e31, 1e32, 0.3, 1e33)])
     again = run_together(most, Given())
-    assert [each is None for each in again] == [True, False, True, True, False]
-    assert_same(again[1], gl.run(most[1], progress=False))
+    assert [each is None for each in again] == [True, False, True, True, False, True]
+    for place in (1, 4):
+        assert_same(again[place], gl.run(most[place], progress=False))
     before = points(sizes=[{"fine_tune_lr": 1e300}, {"fine_tune_lr": 0.1}])  # when it is scored before training
     assert [each is None for each in run_together(before, Given())] == [True, False]
     base = BASE.replace(**METHODS[-1]).replace(meta_lr=1e-4, rounds=1, eval_every=1, eval_steps=(0, 300))
@@ -219,6 +220,17 @@ def test_agents_with_batches_of_other_widths_go_by_themselves(monkeypatch):
     for point, found in zip(several, run_together(several, Given()), strict=True):
         assert_same(found, gl.run(point, progress=False))
     assert made == [4, 2, 2, 2]
+
+
+def test_agents_may_differ_in_how_they_draw_their_batches(monkeypatch):
+    made, begin = [], together._Together.begin
+    monkeypatch.setattr(together._Together, "begin", lambda self, lanes: made.append(len(lanes)) or begin(self, lanes))
+    several = [
+        BASE.replace(partition="iid", query=query, seed=seed) for query in gl.federation.QUERIES for seed in (0, 1)
+    ]
+    for point, found in zip(several, run_together(several, Given()), strict=True):
+        assert_same(found, gl.run(point, progress=False))
+    assert made == [4]
 
 
 def test_what_cannot_be_run_says_so_of_each_point():

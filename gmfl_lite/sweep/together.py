@@ -222,7 +222,7 @@ class _Together(Vectorized):
             picks = [picked_in(round, each.experiment, each.federation) for each in self.ready]
             gathered, losses = [Gathered() for _ in picks], [list[torch.Tensor]() for _ in picks]
             alike = (
-                parts(each.federation.alike(picked, how.batch_size, how.query), self.at_once)
+                parts(each.federation.alike(picked, how.batch_size, each.experiment.query), self.at_once)
                 for each, picked in zip(self.ready, picks, strict=True)
             )
             for places in zip(*alike, strict=True):  # one where there are several federations
