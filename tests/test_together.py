@@ -78,8 +78,9 @@ def test_each_point_is_the_page_and_the_plain_loop(method):
         pd.testing.assert_frame_equal(found.history, loop.history, rtol=1e-10)
 
 
-def test_servers_may_take_steps_of_different_sizes():
-    several = points(BASE.replace(server="adam"), [{"server_lr": lr} for lr in (0.01, 0.1)])
+@pytest.mark.parametrize("server", ["adam", "average"])
+def test_servers_may_take_steps_of_different_sizes(server):
+    several = points(BASE.replace(server=server), [{"server_lr": lr} for lr in (0.01, 0.1)])
     for point, found in zip(several, run_together(several, Given()), strict=True):
         assert_same(found, gl.run(point, progress=False))
 
