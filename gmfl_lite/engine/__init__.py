@@ -1,6 +1,6 @@
 """How local updates are computed fast: an agents axis, recordings, threads and memory. `Engine` is to be extended."""
 
-from .agents_axis import agents_at_once, chunks, in_order, most_kept, parts
+from .agents_axis import agents_at_once, chunks, in_order, map_agents, most_kept, parts
 from .base import Around, Engine
 from .build import build_engine
 from .cuda_graphs import Graphs
@@ -35,6 +35,7 @@ __all__ = [
     "joined",
     "look_at",
     "made_with",
+    "map_agents",
     "modestly",
     "most_kept",
     "naming",
