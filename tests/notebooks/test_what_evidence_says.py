@@ -117,6 +117,9 @@ def of_the_map() -> list[str]:
     assert fashion.high > 0
     further = [lead(1, against="ν = 1", of=agents) for agents in ("", "digits", "Fashion-MNIST")]
     assert all(each.low > 0 for each in further)
+    for agents in ("", "digits", "Fashion-MNIST"):
+        assert all(lead(steps, of=agents).low < 0 < lead(steps, of=agents).high for steps in (5, 10))
+        assert all(lead(steps, against="ν = 1", of=agents).lead < 4 for steps in (5, 10))
     many_digits = [lead(steps, "all", 30, of=agents) for steps in (1, 10) for agents in ("", "digits")]
     assert all(each.high < 0 and each.other.startswith("FedAvg") for each in many_digits)
     five, ten = lead(1, "5", of="Fashion-MNIST"), lead(10, "all", of="Fashion-MNIST")
